@@ -1,0 +1,51 @@
+"""Scikit-learn's handwritten digits: 1797 real 8x8 images of 17 grey levels (Alpaydin and Kaynak, UCI, 1998)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from cl.data.prepare import Format, Images, Labels, stratified
+from cl.errors import UserError
+from cl.params import Benchmark
+
+FORMAT = Format(scale=16.0, mean=(0.0,), deviation=(1.0,))
+FILE = "digits/digits.csv.gz"
+SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
+TEST_FRACTION = 0.2
+VALIDATION_FRACTION = 0.2
+"""Of what is not test, as in the survey."""
+
+
+def fingerprint(options: Benchmark, raw: Path) -> str:
+    """The hash of the one raw file; raises `UserError` where it is missing or not the one we know."""
+    del options
+    path = raw / FILE
+    if not path.exists():
+        raise UserError(f"{path}: not there; fetch the embedded data with: dvc pull data.dvc")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != SHA256:
+        raise UserError(
+            f"{path}: damaged (sha256 {found[:12]}..., not {SHA256[:12]}...); dvc checkout --force data.dvc"
+        )
+    return found
+
+
+def read(raw: Path) -> tuple[Images, Labels]:
+    """Images (1797, 1, 8, 8) uint8 in 0..16 and labels (1797,) in 0..9."""
+    fingerprint(Benchmark(), raw)
+    table = np.loadtxt(raw / FILE, delimiter=",", dtype=np.int64)
+    return table[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), table[:, -1]
+
+
+def split(images: Images, labels: Labels, options: Benchmark) -> dict[str, tuple[Images, Labels]]:
+    """Train, validation and test, stratified, drawn from the benchmark's seed."""
+    rest, test = stratified(labels, TEST_FRACTION, "digits", options.seed, "test")
+    train, validation = stratified(labels[rest], VALIDATION_FRACTION, "digits", options.seed, "validation")
+    parts = {"train": rest[train], "validation": rest[validation], "test": test}
+    if options.train_per_class is not None:
+        chosen = [parts["train"][labels[parts["train"]] == c][: options.train_per_class] for c in np.unique(labels)]
+        parts["train"] = np.sort(np.concatenate(chosen))
+    return {name: (images[index], labels[index]) for name, index in parts.items()}

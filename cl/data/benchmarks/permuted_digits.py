@@ -1,0 +1,34 @@
+"""permuted-digits: the ten digits again and again, each task under a fixed permutation of the pixels of its own.
+
+The images of a task are the same under every permutation, and so are the splits: what is in the test set of one
+task is in the training set of none. The first task is unpermuted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cl.data.benchmarks import _digits
+from cl.data.benchmarks._digits import FORMAT, fingerprint
+from cl.data.prepare import RawTask
+from cl.params import Benchmark
+from cl.rng import numpy_generator
+
+__all__ = ["FORMAT", "fingerprint", "tasks"]
+DEFAULT_TASKS = 10
+
+
+def tasks(options: Benchmark, raw: Path) -> Iterator[RawTask]:
+    """Yield `options.tasks` (default 10) tasks of ten classes."""
+    images, labels = _digits.read(raw)
+    splits = _digits.split(images, labels, options)
+    classes = [str(digit) for digit in range(10)]
+    for index in range(options.tasks or DEFAULT_TASKS):
+        pixels = np.arange(64)
+        if index > 0:
+            pixels = numpy_generator("permuted-digits", options.seed, index).permutation(64)
+        permuted = {name: (x.reshape(-1, 64)[:, pixels].reshape(-1, 1, 8, 8), y) for name, (x, y) in splits.items()}
+        yield RawTask(f"permutation-{index + 1:02d}", classes, permuted)

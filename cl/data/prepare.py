@@ -1,0 +1,180 @@
+"""Preparation: a benchmark's raw data become one uint8 array per task and split, with a manifest.
+
+Needs no torch. What is prepared is named by a key of everything that went in, so the same options find it done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from cl.errors import UserError
+from cl.params import Benchmark
+from cl.rng import numpy_generator
+
+SCHEMA = 1
+SPLITS = ("train", "validation", "test")
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RawTask:
+    """A task as a benchmark yields it."""
+
+    name: str
+    classes: list[str]
+    splits: Mapping[str, tuple[Images, Labels]]
+    """Per split: images (N, C, H, W) uint8, and labels (N,) in [0, number of classes of this task)."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What a reader of the manifest should know, for instance how many images were skipped and why."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How stored bytes become numbers: (byte / scale - mean) / deviation, per channel."""
+
+    scale: float
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+class BenchmarkFile(Protocol):
+    """What a module in `cl/data/benchmarks/` offers."""
+
+    FORMAT: Format
+
+    def tasks(self, options: Benchmark, raw: Path) -> Iterator[RawTask]:
+        """Yield the tasks in the order to learn them."""
+
+    def fingerprint(self, options: Benchmark, raw: Path) -> str:
+        """A string that changes when the raw data do."""
+
+
+def benchmark_file(name: str) -> BenchmarkFile:
+    """The module of the benchmark of this name."""
+    return cast(BenchmarkFile, importlib.import_module(f"cl.data.benchmarks.{name.replace('-', '_')}"))
+
+
+def prepare(options: Benchmark, raw: Path, target: Path, say: Callable[[str], None] = print) -> Path:
+    """Prepare the benchmark into `target` unless it is there already; return the manifest's path.
+
+    The folder appears at once and whole (it is made beside and renamed), so a kill leaves nothing half done.
+    Raises `UserError` for data that are missing or damaged.
+    """
+    module = benchmark_file(options.name)
+    key = digest([SCHEMA, options.model_dump(mode="json"), module.fingerprint(options, raw)])
+    manifest_path = target / "manifest.json"
+    if manifest_path.exists() and read_manifest(target).get("key") == key and not damaged(target):
+        say(f"prepared: {options.name} is already in {target}")
+        return manifest_path
+    started = time.monotonic()
+    made = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    entries: list[dict[str, Any]] = []
+    for index, task in enumerate(module.tasks(options, raw)):
+        entries.append(_write(task, index, made))
+        counts = " + ".join(str(entries[-1]["splits"][split]["samples"]) for split in SPLITS)
+        say(f"prepared: task {index + 1} {task.name}, {len(task.classes)} classes, {counts} images")
+    if not entries:
+        raise UserError(f"{options.name}: no tasks; check benchmark.path, benchmark.order and benchmark.tasks")
+    shapes = {tuple(entry["input_shape"]) for entry in entries}
+    if len(shapes) > 1:
+        raise UserError(f"{options.name}: tasks differ in image shape {sorted(shapes)}; set benchmark.image_size")
+    manifest = {
+        "schema": SCHEMA,
+        "key": key,
+        "benchmark": options.name,
+        "options": options.model_dump(mode="json"),
+        "input_shape": list(shapes.pop()),
+        "scale": module.FORMAT.scale,
+        "mean": list(module.FORMAT.mean),
+        "deviation": list(module.FORMAT.deviation),
+        "tasks": entries,
+    }
+    (made / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    made.rename(target)
+    say(f"prepared: {options.name}, {len(entries)} tasks in {time.monotonic() - started:.1f} s")
+    return manifest_path
+
+
+def _write(task: RawTask, index: int, folder: Path) -> dict[str, Any]:
+    place = folder / f"task-{index:03d}"
+    place.mkdir()
+    entry: dict[str, Any] = {"name": task.name, "classes": task.classes, "splits": {}, **dict(task.notes)}
+    for split in SPLITS:
+        images, labels = task.splits[split]
+        if len(images) == 0:
+            raise UserError(f"task {task.name}: no {split} images; give it more, or its own {split} folder")
+        files = {}
+        for kind, array in (("images", images), ("labels", labels.astype(np.int64))):
+            path = place / f"{split}-{kind}.npy"
+            np.save(path, array, allow_pickle=False)
+            files[kind] = {
+                "path": path.relative_to(folder).as_posix(),
+                "bytes": path.stat().st_size,
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            }
+        entry["splits"][split] = {"samples": len(images), **files}
+        entry["input_shape"] = list(images.shape[1:])
+    return entry
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared benchmark; raises `UserError` where there is none that can be read."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; prepare the benchmark first (python -m flows.prepare)") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete {folder} and prepare again") from None
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise UserError(f"{path}: not a manifest of this version; delete {folder} and prepare again")
+    return manifest
+
+
+def damaged(folder: Path) -> list[str]:
+    """The prepared files whose bytes are not those of the manifest (missing, cut short or altered)."""
+    faults = []
+    for task in read_manifest(folder)["tasks"]:
+        for split in task["splits"].values():
+            for file in (split["images"], split["labels"]):
+                path = folder / file["path"]
+                if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"]:
+                    faults.append(str(path))
+    return faults
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON-able value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def stratified(labels: Labels, fraction: float, *key: int | str) -> tuple[Labels, Labels]:
+    """Indices of a random split that takes `round(fraction * n)` of each class (at least 1, where n > 1).
+
+    Returns (rest, taken), each sorted, drawn by a generator of the key.
+    """
+    draw = numpy_generator(*key)
+    taken: list[int] = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        taken.extend(draw.permutation(members)[:count])
+    mask = np.zeros(len(labels), dtype=bool)
+    mask[taken] = True
+    return np.flatnonzero(~mask), np.flatnonzero(mask)

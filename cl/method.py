@@ -1,0 +1,271 @@
+"""The protocol every method obeys: nine optional hooks, knobs declared once, state that ends in an underscore.
+
+A method that overrides nothing is plain finetuning. The loop (`cl.train.fit`) calls the hooks; it knows no
+method's name and saves and restores every attribute that ends in `_`, so that a method never has to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from cl.errors import UserError
+from cl.ops import cross_entropy
+from cl.params import Patience, Training, closest, method_name
+from cl.rng import Key, generator
+
+if TYPE_CHECKING:
+    from cl.data import Split, Task
+    from cl.nets import MultiHead
+    from cl.train import Fit
+
+Value: TypeAlias = bool | int | float | str
+TYPES = {"bool": bool, "int": int, "float": float, "str": str}
+Decay: TypeAlias = Callable[[float, float], float]
+TaskIds: TypeAlias = int | Tensor
+
+
+def shrink(value: float, alpha: float) -> float:
+    """The survey's decay of a knob: alpha times its value."""
+    return alpha * value
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A declared hyperparameter of a method; `name` and `type` come from the class it stands in."""
+
+    default: Value
+    decay: Decay | None = None
+    range: tuple[float, float] | None = None
+    choices: tuple[str, ...] | None = None
+    help: str = ""
+    type: type = float
+
+    def check(self, name: str, value: Value) -> Value:
+        """The value in the knob's own type; raises `UserError` where it is impossible."""
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not self.type:
+            raise UserError(f"{name}: has to be of type {self.type.__name__}, not {value!r}")
+        if self.choices is not None and value not in self.choices:
+            raise UserError(f"{name}: has to be one of {', '.join(self.choices)}, not {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name}: has to be a finite number, not {value!r}")
+        if self.range is not None and not self.range[0] <= float(value) <= self.range[1]:
+            raise UserError(f"{name}: has to lie in {self.range[0]:g} to {self.range[1]:g}, not {value!r}")
+        return value
+
+
+def knob(
+    default: Value,
+    *,
+    decay: Decay | None = None,
+    range: tuple[float, float] | None = None,
+    choices: tuple[str, ...] | None = None,
+    help: str = "",
+) -> Any:
+    """Declare a hyperparameter: ``strength: float = knob(400.0, decay=shrink, range=(0, 1e9), help="lambda")``.
+
+    That one line feeds the check of params.yaml, the decay phase, Optuna's space, MLflow's parameters and the page
+    of the method. Knobs with a `decay` trade stability for plasticity and decay in the order they are declared.
+    """
+    return Knob(default, decay, range, choices, help)
+
+
+class Method:
+    """Base of all methods, and plain finetuning itself.
+
+    The constructor only stores knobs. What the loop tells a method (`net`, `task`, ...) is set by `attach`;
+    whatever a method learns must be an attribute whose name ends in `_`: those are its state, made of tensors,
+    numbers, strings, None, lists and dicts with string keys.
+    """
+
+    knobs: ClassVar[dict[str, Knob]] = {}
+
+    # Capabilities, declared as class attributes and asked for instead of names.
+    needs_task_id: ClassVar[bool] = False
+    """Inference cannot do without the task id."""
+    stores_samples: ClassVar[bool] = False
+    """Keeps raw training samples."""
+    sees_all_tasks: ClassVar[bool] = False
+    """Trains once, on the union of all tasks: a bound, not a continual learner."""
+    isolates_parameters: ClassVar[bool] = False
+    """Earlier tasks own parameters that even plain finetuning must not touch: in the plasticity search the hooks
+    run with `self.plain` set, instead of giving way to plain finetuning."""
+    shares_first_task: ClassVar[bool] = True
+    """Trains the first task as plain finetuning does, so that all such methods go on from one and the same model."""
+    selection: ClassVar[Literal["stability-decay", "learning-rate", "consolidation-decay"]] = "stability-decay"
+    """How hyperparameters are chosen. `learning-rate`: the method itself is trained at each learning rate and
+    the best is kept. `stability-decay`: the survey's two phases. `consolidation-decay`: the same, but an attempt
+    goes on from the model of the plasticity search and only consolidates it (`end_task`)."""
+
+    patience: ClassVar[Patience | None] = None
+    """A training schedule of its own, where the published method has one; None: that of params.yaml."""
+
+    # Told by the loop.
+    net: MultiHead
+    task: int
+    plain: bool
+    training: Training
+    learning_rate: float
+    epoch: int
+    step: int
+    steps_per_epoch: int
+    fit: Callable[..., Fit]
+    _key: Key
+    _draws: dict[str, torch.Generator]
+    _told: ClassVar = {
+        "net",
+        "task",
+        "plain",
+        "training",
+        "learning_rate",
+        "epoch",
+        "step",
+        "steps_per_epoch",
+        "fit",
+        "_key",
+        "_draws",
+    }
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = {
+            name: dataclasses.replace(value, type=TYPES[str(cls.__annotations__[name])])
+            for name, value in vars(cls).items()
+            if isinstance(value, Knob)
+        }
+        cls.knobs = {**cls.knobs, **own}
+        for name, k in own.items():
+            setattr(cls, name, k.default)
+
+    def __init__(self, **knobs: Value) -> None:
+        for name, value in knobs.items():
+            if name not in self.knobs:
+                raise UserError(f"{name}: {type(self).__name__} has no such knob; {closest(name, self.knobs)}")
+            self.__dict__[name] = self.knobs[name].check(name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name.endswith("_") or name in self.knobs or name in self._told):
+            raise AttributeError(f"{type(self).__name__}.{name}: what a method learns has to end in '_' to be kept")
+        object.__setattr__(self, name, value)
+
+    # The nine hooks, in the order the loop comes to them.
+
+    def wrap(self, net: MultiHead) -> MultiHead:
+        """Replace modules of the fresh network before anything is trained."""
+        return net
+
+    def begin_task(self, data: Task) -> None:
+        """Prepare for a task; the network already has its head."""
+
+    def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
+        """What this step trains on, given the current task's batch: x (N, C, H, W), y (N,), t an int or (N,)."""
+        return x, y, t
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """The loss of the task, a scalar."""
+        return cross_entropy(self.net, x, y, t)
+
+    def on_grad(self) -> None:
+        """The gradients of `loss`, and of nothing else, are in `.grad`."""
+
+    def penalty(self) -> Tensor | None:
+        """A scalar whose gradient is added after `on_grad`, apart from the loss's; or None."""
+        return None
+
+    def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
+        """The parameters have moved; x, y, t are what the step trained on."""
+
+    def end_task(self, data: Task) -> None:
+        """Consolidate; may train again through `self.fit`."""
+
+    def predict(self, x: Tensor, t: int | None = None) -> Tensor:
+        """Scores (N, classes of task t), or over all classes seen where t is None; changes nothing."""
+        return self.net(x, t)  # type: ignore[no-any-return]
+
+    # What every method has.
+
+    @property
+    def shared(self) -> dict[str, nn.Parameter]:
+        """The backbone's parameters by name."""
+        return self.net.shared
+
+    def rng(self, purpose: str) -> torch.Generator:
+        """The trial's generator for this purpose, keyed by (seed, task, phase, trial, purpose)."""
+        if purpose not in self._draws:
+            self._draws[purpose] = generator(*self._key, purpose)
+        return self._draws[purpose]
+
+    def attach(self, net: MultiHead, task: int, training: Training, learning_rate: float, key: Key) -> None:
+        """Tell the method where it is; called by the loop before the hooks of a trial."""
+        self.net, self.task, self.training = net, task, training
+        self.learning_rate, self._key, self._draws, self.plain = learning_rate, key, {}, False
+        self.epoch = self.step = self.steps_per_epoch = 0
+
+    def state(self) -> dict[str, Any]:
+        """What the method has learned: every instance attribute that ends in `_`."""
+        return {name: value for name, value in vars(self).items() if name.endswith("_")}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Replace what the method has learned."""
+        for name in self.state():
+            delattr(self, name)
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def values(self) -> dict[str, Value]:
+        """The current value of every knob."""
+        return {name: getattr(self, name) for name in self.knobs}
+
+
+def method_class(name: str) -> type[Method]:
+    """The class in `cl/methods/<name>.py`: the one subclass of `Method` that the file itself defines."""
+    module = importlib.import_module(f"cl.methods.{method_name(name)}")
+    own = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+    ]
+    if len(own) != 1:
+        raise UserError(f"{module.__file__}: has to define exactly one subclass of Method, not {len(own)}")
+    return own[0]
+
+
+def make(name: str, knobs: Mapping[str, Value]) -> Method:
+    """The method of this name with these knobs; raises `UserError` naming `methods.<name>.<knob>`."""
+    try:
+        return method_class(name)(**knobs)
+    except UserError as error:
+        raise UserError(f"methods.{name}.{error}") from None
+
+
+def check_knobs(methods: Mapping[str, Mapping[str, Value]]) -> None:
+    """Check the knobs of every method of a params.yaml; raises `UserError` at the first impossible one."""
+    for name, knobs in methods.items():
+        make(name, knobs)
+
+
+def accuracy(method: Method, split: Split, *, inference: bool) -> float:
+    """Share of the split's samples given their own label, within the classes of their own task.
+
+    `inference`: by the method's `predict`, as at test time; else by the network in training as it stands.
+    """
+    net = method.net
+    net.eval()
+    correct = 0
+    with torch.no_grad():
+        for x, y, t in split.batches(max(method.training.batch_size, 1000)):
+            if isinstance(t, int):
+                scores = method.predict(x, t) if inference else net(x, t)
+                correct += int((scores.argmax(1) == y).sum())
+            else:
+                correct += int((net(x, t).argmax(1) == net.column(y, t)).sum())
+    return correct / len(split)

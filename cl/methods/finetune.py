@@ -1,0 +1,11 @@
+"""Finetuning: train on each task in turn and do nothing against forgetting. The lower bound."""
+
+from __future__ import annotations
+
+from cl.method import Method
+
+
+class Finetune(Method):
+    """Plain stochastic gradient descent on the current task; every other method is compared with it."""
+
+    selection = "learning-rate"

@@ -1,0 +1,77 @@
+"""Gradient episodic memory: move only where the losses on remembered samples of no old task rise.
+
+Lopez-Paz and Ranzato, Gradient episodic memory for continual learning, NIPS 2017, equations 8 to 11.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import quadprog
+import torch
+from torch import Tensor
+
+from cl.data import Task
+from cl.method import Method, knob, shrink
+from cl.ops import cross_entropy, flatten, gradients
+
+RIDGE = 1e-3
+"""On the diagonal of the quadratic programme, as in the authors' code: parallel gradients leave it solvable."""
+
+
+class GEM(Method):
+    """g~ = the vector nearest to g with <g~, g_s> >= 0 for every old task s; g_s on the whole memory of s."""
+
+    stores_samples = True
+
+    margin: float = knob(1.0, decay=shrink, range=(0, 1e6), help="gamma: least weight of a memory gradient")
+    memory_per_task: int = knob(450, range=(0, 1e9), help="samples kept of each task")
+
+    memory_: list[dict[str, Tensor]] | None = None
+    replayed_: list[tuple[Tensor, Tensor]] | None = None
+
+    def begin_task(self, data: Task) -> None:
+        """The memories as the network takes them."""
+        kept = [m for m in self.memory_ or [] if len(m["y"])]
+        self.replayed_ = [(data.train.normalise(m["images"]), m["y"]) for m in kept]
+
+    def on_grad(self) -> None:
+        """Replace g by its projection, over all parameters, heads included."""
+        if not self.replayed_:
+            return
+        parameters = [p for p in self.net.parameters() if p.requires_grad]
+        g = flatten(gradients(parameters))
+        G = torch.stack([self._memory_gradient(parameters, s) for s in range(len(self.replayed_))])
+        if bool((G @ g >= 0).all()):
+            return
+        projected = project(g, G, self.margin)
+        for p, part in zip(parameters, projected.split([p.numel() for p in parameters]), strict=True):
+            p.grad = part.view_as(p)
+
+    def _memory_gradient(self, parameters: list[torch.nn.Parameter], s: int) -> Tensor:
+        assert self.replayed_ is not None
+        x, y = self.replayed_[s]
+        loss = cross_entropy(self.net, x, y, s)
+        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return flatten(found)
+
+    def end_task(self, data: Task) -> None:
+        """Remember a uniform draw of the task: the law of the last samples of a shuffled stream."""
+        chosen = torch.randperm(len(data.train), generator=self.rng("memory"))[: self.memory_per_task]
+        kept = {"images": data.train.images[chosen].clone(), "y": data.train.y[chosen].clone()}
+        self.memory_ = [*(self.memory_ or []), kept]
+        self.replayed_ = None
+
+
+def project(g: Tensor, G: Tensor, margin: float, ridge: float = RIDGE) -> Tensor:
+    """g~ = g + G'v with v minimising (1/2) v'(GG' + ridge I)v + (Gg)'v subject to v >= margin.
+
+    g (P,), G (old tasks, P). Solved in float64. Where no constraint is violated g itself is returned.
+    """
+    if bool((G @ g >= 0).all()):
+        return g
+    G64, g64 = G.double(), g.double()
+    P = (G64 @ G64.T).cpu().numpy()
+    # Beyond about 1e12 times the ridge the matrix is singular in float64 whatever the ridge.
+    P = (P + P.T) / 2 + max(ridge, 1e-12 * float(np.trace(P))) * np.eye(len(P))
+    v = quadprog.solve_qp(P, -(G64 @ g64).cpu().numpy(), np.eye(len(P)), np.full(len(P), margin))[0]
+    return (g64 + torch.from_numpy(v).to(G64) @ G64).to(g)

@@ -1,0 +1,179 @@
+"""HAT: a task learns which units it needs, and later tasks may not move the weights between them.
+
+Serra et al., Overcoming catastrophic forgetting with hard attention to the task, ICML 2018.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cl.data import Task
+from cl.method import Method, TaskIds, knob, shrink
+from cl.nets import MultiHead
+from cl.ops import Tensors, cross_entropy
+from cl.params import Patience
+
+EMBEDDING_BOUND = 6.0
+EXPONENT_BOUND = 50.0
+GRADIENT_NORM_BOUND = 10_000.0
+
+
+class Gate(nn.Module):
+    """Multiplies each unit (or channel) of its input by sigmoid(s e)."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.zeros(units))
+        self.s: float | None = None
+        """The slope s in training; None lets everything through."""
+        self.s_max = 1.0
+        self.mask: Tensor | None = None
+        """A fixed mask instead of the embedding's."""
+
+    def attention(self) -> Tensor:
+        """sigmoid(s e), (units,); at the greatest slope outside training."""
+        s = self.s if self.training else self.s_max
+        return torch.sigmoid((s or 0.0) * self.embedding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, units, ...) gated, of the same shape."""
+        if self.mask is None and self.s is None:
+            return x
+        mask = self.mask if self.mask is not None else self.attention()
+        return x * mask.view(1, -1, *[1] * (x.dim() - 2))
+
+
+class HAT(Method):
+    """L = CE + c R, R the share of units in use that no earlier task uses; gradients of used weights are masked.
+
+    In the plasticity search all units are open, and the weights of earlier tasks are still out of bounds.
+    """
+
+    needs_task_id = True
+    isolates_parameters = True
+    shares_first_task = False
+    patience = Patience(drop_after=15, factor=0.5, stop_after=29)
+
+    s_max: float = knob(800.0, decay=shrink, range=(1, 1e6), help="greatest slope of the masks")
+    sparsity: float = knob(2.5, decay=shrink, range=(0, 1e6), help="c: price of a unit")
+
+    masks_: list[list[Tensor]] | None = None
+    """Per task and gate: the mask at the task's end, (units,)."""
+    used_: list[Tensor] | None = None
+    """Per gate: the elementwise maximum of the masks so far."""
+    free_: Tensors | None = None
+    """Per shared parameter: the share of its gradient that is let through in this task."""
+
+    @property
+    def gates(self) -> list[Gate]:
+        """The gates in the order of the layers."""
+        return [module for module in self.net.backbone if isinstance(module, Gate)]
+
+    def wrap(self, net: MultiHead) -> MultiHead:
+        """A gate behind every ReLU."""
+        layers: list[nn.Module] = []
+        units = 0
+        for layer in net.backbone:
+            layers.append(layer)
+            units = getattr(layer, "out_channels", getattr(layer, "out_features", units))
+            if isinstance(layer, nn.ReLU):
+                layers.append(Gate(units))
+        return MultiHead(nn.Sequential(*layers), net.feature_size)
+
+    def begin_task(self, data: Task) -> None:
+        """Fresh embeddings, uniform in [0, 2], and the masks of the gradients."""
+        draw = self.rng("embedding")
+        for gate in self.gates:
+            gate.embedding.data.copy_(torch.rand(len(gate.embedding), generator=draw) * 2)
+            gate.s, gate.s_max = None if self.plain else self.s_max, self.s_max
+        self.free_ = self._free() if self.used_ else None
+
+    def _free(self) -> Tensors:
+        """1 - min(used(unit of this layer), used(unit of the layer below)) for weights; 1 - used(unit) for biases."""
+        assert self.used_ is not None
+        free: Tensors = {}
+        used = iter(self.used_)
+        before: Tensor | None = None
+        for index, layer in enumerate(self.net.backbone):
+            if not isinstance(layer, nn.Conv2d | nn.Linear):
+                continue
+            here = next(used)
+            free[f"{index}.bias"] = 1 - here
+            both = here.unsqueeze(1)
+            if before is not None:
+                inputs = layer.weight.shape[1]  # behind a flattened map each channel stands for its positions
+                both = torch.minimum(both, before.repeat_interleave(inputs // len(before)).unsqueeze(0))
+            free[f"{index}.weight"] = (1 - both).view(*both.shape, *[1] * (layer.weight.dim() - 2))
+            before = here
+        return free
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """Cross-entropy at the slope of this step, and the price of the units."""
+        if self.plain:
+            return cross_entropy(self.net, x, y, t)
+        share = self.step / max(self.steps_per_epoch - 1, 1)
+        for gate in self.gates:
+            gate.s = 1 / self.s_max + (self.s_max - 1 / self.s_max) * share
+        return cross_entropy(self.net, x, y, t) + self.sparsity * regulariser(
+            [gate.attention() for gate in self.gates], self.used_
+        )
+
+    def on_grad(self) -> None:
+        """Let no more through than the earlier tasks allow; undo what the slope did to the embeddings' gradients."""
+        if self.free_ is not None:
+            shared = self.shared
+            for name, free in self.free_.items():
+                grad = shared[name].grad
+                assert grad is not None
+                grad *= free
+        if self.plain:
+            return
+        for gate in self.gates:
+            assert gate.embedding.grad is not None
+            assert gate.s is not None
+            gate.embedding.grad *= compensation(gate.embedding.detach(), gate.s, self.s_max)
+        for p in self.net.parameters():
+            if p.grad is not None:
+                nn.utils.clip_grad_norm_([p], GRADIENT_NORM_BOUND)
+
+    def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
+        """Keep the embeddings where their sigmoid still has a gradient."""
+        for gate in self.gates:
+            gate.embedding.data.clamp_(-EMBEDDING_BOUND, EMBEDDING_BOUND)
+
+    def end_task(self, data: Task) -> None:
+        """Keep the task's masks, at the slope it was trained with."""
+        self.net.eval()
+        masks = [gate.attention().detach().clone() for gate in self.gates]
+        self.masks_ = [*(self.masks_ or []), masks]
+        used = self.used_ or masks
+        self.used_ = [torch.maximum(u, mask) for u, mask in zip(used, masks, strict=True)]
+        self.free_ = None
+
+    def predict(self, x: Tensor, t: int | None = None) -> Tensor:
+        """Scores through the masks of task t."""
+        assert self.masks_ is not None
+        assert t is not None
+        for gate, mask in zip(self.gates, self.masks_[t], strict=True):
+            gate.mask = mask
+        try:
+            return self.net(x, t)  # type: ignore[no-any-return]
+        finally:
+            for gate in self.gates:
+                gate.mask = None
+
+
+def regulariser(attention: list[Tensor], used: list[Tensor] | None) -> Tensor:
+    """sum a (1 - used) / sum (1 - used) over all units (eq. 6); the mean of a where nothing, or everything, is used."""
+    a = torch.cat(attention)
+    room = 1 - torch.cat(used) if used is not None else torch.ones_like(a)
+    if not bool(room.sum() > 0):
+        room = torch.ones_like(a)
+    return (a * room).sum() / room.sum()
+
+
+def compensation(embedding: Tensor, s: float, s_max: float) -> Tensor:
+    """(s_max / s) (cosh(s e) + 1) / (cosh(e) + 1), its exponent bounded (eq. 5)."""
+    steep = torch.cosh((s * embedding).clamp(-EXPONENT_BOUND, EXPONENT_BOUND)) + 1
+    return s_max / s * steep / (torch.cosh(embedding) + 1)

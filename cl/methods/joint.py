@@ -1,0 +1,21 @@
+"""Joint training: one training on all tasks together. The upper bound, not a continual learner."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl.method import Method, TaskIds
+
+
+class Joint(Method):
+    """One softmax over the classes of all tasks (De Lange et al. 2021, section 6); a task's own columns at test."""
+
+    selection = "learning-rate"
+    sees_all_tasks = True
+    stores_samples = True
+    shares_first_task = False
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """Cross-entropy over all classes of all tasks."""
+        return F.cross_entropy(self.net(x), self.net.column(y, t))

@@ -1,0 +1,42 @@
+"""Learning without forgetting: on the new task's images, answer for the old tasks as the old network did.
+
+Li and Hoiem, Learning without forgetting, TPAMI 2018, equations 1 to 3.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from cl.data import Task
+from cl.method import Method, TaskIds, knob, shrink
+from cl.ops import Tensors, distillation, snapshot
+
+
+class LwF(Method):
+    """L = CE + lambda sum_{s<t} D(student head s, teacher head s); the old heads go on learning."""
+
+    strength: float = knob(10.0, decay=shrink, range=(0, 1e9), help="lambda")
+    temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of the softened distributions")
+
+    teacher_: Tensors | None = None
+
+    def begin_task(self, data: Task) -> None:
+        """The teacher is the network as the last task left it."""
+        self.teacher_ = snapshot(self.net.state_dict()) if self.task > 0 else None
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """Cross-entropy on the new head, distillation on every old one."""
+        if self.teacher_ is None or self.strength == 0:
+            return super().loss(x, y, t)
+        with torch.no_grad():
+            teacher = functional_call(self.net, self.teacher_, (x,)).split(self.net.classes(), 1)
+        student = self.net(x).split(self.net.classes(), 1)
+        kept = [distillation(student[s], teacher[s], self.temperature) for s in range(self.task)]
+        return F.cross_entropy(student[self.task], y) + self.strength * torch.stack(kept).sum()
+
+    def end_task(self, data: Task) -> None:
+        """The teacher has done its work."""
+        self.teacher_ = None

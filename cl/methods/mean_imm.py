@@ -1,0 +1,45 @@
+"""Mean-IMM: learn each task near the last one's weights, and answer with the mean of all tasks' weights.
+
+Lee et al., Overcoming catastrophic forgetting by incremental moment matching, NIPS 2017, equations 1 and 2.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.func import functional_call
+
+from cl.data import Task
+from cl.method import Method, knob
+from cl.ops import Tensors, quadratic, snapshot
+
+
+class MeanIMM(Method):
+    """Training: CE + lambda sum_k (theta_k - theta*_k)^2. Test: theta = (1/t) sum_s theta_s under the task's own head.
+
+    Merging is for inference only: training goes on from the unmerged weights. The mean is kept as a running one,
+    so the storage does not grow with the tasks.
+    """
+
+    selection = "learning-rate"
+
+    strength: float = knob(0.01, range=(0, 1e9), help="lambda of the L2 transfer; static, as in the survey")
+
+    anchor_: Tensors | None = None
+    merged_: Tensors | None = None
+
+    def penalty(self) -> Tensor | None:
+        """The L2 transfer: lambda sum_k (theta_k - theta*_k)^2, to the unmerged weights of the last task."""
+        if self.anchor_ is None or self.strength == 0:
+            return None
+        return self.strength * quadratic(self.shared, self.anchor_)
+
+    def end_task(self, data: Task) -> None:
+        """Move the anchor here and the running mean a step of 1/t towards here."""
+        self.anchor_ = snapshot(self.shared)
+        mean = self.merged_ or self.anchor_
+        self.merged_ = {name: m + (self.anchor_[name] - m) / (self.task + 1) for name, m in mean.items()}
+
+    def predict(self, x: Tensor, t: int | None = None) -> Tensor:
+        """Scores of the merged backbone."""
+        assert self.merged_ is not None
+        return self.net.logits(functional_call(self.net.backbone, self.merged_, (x,)), t)

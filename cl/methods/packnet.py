@@ -1,0 +1,112 @@
+"""PackNet: give each task its own few weights, prune them to the largest, and freeze them for good.
+
+Mallya and Lazebnik, PackNet: Adding multiple tasks to a single network by iterative pruning, CVPR 2018.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from cl.data import Task
+from cl.method import Method, TaskIds, knob, shrink
+from cl.ops import Tensors
+
+
+class PackNet(Method):
+    """Train the free weights, prune the smallest of them, retrain the rest; owned weights never change again.
+
+    The training itself is the plasticity search's; an attempt of the stability decay is one pruning and retraining.
+    Biases are trained before the first pruning only.
+    """
+
+    needs_task_id = True
+    isolates_parameters = True
+    shares_first_task = False
+    selection = "consolidation-decay"
+
+    prune: float = knob(0.9, decay=shrink, range=(0, 1), help="share of a task's weights set free, per layer")
+    retrain_epochs: int = knob(10, range=(0, 1e6), help="after pruning, at a tenth of the learning rate")
+
+    owner_: Tensors | None = None
+    """Per weight tensor: 0 free, s + 1 owned by task s; uint8."""
+    pruned_: bool = False
+    fixed_: Tensors | None = None
+
+    def begin_task(self, data: Task) -> None:
+        """The free weights become this task's."""
+        weights = {name: p for name, p in self.shared.items() if p.dim() > 1}
+        owner = self.owner_ or {name: torch.zeros_like(p, dtype=torch.uint8) for name, p in weights.items()}
+        self.owner_ = {name: torch.where(o == 0, self.task + 1, o).to(torch.uint8) for name, o in owner.items()}
+        self.pruned_ = False
+        self._fix()
+
+    def _fix(self) -> None:
+        """Weight decay moves weights that have no gradient, so with it the others' are put back every step."""
+        decays = self.training.weight_decay > 0
+        self.fixed_ = {name: p.detach().clone() for name, p in self.shared.items()} if decays else None
+
+    def _mine(self, name: str) -> Tensor | bool:
+        assert self.owner_ is not None
+        owner = self.owner_.get(name)
+        return self.task == 0 and not self.pruned_ if owner is None else owner == self.task + 1
+
+    def on_grad(self) -> None:
+        """Only this task's own weights move."""
+        if self.task == 0 and not self.pruned_:
+            return
+        for name, p in self.shared.items():
+            assert p.grad is not None
+            p.grad *= self._mine(name)
+
+    def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
+        """Undo what weight decay did to others' weights."""
+        if self.fixed_ is None or (self.task == 0 and not self.pruned_):
+            return
+        with torch.no_grad():
+            for name, p in self.shared.items():
+                mine = self._mine(name)
+                p.copy_(torch.where(torch.as_tensor(mine, device=p.device), p, self.fixed_[name]))
+
+    def end_task(self, data: Task) -> None:
+        """Set the smallest of this task's weights free, layer by layer, and retrain what is left."""
+        assert self.owner_ is not None
+        self.owner_ = {name: owner.clone() for name, owner in self.owner_.items()}
+        for name, owner in self.owner_.items():
+            weight = self.shared[name].data
+            smallest = to_prune(weight, owner == self.task + 1, self.prune)
+            weight[smallest] = 0
+            owner[smallest] = 0
+        self.pruned_ = True
+        self._fix()
+        if self.retrain_epochs:
+            self.fit(
+                data,
+                "retrain",
+                learning_rate=0.1 * self.learning_rate,
+                epochs=self.retrain_epochs,
+                may_stay=True,
+            )
+        self.fixed_ = None
+
+    def predict(self, x: Tensor, t: int | None = None) -> Tensor:
+        """Scores from the weights owned by task t and the tasks before it."""
+        assert self.owner_ is not None
+        assert t is not None
+        seen = {name: p * self._seen(name, t) for name, p in self.shared.items() if name in self.owner_}
+        return self.net.logits(functional_call(self.net.backbone, seen, (x,)), t)
+
+    def _seen(self, name: str, t: int) -> Tensor:
+        assert self.owner_ is not None
+        owner = self.owner_[name]
+        return (owner > 0) & (owner <= t + 1)
+
+
+def to_prune(weight: Tensor, mine: Tensor, share: float) -> Tensor:
+    """Mask of the weights to free: of the n that are mine, those up to the round(share n)-th smallest magnitude."""
+    size = weight[mine].abs()
+    count = round(share * len(size))
+    if count == 0:
+        return torch.zeros_like(mine)
+    return mine & (weight.abs() <= size.kthvalue(count).values)

@@ -1,0 +1,64 @@
+"""Synaptic intelligence: importance of a weight is its share in the fall of the loss along the training path.
+
+Zenke, Poole and Ganguli, Continual learning through synaptic intelligence, ICML 2017, equations 3 to 5.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cl.data import Task
+from cl.method import Method, TaskIds, knob, shrink
+from cl.ops import Tensors, add, quadratic, snapshot, zeros_like
+
+
+class SI(Method):
+    """L = CE + lambda sum_k Omega_k (theta_k - theta*_k)^2, Omega = sum_t max(0, w / (Delta^2 + xi))."""
+
+    strength: float = knob(400.0, decay=shrink, range=(0, 1e12), help="lambda")
+    damping: float = knob(1e-3, range=(1e-12, 1e6), help="xi: keeps importances finite where a weight hardly moved")
+
+    omega_: Tensors | None = None
+    anchor_: Tensors | None = None
+    path_: Tensors | None = None
+    """w: minus the path integral of the task's gradient, so far in this task."""
+    before_: list[Tensor] | None = None
+    slope_: list[Tensor] | None = None
+
+    def begin_task(self, data: Task) -> None:
+        """Start the path integral where the task starts."""
+        self.path_ = zeros_like(self.shared)
+        self.anchor_ = snapshot(self.shared)
+        self.before_ = list(snapshot(self.shared).values())
+
+    def on_grad(self) -> None:
+        """Keep g_k: of the task's loss alone, before penalty, weight decay and momentum."""
+        self.slope_ = [p.grad.clone() for p in self.shared.values() if p.grad is not None]
+
+    def penalty(self) -> Tensor | None:
+        """lambda sum_k Omega_k (theta_k - theta*_k)^2."""
+        if self.omega_ is None or self.anchor_ is None or self.strength == 0:
+            return None
+        return self.strength * quadratic(self.shared, self.anchor_, self.omega_)
+
+    def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
+        """w_k -= g_k (theta_k_new - theta_k_old), with the movement as it happened."""
+        assert self.path_ is not None
+        assert self.before_ is not None
+        assert self.slope_ is not None
+        now = [p.detach() for p in self.shared.values()]
+        moved = torch._foreach_sub(now, self.before_)
+        torch._foreach_addcmul_(list(self.path_.values()), self.slope_, moved, value=-1)
+        torch._foreach_copy_(self.before_, now)
+
+    def end_task(self, data: Task) -> None:
+        """Turn the path integral into importance; Delta is how far the whole task moved the weight."""
+        assert self.path_ is not None
+        assert self.anchor_ is not None
+        gained = {
+            name: (self.path_[name] / ((p.detach() - self.anchor_[name]).square() + self.damping)).clamp(min=0)
+            for name, p in self.shared.items()
+        }
+        self.omega_ = add(self.omega_, gained)
+        self.path_ = self.anchor_ = self.before_ = self.slope_ = None

@@ -1,0 +1,138 @@
+"""The arithmetic several methods share: losses, penalties, importances, flat vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+if TYPE_CHECKING:
+    from cl.data import Split
+    from cl.nets import MultiHead
+
+Tensors: TypeAlias = dict[str, Tensor]
+CHUNK_BYTES = 128 * 2**20
+"""Bound on the per-sample gradients held at once, in bytes."""
+
+
+def cross_entropy(net: MultiHead, x: Tensor, y: Tensor, t: int | Tensor) -> Tensor:
+    """Mean cross-entropy, each sample within the classes of its own task."""
+    return F.cross_entropy(net(x, t), y if isinstance(t, int) else net.column(y, t))
+
+
+def snapshot(parameters: Mapping[str, Tensor]) -> Tensors:
+    """Detached copies."""
+    return {name: tensor.detach().clone() for name, tensor in parameters.items()}
+
+
+def zeros_like(parameters: Mapping[str, Tensor]) -> Tensors:
+    """Zeros of the same shapes."""
+    return {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
+
+
+def gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """The `.grad` of each parameter; zeros where there is none."""
+    return [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+
+
+def flatten(tensors: Iterable[Tensor]) -> Tensor:
+    """One vector of all elements."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+class _Quadratic(torch.autograd.Function):
+    """sum_k Omega_k (theta_k - theta*_k)^2 with its gradient written out: a few fused calls instead of a graph."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> Tensor:
+        theta, anchor, omega = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
+        distance = torch._foreach_sub(theta, anchor)
+        slope = torch._foreach_mul(distance, omega) if omega else distance
+        ctx.slope = slope
+        return torch.stack([torch.dot(d.view(-1), s.view(-1)) for d, s in zip(distance, slope, strict=True)]).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        slope = torch._foreach_mul(ctx.slope, 2 * grads[0])
+        return (None, *slope, *[None] * (len(ctx.needs_input_grad) - 1 - len(slope)))
+
+
+def quadratic(parameters: Mapping[str, Tensor], anchor: Tensors, importance: Tensors | None = None) -> Tensor:
+    """sum_k Omega_k (theta_k - theta*_k)^2 over the named parameters; Omega = 1 where no importance is given.
+
+    Its gradient is 2 Omega (theta - theta*): there is no factor 1/2 (De Lange et al. 2021, section 4).
+    """
+    theta = list(parameters.values())
+    omega = [importance[name] for name in parameters] if importance is not None else []
+    value: Tensor = _Quadratic.apply(len(theta), *theta, *[anchor[name] for name in parameters], *omega)
+    return value
+
+
+def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy between softened distributions, mean over the batch: -sum_c p_c log q_c, p from the teacher.
+
+    Not a divergence: at equal logits it is the teacher's entropy, with gradient zero (Li and Hoiem 2018, eq. 2,
+    on softmax(z / T); no factor T^2).
+    """
+    return -(F.softmax(teacher / temperature, 1) * F.log_softmax(student / temperature, 1)).sum(1).mean()
+
+
+SampleLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+def importance(
+    net: MultiHead,
+    split: Split,
+    t: int,
+    loss: SampleLoss,
+    measure: Callable[[Tensor], Tensor],
+    estimator: str,
+    batch_size: int,
+    labels: Tensor | None = None,
+) -> Tensors:
+    """Mean over the samples of `measure` (square, absolute value) of the gradient of `loss(logits, y)`.
+
+    For the backbone's parameters, in evaluation mode. `loss` takes the logits (classes,) and label of one sample.
+
+    `labels` (N,) replaces the split's own, in stored order.
+
+    estimator "per-sample": (1/N) sum_i measure(g_i), by vmapped gradients in chunks that hold at most CHUNK_BYTES.
+    estimator "batch-sum": (1/N) sum_b measure(sum_{i in b} g_i) over batches in stored order: what the survey's
+    code computes (register of quirks, Q07); equal to the above only for batches of one.
+    """
+    net.eval()
+    shared = {f"backbone.{name}": p.detach() for name, p in net.shared.items()}
+    fixed = {name: p.detach() for name, p in net.state_dict().items() if name not in shared}
+
+    def of_one(parameters: Tensors, x: Tensor, y: Tensor) -> Tensor:
+        return loss(functional_call(net, {**parameters, **fixed}, (x.unsqueeze(0), t))[0], y)
+
+    def of_batch(parameters: Tensors, x: Tensor, y: Tensor) -> Tensor:
+        return vmap(loss)(functional_call(net, {**parameters, **fixed}, (x, t)), y).sum()
+
+    total = zeros_like(shared)
+    per_sample = estimator == "per-sample"
+    bytes_each = sum(p.numel() * p.element_size() for p in shared.values())
+    size = min(batch_size, max(1, CHUNK_BYTES // bytes_each)) if per_sample else batch_size
+    done = 0
+    for x, y, _ in split.batches(size):
+        y = y if labels is None else labels[done : done + len(y)]
+        done += len(y)
+        found = vmap(grad(of_one), in_dims=(None, 0, 0))(shared, x, y) if per_sample else grad(of_batch)(shared, x, y)
+        for name, g in found.items():
+            total[name] += measure(g).sum(0) if per_sample else measure(g)
+    return {name.removeprefix("backbone."): value / len(split) for name, value in total.items()}
+
+
+def negative_log_likelihood(logits: Tensor, y: Tensor) -> Tensor:
+    """-log p(y) of one sample: logits (classes,), y a scalar label."""
+    return F.cross_entropy(logits.unsqueeze(0), y.unsqueeze(0))
+
+
+def add(a: Tensors | None, b: Tensors) -> Tensors:
+    """a + b by name; b where there is no a."""
+    return b if a is None else {name: a[name] + b[name] for name in b}

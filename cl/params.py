@@ -1,0 +1,272 @@
+"""The schema of params.yaml: every knob of a run, typed; an unknown key or an impossible value is a readable error.
+
+Torch is not imported here, so that the cheap stages start at once. The knobs of a method are declared in the
+method's own file and checked against it by `cl.method.check_knobs` as soon as torch is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cl.errors import UserError
+
+PACKAGE = Path(__file__).parent
+LearningRate = Annotated[float, Field(gt=0, le=100)]
+Knobs = dict[str, bool | int | float | str]
+
+
+def names_in(folder: str) -> list[str]:
+    """The public module names of a room of this package: one method, or one benchmark, is one file."""
+    return sorted(p.stem for p in (PACKAGE / folder).glob("*.py") if not p.stem.startswith("_"))
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` where a known name is near, else the known names."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+class Section(BaseModel):
+    """A part of params.yaml: immutable, and no key it does not declare."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Benchmark(Section):
+    """Which tasks, from which data."""
+
+    name: str = "permuted-digits"
+    tasks: int | None = Field(None, ge=1, le=1000, description="how many tasks of the benchmark; null: all")
+    seed: int = Field(0, ge=0, description="of the splits and of what the benchmark itself draws")
+    path: str | None = Field(None, description="root of the images, for benchmarks read from disk")
+    order: list[str] | None = Field(None, description="names of the tasks in the order to learn them")
+    image_size: int | None = Field(None, ge=4, le=1024, description="side in pixels; null: the benchmark's own")
+    train_per_class: int | None = Field(None, ge=2, description="cap on training images a class")
+    on_bad_image: Literal["refuse", "skip"] = "refuse"
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known = [stem.replace("_", "-") for stem in names_in("data/benchmarks")]
+        if name.replace("_", "-") not in known:
+            raise ValueError(f"unknown benchmark {name!r}; {closest(name, known)}")
+        return name.replace("_", "-")
+
+
+class Model(Section):
+    """The network."""
+
+    name: Literal["mlp", "small", "base", "wide", "deep"] = "mlp"
+    hidden: list[Annotated[int, Field(ge=1, le=65536)]] = Field(
+        [100, 100], min_length=1, description="units of each hidden layer of the MLP"
+    )
+
+
+class Patience(Section):
+    """What to do with epochs that bring no better validation accuracy."""
+
+    drop_after: int = Field(5, ge=1, description="multiply the learning rate after so many in a row")
+    factor: float = Field(0.1, gt=0, lt=1)
+    stop_after: int = Field(10, ge=1, description="stop when more than so many in a row")
+
+
+class Training(Section):
+    """How one task is trained, the same for every method."""
+
+    epochs: int = Field(70, ge=1)
+    batch_size: int = Field(200, ge=1)
+    learning_rate: LearningRate = Field(0.05, description="used when the selection is off")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    patience: Patience = Patience()
+
+
+class Selection(Section):
+    """The survey's protocol: maximal plasticity search, then stability decay (De Lange et al., Algorithm 1)."""
+
+    enabled: bool = True
+    boot_learning_rates: list[LearningRate] = Field(
+        [0.1, 0.05, 0.01, 0.005, 0.001], min_length=1, description="tried on the first task"
+    )
+    learning_rates: list[LearningRate] = Field(
+        [0.01, 0.005, 0.001, 0.0005, 0.0001], min_length=1, description="tried on every other task"
+    )
+    drop_margin: float = Field(0.2, ge=0, le=1, description="p: accept at (1 - p) A*")
+    decay: float = Field(0.5, gt=0, lt=1, description="alpha: multiplies a knob after a failed attempt")
+    max_attempts: int = Field(10, ge=1)
+    reset_per_task: bool = Field(False, description="start every task from the knobs as given, not as decayed")
+
+    @field_validator("boot_learning_rates", "learning_rates")
+    @classmethod
+    def _distinct(cls, grid: list[float]) -> list[float]:
+        if len(set(grid)) != len(grid):
+            raise ValueError("holds the same learning rate twice")
+        return sorted(grid, reverse=True)
+
+
+class Execution(Section):
+    """Where and how wide to run; changes no number."""
+
+    workers: int | None = Field(None, ge=1, description="processes at once; null: one per core")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Tracking(Section):
+    """Where MLflow keeps what it shows."""
+
+    enabled: bool = True
+    uri: str | None = Field(None, description="of a tracking server; null: SQLite in the output folder")
+    experiment: str | None = Field(None, description="name of the experiment; null: the benchmark's")
+
+
+class Params(Section):
+    """params.yaml as a whole."""
+
+    benchmark: Benchmark = Benchmark()
+    model: Model = Model()
+    training: Training = Training()
+    selection: Selection = Selection()
+    methods: dict[str, Knobs] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
+    execution: Execution = Execution()
+    tracking: Tracking = Tracking()
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _known_methods(cls, methods: Any) -> Any:
+        if not isinstance(methods, dict):
+            raise ValueError("has to be a mapping from a method's name to its knobs")
+        return {method_name(str(name)): knobs or {} for name, knobs in methods.items()}
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("holds the same seed twice")
+        return seeds
+
+    @model_validator(mode="after")
+    def _path_where_it_is_read(self) -> Params:
+        if self.benchmark.name == "folder" and self.benchmark.path is None:
+            raise ValueError("benchmark.path: the benchmark 'folder' needs it: the root of <task>/<class>/<image>")
+        return self
+
+
+def method_name(name: str) -> str:
+    """The canonical name of a method (`mean-IMM` is `mean_imm`).
+
+    Raises `ValueError` where there is no such method.
+    """
+    canonical = name.strip().lower().replace("-", "_")
+    known = names_in("methods")
+    if canonical not in known:
+        raise ValueError(f"unknown method {name!r}; {closest(canonical, known)}")
+    return canonical
+
+
+def read(
+    path: Path,
+    overrides: Iterable[str] = (),
+    methods: Iterable[str] | None = None,
+    seeds: Iterable[int] | None = None,
+) -> Params:
+    """Read and check params.yaml, with `key.path=value` overrides (YAML values) laid over it.
+
+    `methods` and `seeds` replace what the file names; a method the file does not mention gets its declared
+    knobs. Raises `UserError` naming the file, the key, and what would do.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a params file with --params") from None
+    try:
+        tree = yaml.load(text, _StrictLoader) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: has to be a mapping of sections (benchmark, model, training, ...)")
+    for override in overrides:
+        _lay_over(tree, override)
+    if methods is not None:
+        given = tree.get("methods") or {}
+        tree["methods"] = {}
+        for name in methods:
+            try:
+                canonical = method_name(name)
+            except ValueError as error:
+                raise UserError(f"--methods: {error}") from None
+            tree["methods"][canonical] = next(
+                (k for n, k in given.items() if str(n).lower().replace("-", "_") == canonical), {}
+            )
+    if seeds is not None:
+        tree["seeds"] = list(seeds)
+    return validate(tree, str(path))
+
+
+def validate(tree: dict[str, Any], source: str) -> Params:
+    """Check a parsed params.yaml; raises `UserError` with one sentence a fault, naming `source` and the key."""
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        faults = [_sentence(fault) for fault in error.errors()]
+        raise UserError(f"{source}: " + "; ".join(dict.fromkeys(faults))) from None
+
+
+def _sentence(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        section: Any = Params
+        for part in fault["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"{key}: unknown key; {closest(str(fault['loc'][-1]), section.model_fields)}"
+    message = fault["msg"].removeprefix("Value error, ")
+    given = "" if fault["type"] in {"value_error", "missing"} else f", not {fault['input']!r}"
+    return f"{key}: {message}{given}" if key else message
+
+
+def _lay_over(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override}: has to read key.path=value, for instance training.epochs=10")
+    *parents, leaf = key.strip().split(".")
+    for depth, name in enumerate(parents):
+        below = tree.setdefault(name, {})
+        if below is None:
+            below = tree[name] = {}
+        if not isinstance(below, dict):
+            raise UserError(f"--set {override}: {'.'.join(parents[: depth + 1])} is a value, not a section")
+        tree = below
+    try:
+        tree[leaf] = yaml.load(value, _StrictLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: not a YAML value: {' '.join(str(error).split())}") from None
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML 1.1 as everybody expects it: `1e-3` is a number, and a key given twice is an error."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    mapping: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in mapping:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+        mapping[key] = loader.construct_object(value_node, deep=True)
+    return mapping
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_StrictLoader.add_implicit_resolver(  # PyYAML reads 1e-3 as a string
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)

@@ -1,0 +1,216 @@
+"""The survey's choice of hyperparameters: maximal plasticity search, then stability decay.
+
+De Lange et al. 2021, Algorithm 1, decided on the current task's validation data alone. Every trial is a trial of an
+Optuna study in a journal file, which is also how a run that was killed knows what it has tried already.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+
+from cl.errors import UserError
+from cl.method import Knob, Value
+from cl.params import Selection
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+Knobs = dict[str, Value]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one trial."""
+
+    accuracy: float
+    """Validation accuracy in [0, 1]."""
+    epochs: int
+    steps: int
+    step_seconds: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial as it is reported."""
+
+    phase: str
+    """plasticity, stability, or learn (selection off)."""
+    trial: int
+    learning_rate: float
+    knobs: Knobs
+    threshold: float | None
+    outcome: Outcome
+
+
+class Decay:
+    """The order in which knobs decay after failed attempts (the survey's code, section 2.3 of its fact sheet).
+
+    One knob: it is decayed. Several: each in turn alone, against the values of reference; then all of them, which
+    makes the new reference.
+    """
+
+    def __init__(self, knobs: Knobs, declared: Mapping[str, Knob], alpha: float) -> None:
+        self.knobs = dict(knobs)
+        self._declared = {name: knob.decay for name, knob in declared.items() if knob.decay is not None}
+        self._alpha = alpha
+        self._reference = dict(knobs)
+        self._next = 0
+
+    def step(self) -> None:
+        """Decay once: `knobs` are the values to try next."""
+        names = list(self._declared)
+        alone = len(names) > 1 and self._next < len(names)
+        self.knobs = dict(self._reference)
+        for name in [names[self._next]] if alone else names:
+            decay = self._declared[name]
+            assert decay is not None
+            self.knobs[name] = decay(float(self._reference[name]), self._alpha)
+        if alone:
+            self._next += 1
+        else:
+            self._reference, self._next = dict(self.knobs), 0
+
+
+class Ledger:
+    """The studies of one unit in its journal file: one per task and phase."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = JournalFileOpenLock(str(path))
+        # The unit's own lock keeps others out, so a lock file found here was left behind by a kill.
+        Path(f"{path}.lock").unlink(missing_ok=True)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._storage = JournalStorage(JournalFileBackend(str(path), lock))
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{path}: the journal of trials is damaged ({error}); delete it to search anew") from None
+
+    def study(self, task: int, phase: str) -> Study:
+        """The study of this task and phase, as far as it has come."""
+        name = f"task-{task:03d}/{phase}"
+        study = optuna.create_study(
+            storage=self._storage,
+            sampler=_Listed(),
+            study_name=name,
+            direction="maximize",
+            load_if_exists=True,
+        )
+        return Study(study)
+
+
+class Study:
+    """One phase of one task: trials at points we name, in order, each at most once."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self._done: dict[str, Outcome] = {}
+        for trial in study.get_trials(deepcopy=False):
+            if trial.state == TrialState.COMPLETE:
+                self._done[_name(trial.params)] = Outcome(**trial.user_attrs["outcome"])
+            elif not trial.state.is_finished():  # the process that ran it was killed
+                study.tell(trial.number, state=TrialState.FAIL)
+
+    def known(self, point: Knobs) -> Outcome | None:
+        """The outcome at this point, where it has been tried."""
+        return self._done.get(_name(point))
+
+    def begin(self, point: Knobs) -> optuna.Trial:
+        """Open a trial at this point."""
+        sampler = self._study.sampler
+        assert isinstance(sampler, _Listed)
+        sampler.point = point
+        return self._study.ask({name: _distribution(value) for name, value in point.items()})
+
+    def end(self, trial: optuna.Trial, point: Knobs, outcome: Outcome, **notes: Any) -> Outcome:
+        """Close the trial with its outcome; `notes` are shown with it (threshold, learning rate)."""
+        trial.set_user_attr("outcome", asdict(outcome))
+        for name, value in notes.items():
+            trial.set_user_attr(name, value)
+        self._study.tell(trial, outcome.accuracy)
+        self._done[_name(point)] = outcome
+        return outcome
+
+    def run(self, point: Knobs, train: Callable[[], Outcome], **notes: Any) -> Outcome:
+        """The outcome at this point: as known, or by training now."""
+        known = self.known(point)
+        if known is not None:
+            return known
+        trial = self.begin(point)
+        return self.end(trial, point, train(), **notes)
+
+
+def best_learning_rate(outcomes: Mapping[float, Outcome]) -> tuple[float, float]:
+    """(eta*, A*): the learning rate of the highest accuracy; among equals the first, which is the largest."""
+    best, found = 0.0, -1.0
+    for learning_rate, outcome in outcomes.items():
+        if outcome.accuracy > found:
+            best, found = learning_rate, outcome.accuracy
+    return best, found
+
+
+def decay_until_accepted(
+    start: Knobs,
+    declared: Mapping[str, Knob],
+    selection: Selection,
+    threshold: float,
+    attempt: Callable[[int, Knobs], Outcome],
+) -> tuple[list[tuple[Knobs, Outcome]], Knobs]:
+    """The second phase: attempts from the most stable knobs on, until one reaches the threshold.
+
+    A method without a knob that decays has one attempt. Reaching the threshold exactly is enough.
+
+    Returns:
+        The attempts with their knobs, the last of which is kept (also where none was accepted), and the knobs the
+        next task starts from: those kept; after `max_attempts` failures those decayed once more, as the survey's code.
+    """
+    decay = Decay(start, declared, selection.decay)
+    attempts: list[tuple[Knobs, Outcome]] = []
+    decays = any(knob.decay is not None for knob in declared.values())
+    for number in range(selection.max_attempts if decays else 1):
+        tried = dict(decay.knobs)
+        attempts.append((tried, attempt(number, tried)))
+        if attempts[-1][1].accuracy >= threshold:
+            return attempts, tried
+        if decays:
+            decay.step()
+            if decay.knobs == tried:  # at zero already: nothing is left to give up
+                break
+    return attempts, dict(decay.knobs)
+
+
+class _Listed(optuna.samplers.BaseSampler):
+    """Samples the point it was told."""
+
+    point: Knobs
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self.point[param_name]
+
+
+def _distribution(value: Value) -> BaseDistribution:
+    if isinstance(value, float):
+        return FloatDistribution(-1e15, 1e15)
+    return CategoricalDistribution([value])
+
+
+def _name(point: Mapping[str, Any]) -> str:
+    return repr(sorted(point.items()))

@@ -1,0 +1,453 @@
+"""Learn a whole sequence of tasks with one method and one seed: per task select, train, evaluate, checkpoint.
+
+This is a unit of work. It can be killed at any moment; started again it goes on from the last finished task and the
+last finished trial, and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cl import checkpoint
+from cl.checkpoint import DamagedCheckpoint
+from cl.data import Sequence, Task, joined
+from cl.data.prepare import digest
+from cl.method import Method, accuracy, make
+from cl.methods.finetune import Finetune
+from cl.metrics import average_accuracy, average_forgetting
+from cl.nets import build
+from cl.params import Params
+from cl.rng import generator
+from cl.selection import Knobs, Ledger, Outcome, Trial, best_learning_rate, decay_until_accepted
+from cl.train import Fit, Snapshot, fit
+
+Say = Callable[[dict[str, Any]], None]
+Pool = Callable[[int, int, float, Knobs, bool], "Future[Outcome]"]
+"""Starts a trial of the plasticity search elsewhere: (stage, number, learning rate, knobs, own)."""
+JOURNAL = "studies.log"
+
+
+@dataclass
+class Clock:
+    """Seconds by phase, and those spent in training steps."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    step_seconds: float = 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add what the body takes to this phase."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+@dataclass(frozen=True)
+class Learned:
+    """How a task was learned."""
+
+    trials: list[Trial]
+    kept: Trial
+    validation_accuracy: float
+    """Of the kept model after consolidation, by the method's inference."""
+    plasticity_accuracy: float | None
+    threshold: float | None
+    attempts: int
+    next_knobs: Knobs
+
+
+class Learner:
+    """One method on one sequence: the network, the method's state, and the trials on the task at hand.
+
+    Everything a trial does follows from (params, method, seed, task, phase, trial, learning rate, knobs) and the
+    model of the task before, so that any process can run it.
+    """
+
+    def __init__(self, params: Params, method: str, seed: int, sequence: Sequence, device: torch.device) -> None:
+        self.params, self.name, self.seed, self.device = params, method, seed, device
+        self.sequence = sequence
+        self.knobs: Knobs = make(method, params.methods[method]).values()
+        self.method = make(method, self.knobs)
+        net = build(params.model, sequence.input_shape, generator(seed, "network"))
+        self.method.net = self.method.wrap(net).to(device)
+        self.base = Snapshot.of(self.method)
+
+    @functools.cached_property
+    def stages(self) -> tuple[Task, ...]:
+        """What is learned in turn: the tasks, or all of them at once."""
+        return (joined(self.sequence.tasks),) if self.method.sees_all_tasks else self.sequence.tasks
+
+    @property
+    def boot(self) -> bool:
+        """Whether nothing has been learned yet."""
+        return self.method.sees_all_tasks or self.task.index == 0
+
+    def open(self, task: Task) -> None:
+        """Give the network the task's head and remember the model every trial starts from."""
+        self.task = task
+        while len(self.method.net.heads) <= task.index:
+            self._add_head(len(self.method.net.heads))
+        self.base = Snapshot.of(self.method)
+
+    def _add_head(self, index: int) -> None:
+        self.method.net.add_head(len(self.sequence.tasks[index].classes), generator(self.seed, "head", index))
+
+    def resume(self, index: int, snapshot: Snapshot) -> None:
+        """Go back to the model as it was after the stage of this index."""
+        while len(self.method.net.heads) <= self.stages[index].index:
+            self._add_head(len(self.method.net.heads))
+        snapshot.restore(self.method)
+
+    def attach(self, method: Method, phase: str, trial: int, learning_rate: float) -> tuple[int | str, ...]:
+        """Tell the method where it is, and give it the loop for trainings of its own; return the trial's key."""
+        key = (self.seed, self.task.index, phase, trial)
+        method.attach(self.method.net, self.task.index, self.params.training, learning_rate, key)
+
+        def own_fit(data: Task, purpose: str, **settings: Any) -> Fit:
+            found = fit(method, data, (*key, purpose), **settings)
+            self.extra.append(found)
+            return found
+
+        method.fit = own_fit
+        self.extra: list[Fit] = []
+        return key
+
+    def train(self, phase: str, trial: int, learning_rate: float, knobs: Knobs, *, plain: bool) -> Outcome:
+        """Train from the model of the task before; leaves the trained model in place, not yet consolidated.
+
+        `plain`: by plain finetuning, within what the method leaves free to it.
+        """
+        self.base.restore(self.method)
+        self._set(knobs)
+        learner = self.method
+        if plain and not learner.isolates_parameters:
+            learner = Finetune()
+        key = self.attach(learner, phase, trial, learning_rate)
+        learner.plain = plain
+        learner.begin_task(self.task)
+        found = fit(learner, self.task, key, learning_rate=learning_rate)
+        return Outcome(found.accuracy, found.epochs, found.steps, found.step_seconds)
+
+    def consolidate(self, phase: str, trial: int, learning_rate: float, knobs: Knobs, trained: Outcome) -> Outcome:
+        """End the task on the trained model; the accuracy is then that of the method's inference."""
+        self._set(knobs)
+        self.attach(self.method, phase, trial, learning_rate)
+        self.method.end_task(self.task)
+        found = accuracy(self.method, self.task.validation, inference=True)
+        return Outcome(
+            found,
+            trained.epochs + sum(f.epochs for f in self.extra),
+            trained.steps + sum(f.steps for f in self.extra),
+            trained.step_seconds + sum(f.step_seconds for f in self.extra),
+        )
+
+    def _set(self, knobs: Knobs) -> None:
+        for name, value in knobs.items():
+            setattr(self.method, name, value)
+
+    def test(self) -> list[float | None]:
+        """Test accuracy on every task up to this one, null for those to come."""
+        seen = self.task.index
+        return [
+            accuracy(self.method, task.test, inference=True) if task.index <= seen else None
+            for task in self.sequence.tasks
+        ]
+
+
+class Unit:
+    """A learner with its folder: checkpoints, journal of trials, and results as far as they have come."""
+
+    def __init__(self, learner: Learner, folder: Path, key: str, say: Say, pool: Pool | None = None) -> None:
+        self.learner, self.folder, self.key, self.say, self.pool = learner, folder, key, say, pool
+        self.params = learner.params
+        self.records: list[dict[str, Any]] = []
+        self.costs: list[dict[str, Any]] = []
+        self.ledger = Ledger(folder / JOURNAL)
+
+    @classmethod
+    def searcher(cls, learner: Learner, key: str, folder: Path, index: int) -> Unit:
+        """A unit in another process, its learner at the stage of this index, for trials of the plasticity search."""
+        unit = cls.__new__(cls)
+        unit.learner, unit.folder, unit.key, unit.params = learner, folder, key, learner.params
+        if getattr(learner, "task", None) is not learner.stages[index]:
+            if index > 0:
+                place = folder / f"task-{index - 1:03d}"
+                learner.resume(index - 1, checkpoint.load(place, unit.chain_key(index - 1), learner.device)[0])
+            learner.open(learner.stages[index])
+        return unit
+
+    def chain_key(self, stage: int) -> str:
+        """Names everything that went into the model after this stage: the unit, and the data up to here."""
+        return digest([self.key, [task.digest for task in self.learner.stages[: stage + 1]]])
+
+    def run(self) -> None:
+        """Learn what is not learned yet; afterwards the folder holds result.json, trials.json and cost.json."""
+        learner = self.learner
+        knobs = dict(learner.knobs)
+        for index, stage in enumerate(learner.stages):
+            place = self.folder / f"task-{index:03d}"
+            if not self._resume(index, place):
+                if self.params.selection.reset_per_task:
+                    knobs = dict(learner.knobs)
+                clock = Clock()
+                started = time.process_time()
+                learner.open(stage)
+                learned = self._learn(index, knobs, clock)
+                with clock.phase("evaluate"):
+                    row = learner.test()
+                record = self._record(stage, learned, row)
+                checkpoint.save(place, Snapshot.of(learner.method), record, self.chain_key(index))
+                cost = {
+                    "task": stage.name,
+                    "seconds": clock.seconds,
+                    "process_seconds": time.process_time() - started,
+                    "step_seconds": clock.step_seconds,
+                }
+                checkpoint.write_json(self.folder / f"cost-{index:03d}.json", cost)
+                self.records.append(record)
+                self.costs.append(cost)
+                self._drop_candidates(index)
+                so_far = self._write_results()
+                self.say(
+                    {
+                        "event": "task",
+                        "index": index,
+                        "tasks": len(learner.stages),
+                        "average_accuracy": so_far,
+                        **record["per_task"],
+                    }
+                )
+            knobs = self.records[-1]["next_knobs"]
+        self._write_results()
+
+    def _resume(self, index: int, place: Path) -> bool:
+        if not place.exists():
+            return False
+        try:
+            snapshot, record = checkpoint.load(place, self.chain_key(index), self.learner.device)
+        except DamagedCheckpoint as error:
+            self.say({"event": "warning", "message": f"{error}: refused; learning task {index + 1} again"})
+            return False
+        self.learner.resume(index, snapshot)
+        self.records.append(record)
+        cost = checkpoint.read_json(self.folder / f"cost-{index:03d}.json")
+        name = record["per_task"]["task"]
+        self.costs.append(cost or {"task": name, "seconds": {}, "process_seconds": 0.0, "step_seconds": 0.0})
+        return True
+
+    # One task.
+
+    def _learn(self, index: int, knobs: Knobs, clock: Clock) -> Learned:
+        selection, method = self.params.selection, self.learner.method
+        if not selection.enabled:
+            return self._learn_as_told(index, knobs, clock)
+        grid = selection.boot_learning_rates if self.learner.boot else selection.learning_rates
+        own = method.selection == "learning-rate" or (self.learner.boot and method.shares_first_task)
+        with clock.phase("plasticity"):
+            outcomes = self._plasticity(index, grid, knobs, own=own)
+        eta, best = best_learning_rate(outcomes)
+        winner = grid.index(eta)
+        threshold = (1 - selection.drop_margin) * best
+        searched = [Trial("plasticity", i, lr, knobs if own else {}, None, outcomes[lr]) for i, lr in enumerate(grid)]
+        with clock.phase("stability"):
+            if own:
+                self._restore_candidate(index, winner, eta, knobs, own=True)
+                final = self.learner.consolidate("plasticity", winner, eta, knobs, outcomes[eta])
+                learned = Learned(searched, searched[winner], final.accuracy, best, threshold, 1, knobs)
+            else:
+                attempts, next_knobs = self._stability(index, knobs, eta, winner, outcomes[eta], threshold)
+                tried = [
+                    Trial("stability", i, eta, values, threshold, found) for i, (values, found) in enumerate(attempts)
+                ]
+                final = tried[-1].outcome
+                learned = Learned(searched + tried, tried[-1], final.accuracy, best, threshold, len(tried), next_knobs)
+        clock.step_seconds = sum(trial.outcome.step_seconds for trial in learned.trials)
+        return learned
+
+    def _learn_as_told(self, index: int, knobs: Knobs, clock: Clock) -> Learned:
+        """Selection off: one training at the learning rate and the knobs as given."""
+        learning_rate, learner = self.params.training.learning_rate, self.learner
+        study = self.ledger.study(index, "learn")
+        point: Knobs = {"learning_rate": learning_rate, **knobs}
+        with clock.phase("learn"):
+            trial = study.begin(point)
+            trained = learner.train("learn", 0, learning_rate, knobs, plain=False)
+            outcome = study.end(trial, point, learner.consolidate("learn", 0, learning_rate, knobs, trained))
+        clock.step_seconds = outcome.step_seconds
+        kept = Trial("learn", 0, learning_rate, knobs, None, outcome)
+        return Learned([kept], kept, outcome.accuracy, None, None, 1, knobs)
+
+    def _plasticity(self, index: int, grid: list[float], knobs: Knobs, *, own: bool) -> dict[float, Outcome]:
+        """Maximal plasticity search: every learning rate once, from the model of the task before."""
+        study = self.ledger.study(index, "plasticity")
+        missing = [lr for lr in grid if study.known({"learning_rate": lr}) is None]
+        if self.pool is None or len(missing) < 2:
+            for lr in missing:
+                search = functools.partial(self.search, index, grid.index(lr), lr, knobs, own=own)
+                study.run({"learning_rate": lr}, search)
+        else:
+            open_trials = [study.begin({"learning_rate": lr}) for lr in missing]
+            futures = [self.pool(index, grid.index(lr), lr, knobs, own) for lr in missing]
+            for trial, future, lr in zip(open_trials, futures, missing, strict=True):
+                study.end(trial, {"learning_rate": lr}, future.result())
+        return {lr: found for lr in grid if (found := study.known({"learning_rate": lr})) is not None}
+
+    def search(self, index: int, number: int, learning_rate: float, knobs: Knobs, *, own: bool) -> Outcome:
+        """One trial of the plasticity search; keeps its model where the task may go on from it."""
+        outcome = self.learner.train("plasticity", number, learning_rate, knobs, plain=not own)
+        if own or self.learner.method.selection == "consolidation-decay":
+            checkpoint.save(
+                self._candidate(index, number),
+                Snapshot.of(self.learner.method),
+                asdict(outcome),
+                self.chain_key(index),
+            )
+        return outcome
+
+    def _stability(
+        self, index: int, knobs: Knobs, eta: float, winner: int, trained: Outcome, threshold: float
+    ) -> tuple[list[tuple[Knobs, Outcome]], Knobs]:
+        """Stability decay; the model of the last attempt is in place afterwards."""
+        study, learner = self.ledger.study(index, "stability"), self.learner
+        in_place: Knobs | None = None
+
+        def train(number: int, values: Knobs) -> Outcome:
+            nonlocal in_place
+            in_place = values
+            if learner.method.selection == "consolidation-decay":
+                self._restore_candidate(index, winner, eta, knobs, own=False)
+                before = Outcome(trained.accuracy, 0, 0, 0.0)
+            else:
+                before = learner.train("stability", number, eta, values, plain=False)
+            return learner.consolidate("stability", number, eta, values, before)
+
+        def attempt(number: int, values: Knobs) -> Outcome:
+            notes = {"threshold": threshold, "learning_rate": eta}
+            return study.run(values, functools.partial(train, number, values), **notes)
+
+        attempts, next_knobs = decay_until_accepted(
+            knobs, learner.method.knobs, self.params.selection, threshold, attempt
+        )
+        if in_place != attempts[-1][0]:  # killed between the last attempt and the checkpoint: make its model again
+            train(len(attempts) - 1, attempts[-1][0])
+        return attempts, next_knobs
+
+    def _candidate(self, index: int, number: int) -> Path:
+        return self.folder / f"candidate-{index:03d}-{number:02d}"
+
+    def _restore_candidate(self, index: int, number: int, learning_rate: float, knobs: Knobs, *, own: bool) -> None:
+        """Put the model of a plasticity trial in place; make it again where it is lost."""
+        try:
+            snapshot, _ = checkpoint.load(self._candidate(index, number), self.chain_key(index), self.learner.device)
+        except DamagedCheckpoint:
+            self.search(index, number, learning_rate, knobs, own=own)
+        else:
+            snapshot.restore(self.learner.method)
+
+    def _drop_candidates(self, index: int) -> None:
+        for folder in self.folder.glob(f"candidate-{index:03d}-*"):
+            shutil.rmtree(folder)
+
+    # What is reported.
+
+    def _record(self, stage: Task, learned: Learned, row: list[float | None]) -> dict[str, Any]:
+        kept = learned.kept
+        return {
+            "accuracy": row,
+            "next_knobs": learned.next_knobs,
+            "per_task": {
+                "task": stage.name,
+                "learning_rate": kept.learning_rate,
+                "plasticity_accuracy": learned.plasticity_accuracy,
+                "threshold": learned.threshold,
+                "knobs": kept.knobs,
+                "attempts": learned.attempts,
+                "validation_accuracy": learned.validation_accuracy,
+                "steps": sum(trial.outcome.steps for trial in learned.trials),
+                "state_bytes": checkpoint.state_bytes(self.learner.method.state()),
+            },
+            "trials": [
+                {
+                    "task": stage.name,
+                    "task_index": stage.index,
+                    "phase": trial.phase,
+                    "trial": trial.trial,
+                    "learning_rate": trial.learning_rate,
+                    "knobs": trial.knobs,
+                    "accuracy": trial.outcome.accuracy,
+                    "threshold": trial.threshold,
+                    "kept": trial is kept,
+                    "epochs": trial.outcome.epochs,
+                    "steps": trial.outcome.steps,
+                }
+                for trial in learned.trials
+            ],
+        }
+
+    def _write_results(self) -> float:
+        """Write result.json, trials.json and cost.json as far as things are; return the average accuracy."""
+        learner = self.learner
+        names = [task.name for task in learner.sequence.tasks]
+        rows = [record["accuracy"] for record in self.records]
+        empty: list[float | None] = [None] * len(names)
+        missing = len(names) - len(rows)
+        matrix = [empty] * missing + rows if learner.method.sees_all_tasks else rows + [empty] * missing
+        head = {
+            "schema": 1,
+            "benchmark": learner.sequence.benchmark,
+            "method": learner.name,
+            "seed": learner.seed,
+        }
+        result: dict[str, Any] = {
+            **head,
+            "tasks": names,
+            "accuracy": matrix,
+            "average_accuracy": average_accuracy(matrix),
+            "average_forgetting": average_forgetting(matrix),
+            "per_task": [record["per_task"] for record in self.records],
+        }
+        checkpoint.write_json(self.folder / "result.json", result)
+        trials = [trial for record in self.records for trial in record["trials"]]
+        checkpoint.write_json(self.folder / "trials.json", {**head, "trials": trials})
+        before = checkpoint.read_json(self.folder / "cost.json") or {}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        checkpoint.write_json(
+            self.folder / "cost.json",
+            {
+                **head,
+                "machine": machine(learner.device),
+                "seconds": sum(sum(cost["seconds"].values()) for cost in self.costs),
+                "process_seconds": sum(cost["process_seconds"] for cost in self.costs),
+                "step_seconds": sum(cost["step_seconds"] for cost in self.costs),
+                "peak_memory_bytes": max(peak, before.get("peak_memory_bytes", 0)),
+                "per_task": self.costs,
+            },
+        )
+        accuracy_so_far: float = result["average_accuracy"]
+        return accuracy_so_far
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the times were measured on."""
+    return {
+        "platform": platform.platform(),
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "device": device.type,
+    }

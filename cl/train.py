@@ -1,0 +1,136 @@
+"""THE loop: one, for every method, readable top to bottom, and it names none."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cl.data import Task
+from cl.method import Method, accuracy
+from cl.rng import Key, generator
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What came of one training."""
+
+    accuracy: float
+    """Best validation accuracy of an epoch, in [0, 1]; the model is that epoch's."""
+    epochs: int
+    steps: int
+    step_seconds: float
+    """Processor time spent in training steps (drawing a batch, forward, backward, update), in seconds."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The network's tensors and all of a method's state, copied."""
+
+    net: dict[str, Tensor]
+    state: dict[str, Any]
+
+    @staticmethod
+    def of(method: Method) -> Snapshot:
+        """A copy of what the method is now."""
+        return Snapshot({k: v.clone() for k, v in method.net.state_dict().items()}, copy_state(method.state()))
+
+    def restore(self, method: Method) -> None:
+        """Put the copy back; the snapshot stays whole for another time."""
+        method.net.load_state_dict(self.net)
+        method.load_state(copy_state(self.state))
+
+
+def copy_state(value: Any) -> Any:
+    """A deep copy of a method's state (tensors detached, containers rebuilt)."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: copy_state(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [copy_state(below) for below in value]
+    return copy.copy(value)
+
+
+def fit(
+    method: Method,
+    data: Task,
+    key: Key,
+    *,
+    learning_rate: float,
+    epochs: int | None = None,
+    may_stay: bool = False,
+) -> Fit:
+    """Train the attached method's network on one task; end with the epoch of the best validation accuracy.
+
+    Stochastic gradient descent with momentum, as the survey's code: after `patience.drop_after` epochs in a row
+    without a better validation accuracy the learning rate is multiplied by `patience.factor`, after more than
+    `patience.stop_after` training ends. A loss that is not finite ends it at once. Ties are no improvement, and an
+    epoch at accuracy 0 is never the best; where no epoch is, the model goes back to where it started, at accuracy 0.
+
+    Args:
+        method: attached to its network; its hooks are called as `cl.method` says.
+        data: the task; validation data decide on the best epoch, test data are not touched.
+        key: of the order of the samples; the epoch's number is appended.
+        learning_rate: to start with.
+        epochs: at most so many; default `training.epochs`.
+        may_stay: the model as it stands competes with the epochs.
+    """
+    training = method.training
+    patience = method.patience or training.patience
+    parameters = [p for p in method.net.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(  # not fused: that fails where a head gets its first gradient later than others
+        parameters,
+        lr=learning_rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        foreach=True,
+    )
+    best, best_accuracy = (
+        Snapshot.of(method),
+        accuracy(method, data.validation, inference=False) if may_stay else 0.0,
+    )
+    method.steps_per_epoch = -(-len(data.train) // training.batch_size)
+    stale = steps = epoch = 0
+    step_seconds = 0.0
+    for epoch in range(epochs or training.epochs):
+        if stale > patience.stop_after:
+            break
+        if stale == patience.drop_after:
+            for group in optimizer.param_groups:
+                group["lr"] *= patience.factor
+        method.net.train()
+        method.epoch, method.step = epoch, 0
+        loss = None
+        started = time.process_time()
+        order = torch.randperm(len(data.train), generator=generator(*key, epoch))
+        for x, y, t in data.train.batches(training.batch_size, order):
+            x, y, t = method.batch(x, y, t)
+            loss = method.loss(x, y, t)
+            optimizer.zero_grad()
+            loss.backward()
+            method.on_grad()
+            penalty = method.penalty()
+            if penalty is not None:
+                penalty.backward()
+            optimizer.step()
+            method.on_step(x, y, t)
+            method.step += 1
+        step_seconds += time.process_time() - started
+        steps += method.step
+        assert loss is not None
+        if not torch.isfinite(loss):
+            break
+        found = accuracy(method, data.validation, inference=False)
+        if found > best_accuracy:
+            best, best_accuracy, stale = Snapshot.of(method), found, 0
+        else:
+            stale += 1
+    else:
+        epoch += 1
+    best.restore(method)
+    return Fit(best_accuracy, epoch, steps, step_seconds)

@@ -1,0 +1,230 @@
+"""One unit of work - a method with a seed - as a process of its own: `python -m cl.unit ...`.
+
+The same command whoever starts it (the plain runner, a Prefect task, DVC), one torch thread, one line of JSON per
+event on standard output. Its folder under `<out>/.work/` is keyed by everything that went in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl.data.prepare import digest, read_manifest
+from cl.errors import UserError
+from cl.params import PACKAGE, Params, read
+
+if TYPE_CHECKING:
+    import torch
+
+    from cl.selection import Knobs, Outcome
+    from cl.sequence import Learner, Say
+
+PUBLISHED = {"result.json": ".json", "trials.json": ".trials.json", "cost.json": ".cost.json"}
+CODE = (
+    "checkpoint",
+    "memory",
+    "method",
+    "metrics",
+    "ops",
+    "rng",
+    "selection",
+    "sequence",
+    "train",
+    "data/task",
+)
+
+
+def unit_key(params: Params, method: str, seed: int) -> str:
+    """Names everything that decides a unit's bytes, but for the data (each checkpoint names those itself)."""
+    files = [PACKAGE / f"{name}.py" for name in CODE]
+    files += [*sorted((PACKAGE / "nets").glob("*.py")), PACKAGE / "methods" / f"{method}.py"]
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    decides = {
+        section: getattr(params, section).model_dump(mode="json") for section in ("model", "training", "selection")
+    }
+    device = params.execution.device
+    return digest([code, version("torch"), decides, method, dict(params.methods[method]), seed, device])
+
+
+def unit_folder(params: Params, method: str, seed: int, out: Path) -> Path:
+    """Where the unit keeps its checkpoints and its journal of trials while it runs, and afterwards."""
+    return out / ".work" / method / f"seed-{seed}" / unit_key(params, method, seed)[:16]
+
+
+def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_workers: int = 1) -> None:
+    """Run the unit to its end, from wherever it stands, and publish its results and checkpoints under `out`.
+
+    Raises `UserError` for bad input, and where another process is at work on the same unit.
+    """
+    from cl.sequence import Unit
+
+    folder = unit_folder(params, method, seed, out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder, f"{method}/seed-{seed}"), contextlib.ExitStack() as stack:
+        pool = None
+        if trial_workers > 1:
+            executor = stack.enter_context(
+                ProcessPoolExecutor(
+                    trial_workers,
+                    mp_context=get_context("spawn"),
+                    initializer=_start_searcher,
+                    initargs=(params.model_dump(mode="json"), method, seed, str(out)),
+                )
+            )
+            pool = functools.partial(_submit, executor, str(folder))
+        unit = Unit(_learner(params, method, seed, out), folder, unit_key(params, method, seed), say, pool)
+        unit.run()
+        publish(folder, method, seed, out, len(unit.learner.stages), say)
+
+
+def publish(folder: Path, method: str, seed: int, out: Path, stages: int, say: Say) -> None:
+    """Put the finished unit's files where other programs read them; what is there already and right stays."""
+    from cl.checkpoint import DamagedCheckpoint, verify, write_bytes
+
+    target = out / "checkpoints" / method / f"seed-{seed}"
+    for index in range(stages):
+        source, place = folder / f"task-{index:03d}", target / f"task-{index}"
+        files = verify(source)
+        wanted = (source / "manifest.json").read_bytes()
+        if place.exists():
+            try:
+                verify(place)
+                if (place / "manifest.json").read_bytes() == wanted:
+                    continue
+            except DamagedCheckpoint as error:
+                say({"event": "warning", "message": f"{error}: replaced from {source}"})
+            shutil.rmtree(place)
+        for name, data in {**files, "manifest.json": wanted}.items():
+            write_bytes(place / name, data)
+    for extra in target.glob("task-*"):
+        if int(extra.name.removeprefix("task-")) >= stages:
+            shutil.rmtree(extra)
+    for name, suffix in PUBLISHED.items():
+        write_bytes(out / "results" / method / f"seed-{seed}{suffix}", (folder / name).read_bytes())
+    write_bytes(out / "results" / method / f"seed-{seed}.studies.log", (folder / "studies.log").read_bytes())
+
+
+def _learner(params: Params, method: str, seed: int, out: Path) -> Learner:
+    from cl.data import load
+    from cl.sequence import Learner
+
+    device = choose_device(params.execution.device)
+    return Learner(params, method, seed, load(out / "prepared", device), device)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name; `auto` is a GPU where there is one. Raises `UserError` where it is not there."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("execution.device: cuda is not available here; use auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, name: str) -> Iterator[None]:
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{name}: another process is at work on it ({folder / 'lock'}); wait or stop it") from None
+        yield
+
+
+# Trials of the plasticity search in processes beside the unit's own.
+
+_searcher: Any = None
+
+
+def _start_searcher(params: dict[str, Any], method: str, seed: int, out: str) -> None:
+    global _searcher
+    from cl.sequence import Unit
+
+    _settle()
+    checked = Params.model_validate(params)
+    _searcher = functools.partial(
+        Unit.searcher, _learner(checked, method, seed, Path(out)), unit_key(checked, method, seed)
+    )
+
+
+def _search(folder: str, index: int, number: int, learning_rate: float, knobs: Knobs, own: bool) -> Outcome:
+    unit = _searcher(Path(folder), index)
+    outcome: Outcome = unit.search(index, number, learning_rate, knobs, own=own)
+    return outcome
+
+
+def _submit(
+    executor: ProcessPoolExecutor,
+    folder: str,
+    index: int,
+    number: int,
+    learning_rate: float,
+    knobs: Knobs,
+    own: bool,
+) -> Future[Outcome]:
+    return executor.submit(_search, folder, index, number, learning_rate, knobs, own)
+
+
+# The process.
+
+
+def _settle() -> None:
+    """One torch thread (more collapse beside other processes), deterministic kernels, and no life after the parent."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if torch.cuda.is_available():  # on one CPU thread all kernels are; the call takes a second to import what it needs
+        torch.use_deterministic_algorithms(True)
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _say(event: dict[str, Any]) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one unit; 0 when it is finished, 2 with one readable error where the user can mend it."""
+    parser = argparse.ArgumentParser(prog="python -m cl.unit", description=main.__doc__)
+    parser.add_argument("--params", type=Path, required=True)
+    parser.add_argument("--method", required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--trial-workers", type=int, default=1)
+    given = parser.parse_args(arguments)
+    try:
+        params = read(given.params, methods=[given.method], seeds=[given.seed])
+        read_manifest(given.out / "prepared")
+        _settle()
+        learn(params, next(iter(params.methods)), given.seed, given.out, _say, given.trial_workers)
+    except UserError as error:
+        _say({"event": "error", "message": str(error)})
+        return 2
+    except OSError as error:
+        what = f"{error.filename or given.out}: {error.strerror}"
+        _say({"event": "error", "message": f"{what}; mend that and run the same command: it goes on from here"})
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
