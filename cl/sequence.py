@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from cl import checkpoint
-from cl.checkpoint import DamagedCheckpoint
 from cl.data import Sequence, Task, joined
 from cl.data.prepare import digest
+from cl.files import DamagedCheckpoint, read_json, write_json
 from cl.method import Method, accuracy, make
 from cl.methods.finetune import Finetune
 from cl.metrics import average_accuracy, average_forgetting
@@ -38,6 +38,7 @@ Say = Callable[[dict[str, Any]], None]
 Pool = Callable[[int, int, float, Knobs, bool], "Future[Outcome]"]
 """Starts a trial of the plasticity search elsewhere: (stage, number, learning rate, knobs, own)."""
 JOURNAL = "studies.log"
+FINISHED = "finished.json"
 
 
 @dataclass
@@ -218,7 +219,7 @@ class Unit:
                     "process_seconds": time.process_time() - started,
                     "step_seconds": clock.step_seconds,
                 }
-                checkpoint.write_json(self.folder / f"cost-{index:03d}.json", cost)
+                write_json(self.folder / f"cost-{index:03d}.json", cost)
                 self.records.append(record)
                 self.costs.append(cost)
                 self._drop_candidates(index)
@@ -234,6 +235,8 @@ class Unit:
                 )
             knobs = self.records[-1]["next_knobs"]
         self._write_results()
+        tasks = [task.digest for task in learner.sequence.tasks]
+        write_json(self.folder / FINISHED, {"tasks": tasks, "stages": len(learner.stages)})
 
     def _resume(self, index: int, place: Path) -> bool:
         if not place.exists():
@@ -245,8 +248,9 @@ class Unit:
             return False
         self.learner.resume(index, snapshot)
         self.records.append(record)
-        cost = checkpoint.read_json(self.folder / f"cost-{index:03d}.json")
+        cost = read_json(self.folder / f"cost-{index:03d}.json")
         name = record["per_task"]["task"]
+        self.say({"event": "resumed", "index": index, "tasks": len(self.learner.stages)})
         self.costs.append(cost or {"task": name, "seconds": {}, "process_seconds": 0.0, "step_seconds": 0.0})
         return True
 
@@ -421,12 +425,12 @@ class Unit:
             "average_forgetting": average_forgetting(matrix),
             "per_task": [record["per_task"] for record in self.records],
         }
-        checkpoint.write_json(self.folder / "result.json", result)
+        write_json(self.folder / "result.json", result)
         trials = [trial for record in self.records for trial in record["trials"]]
-        checkpoint.write_json(self.folder / "trials.json", {**head, "trials": trials})
-        before = checkpoint.read_json(self.folder / "cost.json") or {}
+        write_json(self.folder / "trials.json", {**head, "trials": trials})
+        before = read_json(self.folder / "cost.json") or {}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        checkpoint.write_json(
+        write_json(
             self.folder / "cost.json",
             {
                 **head,

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl.data.prepare import digest, read_manifest
 from cl.errors import UserError
+from cl.files import DamagedCheckpoint, read_json, verify, write_bytes
 from cl.params import PACKAGE, Params, read
 
 if TYPE_CHECKING:
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
     from cl.selection import Knobs, Outcome
     from cl.sequence import Learner, Say
 
-PUBLISHED = {"result.json": ".json", "trials.json": ".trials.json", "cost.json": ".cost.json"}
+PUBLISHED = {
+    "result.json": ".json",
+    "trials.json": ".trials.json",
+    "cost.json": ".cost.json",
+    "studies.log": ".studies.log",
+}
 CODE = (
     "checkpoint",
     "memory",
@@ -92,10 +98,25 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
         publish(folder, method, seed, out, len(unit.learner.stages), say)
 
 
+def publish_if_finished(params: Params, unit: tuple[str, int], out: Path, say: Say) -> bool:
+    """Publish a unit that has learned all the prepared tasks before; False where there is work left for a process.
+
+    Needs no torch, so a run in which everything is done takes no time.
+    """
+    folder = unit_folder(params, *unit, out)
+    finished = read_json(folder / "finished.json")
+    tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
+    if finished is None or finished["tasks"] != tasks:
+        return False
+    try:
+        publish(folder, *unit, out, finished["stages"], say)
+    except DamagedCheckpoint:
+        return False
+    return True
+
+
 def publish(folder: Path, method: str, seed: int, out: Path, stages: int, say: Say) -> None:
     """Put the finished unit's files where other programs read them; what is there already and right stays."""
-    from cl.checkpoint import DamagedCheckpoint, verify, write_bytes
-
     target = out / "checkpoints" / method / f"seed-{seed}"
     for index in range(stages):
         source, place = folder / f"task-{index:03d}", target / f"task-{index}"
@@ -115,8 +136,9 @@ def publish(folder: Path, method: str, seed: int, out: Path, stages: int, say: S
         if int(extra.name.removeprefix("task-")) >= stages:
             shutil.rmtree(extra)
     for name, suffix in PUBLISHED.items():
-        write_bytes(out / "results" / method / f"seed-{seed}{suffix}", (folder / name).read_bytes())
-    write_bytes(out / "results" / method / f"seed-{seed}.studies.log", (folder / "studies.log").read_bytes())
+        place, data = out / "results" / method / f"seed-{seed}{suffix}", (folder / name).read_bytes()
+        if not place.exists() or place.read_bytes() != data:
+            write_bytes(place, data)
 
 
 def _learner(params: Params, method: str, seed: int, out: Path) -> Learner:

@@ -85,7 +85,7 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Callable[[str], No
     made.mkdir(parents=True)
     entries: list[dict[str, Any]] = []
     for index, task in enumerate(module.tasks(options, raw)):
-        entries.append(_write(task, index, made))
+        entries.append(_write(task, index, made, module.FORMAT))
         counts = " + ".join(str(entries[-1]["splits"][split]["samples"]) for split in SPLITS)
         say(f"prepared: task {index + 1} {task.name}, {len(task.classes)} classes, {counts} images")
     if not entries:
@@ -111,7 +111,7 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Callable[[str], No
     return manifest_path
 
 
-def _write(task: RawTask, index: int, folder: Path) -> dict[str, Any]:
+def _write(task: RawTask, index: int, folder: Path, numbers: Format) -> dict[str, Any]:
     place = folder / f"task-{index:03d}"
     place.mkdir()
     entry: dict[str, Any] = {"name": task.name, "classes": task.classes, "splits": {}, **dict(task.notes)}
@@ -130,6 +130,8 @@ def _write(task: RawTask, index: int, folder: Path) -> dict[str, Any]:
             }
         entry["splits"][split] = {"samples": len(images), **files}
         entry["input_shape"] = list(images.shape[1:])
+    hashes = {name: [split["images"]["sha256"], split["labels"]["sha256"]] for name, split in entry["splits"].items()}
+    entry["digest"] = digest([task.name, task.classes, hashes, vars(numbers)])
     return entry
 
 

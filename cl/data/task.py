@@ -122,7 +122,6 @@ def load(folder: Path, device: torch.device | None = None) -> Sequence:
     tasks = []
     for index, entry in enumerate(manifest["tasks"]):
         splits = {name: Split(_reader(folder, split, index), normalise) for name, split in entry["splits"].items()}
-        hashes = {n: [split["images"]["sha256"], split["labels"]["sha256"]] for n, split in entry["splits"].items()}
         tasks.append(
             Task(
                 index,
@@ -131,7 +130,7 @@ def load(folder: Path, device: torch.device | None = None) -> Sequence:
                 splits["train"],
                 splits["validation"],
                 splits["test"],
-                digest([entry["name"], entry["classes"], hashes, vars(format)]),
+                entry["digest"],
             )
         )
     shape = manifest["input_shape"]

@@ -1,0 +1,59 @@
+# Two commands do everything, set-up included: `make run` and `make test`.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The first Python of a supported version that is there.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && { echo $$p; break; }; done)
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Nothing reports home.
+export DO_NOT_TRACK := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := 1
+# Beside other busy processes a second thread makes torch slower, not faster.
+export OMP_NUM_THREADS := 1
+export OMP_WAIT_POLICY := PASSIVE
+export PREFECT_HOME ?= $(CURDIR)/.prefect
+
+.PHONY: help setup run test test-all lint bench clean
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make the environment
+
+$(READY): constraints.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; install one, or give it: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: $(READY)  ## the main job: data, training of every method, report, leaderboard
+	@dvc pull --quiet data.dvc
+	@dvc repro --keep-going; status=$$?; \
+	test $$status -eq 0 || python -m flows.report; \
+	python -m flows.report --show; exit $$status
+
+test: $(READY) data/digits  ## the tests that run in minutes, with lint and types
+	ruff check . && ruff format --check . && mypy
+	python -m pytest -n 2 -m 'not slow'
+
+test-all: $(READY) data/digits  ## every test
+	ruff check . && ruff format --check . && mypy
+	python -m pytest -n 2
+
+data/digits: $(READY)
+	@dvc pull --quiet data.dvc
+
+lint: $(READY)  ## format, lint, types
+	ruff format . && ruff check --fix . && mypy
+
+bench: $(READY) data/digits  ## what the loop costs beside a hand-written one, and where a run's time goes
+	python -m benchmarks.loop
+	python -m benchmarks.whole_run
+
+clean:  ## remove results and half-done work (not the environment)
+	rm -rf out

@@ -1,0 +1,62 @@
+"""`python -m cl`: prepare, learn, compare - the whole comparison without any orchestrator or tracker."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from cl import cli
+from cl.data.prepare import prepare
+from cl.errors import UserError
+from cl.metrics import interval
+from cl.params import Params
+from cl.pool import Progress, check_out, explain, run_all, units_of
+
+
+def run(params: Params, out: Path) -> dict[str, str]:
+    """Prepare the benchmark, learn every unit and print the table; returns the failures."""
+    from cl.method import check_knobs
+
+    check_out(out)
+    check_knobs(params.methods)
+    prepare(params.benchmark, cli.RAW, out / "prepared", say=_say)
+    units = units_of(params)
+    failures = run_all(params, out, units, Progress(units, _say))
+    print(table(params, out))
+    return failures
+
+
+def table(params: Params, out: Path) -> str:
+    """The methods by average accuracy, mean and 95 % interval over the seeds, as text."""
+    rows = []
+    for method in params.methods:
+        paths = [out / "results" / method / f"seed-{seed}.json" for seed in params.seeds]
+        results = [json.loads(path.read_bytes()) for path in paths if path.exists()]
+        if results:
+            mean, half = interval([result["average_accuracy"] for result in results])
+            lost = [r["average_forgetting"] for r in results if r["average_forgetting"] is not None]
+            rows.append((mean, half, sum(lost) / len(lost) if lost else None, len(results), method))
+    lines = [f"{'method':<12} {'accuracy':>8} {'+-':>6} {'forgetting':>11} {'seeds':>6}"]
+    for mean, half, forgotten, count, method in sorted(rows, reverse=True, key=lambda row: row[0]):
+        spread = f"{half:6.1%}" if half is not None else f"{'':>6}"
+        kept = f"{forgotten:11.1%}" if forgotten is not None else f"{'-':>11}"
+        lines.append(f"{method:<12} {mean:8.1%} {spread} {kept} {count:>6}")
+    return "\n".join(lines)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main() -> int:
+    """Compare methods on a benchmark by the survey's protocol, on this machine alone."""
+    given = cli.parser("cl", main.__doc__).parse_args()
+    failures = run(cli.params_of(given), given.out)
+    if failures:
+        raise UserError(f"{len(failures)} of the units failed: {explain(failures)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))

@@ -1,0 +1,61 @@
+"""The command line that `python -m cl` and `python -m flows.benchmark` share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cl.errors import UserError
+from cl.params import Params, read
+
+RAW = Path("data")
+
+
+def parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """The options of a whole run."""
+    made = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
+    made.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        dest="overrides",
+        help="lay a YAML value over the params file; may be given again and again",
+    )
+    made.add_argument("--methods", metavar="A,B", help="default: those of the params file; all: every one there is")
+    made.add_argument("--seeds", metavar="0,1", help="default: those of the params file")
+    made.add_argument("--out", type=Path, default=Path("out"), help="default: out")
+    return made
+
+
+def params_of(given: argparse.Namespace) -> Params:
+    """The checked params of the given options; raises `UserError`."""
+    from cl.params import names_in
+
+    methods = given.methods and [name for name in given.methods.split(",") if name.strip()]
+    if methods == ["all"]:
+        methods = names_in("methods")
+    try:
+        seeds = given.seeds and [int(seed) for seed in given.seeds.split(",") if seed.strip()]
+    except ValueError:
+        raise UserError(f"--seeds {given.seeds}: has to be whole numbers with commas between, as 0,1,2") from None
+    return read(given.params, given.overrides, methods or None, seeds or None)
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Run a command's body; what the user can mend, or an interrupt, ends it with one readable line."""
+    try:
+        return main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}; earlier results are whole", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; nothing finished is lost: the same command goes on from here", file=sys.stderr)
+        return 130

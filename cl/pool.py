@@ -1,0 +1,193 @@
+"""Many units at once: each a child process, as many as the cores hold, one failing alone.
+
+Used by the plain runner (`python -m cl`) and by the flows; a unit is the same process whoever starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl.errors import UserError
+from cl.params import Params
+from cl.unit import publish_if_finished, unit_folder
+
+Event = dict[str, Any]
+Hear = Callable[["UnitOfWork", Event], None]
+
+
+@dataclass(frozen=True)
+class UnitOfWork:
+    """A method with a seed."""
+
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As it is shown: `ewc/seed-0`."""
+        return f"{self.method}/seed-{self.seed}"
+
+
+def units_of(params: Params) -> list[UnitOfWork]:
+    """Every method with every seed."""
+    return [UnitOfWork(method, seed) for method in params.methods for seed in params.seeds]
+
+
+def width(params: Params, units: int) -> tuple[int, int]:
+    """(units at once, processes per unit for the plasticity search) on the cores present.
+
+    With a few more units than cores, all rounds but the last would be full and the last nearly empty; so the units
+    of the last round are spread over the earlier ones, one or two processes above the cores.
+    """
+    cores = params.execution.workers or len(os.sched_getaffinity(0))
+    if params.execution.workers is not None or units <= cores:
+        return min(units, cores), max(1, cores // max(units, 1))
+    return -(-units // (units // cores)), 1
+
+
+class Children:
+    """The running child processes of this process, so that an interrupt ends them all."""
+
+    def __init__(self, params: Params, out: Path, hear: Hear) -> None:
+        self.out, self.hear, self.params = out, hear, params
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._params_file = out / ".work" / f"params-{os.getpid()}.json"
+        self._params_file.parent.mkdir(parents=True, exist_ok=True)
+        self._params_file.write_text(params.model_dump_json(), encoding="utf-8")
+
+    def run(self, unit: UnitOfWork, trial_workers: int = 1) -> str | None:
+        """Run one unit to its end; returns why it failed, or None."""
+        if publish_if_finished(self.params, (unit.method, unit.seed), self.out, lambda event: self.hear(unit, event)):
+            self.hear(unit, {"event": "finished before"})
+            return None
+        command = [sys.executable, "-m", "cl.unit", "--params", str(self._params_file), "--method", unit.method]
+        command += ["--seed", str(unit.seed), "--out", str(self.out), "--trial-workers", str(trial_workers)]
+        log = unit_folder(self.params, unit.method, unit.seed, self.out) / "stderr.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        failure = None
+        with log.open("w+", encoding="utf-8") as stderr:
+            with self._lock:
+                if self._stopped:
+                    return "stopped before it began"
+                child = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ, **ONE_THREAD}
+                )
+                self._running.add(child)
+            assert child.stdout is not None
+            for line in child.stdout:
+                event = json.loads(line)
+                if event["event"] == "error":
+                    failure = event["message"]
+                with self._lock:
+                    self.hear(unit, event)
+            code = child.wait()
+            with self._lock:
+                self._running.discard(child)
+            if code == 0:
+                return None
+            stderr.seek(0)
+            last = stderr.read().strip().splitlines()[-1:]
+        if failure is None:
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+            failure = f"{how}{': ' + last[0] if last else ''} (all of it in {log})"
+        return failure
+
+    def stop(self) -> None:
+        """End all children now; what they finished is kept."""
+        with self._lock:
+            self._stopped = True
+            for child in self._running:
+                child.kill()
+
+    def close(self) -> None:
+        """Remove what was handed to the children."""
+        self._params_file.unlink(missing_ok=True)
+
+
+# Beside other busy processes a second thread makes torch many times slower, not faster.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def run_all(params: Params, out: Path, units: Sequence[UnitOfWork], hear: Hear) -> dict[str, str]:
+    """Run the units in parallel; returns, for those that failed, the unit's name and why.
+
+    An interrupt (Ctrl-C) ends all children at once and is raised again; the same command goes on from there.
+    """
+    at_once, trial_workers = width(params, len(units))
+    children = Children(params, out, hear)
+    try:
+        with ThreadPoolExecutor(max_workers=at_once) as threads:
+            try:
+                reasons = list(threads.map(lambda unit: children.run(unit, trial_workers), units))
+            except BaseException:
+                children.stop()
+                raise
+    finally:
+        children.close()
+    return {unit.name: reason for unit, reason in zip(units, reasons, strict=True) if reason is not None}
+
+
+class Progress:
+    """Says one line a task: accuracy so far, what was chosen, and the time left."""
+
+    def __init__(self, units: Iterable[UnitOfWork], say: Callable[[str], None] = print) -> None:
+        self._say = say
+        self._started = time.monotonic()
+        self._share = {unit.name: 0.0 for unit in units}
+        self._resumed: dict[str, float] = {}
+
+    def __call__(self, unit: UnitOfWork, event: Event) -> None:
+        """Hear of an event of a unit."""
+        if event["event"] == "warning":
+            self._say(f"{unit.name}: warning: {event['message']}")
+        elif event["event"] == "resumed":
+            self._resumed[unit.name] = self._share[unit.name] = (event["index"] + 1) / event["tasks"]
+        elif event["event"] == "finished before":
+            self._resumed[unit.name] = self._share[unit.name] = 1.0
+            self._say(f"{unit.name}: finished before")
+        elif event["event"] == "task":
+            self._share[unit.name] = (event["index"] + 1) / event["tasks"]
+            chosen = [f"learning rate {event['learning_rate']:g}"]
+            chosen += [f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in event["knobs"].items()]
+            tried = f", {event['attempts']} attempts" if event["attempts"] > 1 else ""
+            self._say(
+                f"{unit.name}: task {event['index'] + 1}/{event['tasks']} {event['task']}, accuracy so far "
+                f"{event['average_accuracy']:.1%} ({', '.join(chosen)}{tried}){self._left()}"
+            )
+
+    def _left(self) -> str:
+        done, before = sum(self._share.values()), sum(self._resumed.values())
+        elapsed = time.monotonic() - self._started
+        left = elapsed * (len(self._share) - done) / max(done - before, 1e-9)
+        if done >= len(self._share):
+            return ""
+        return f"; {left / 60:.0f} min left" if left > 90 else f"; {left:.0f} s left"
+
+
+def explain(failures: dict[str, str]) -> str:
+    """One sentence a failed unit."""
+    return "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+
+
+def check_out(out: Path) -> None:
+    """Raise `UserError` where the output folder cannot be written."""
+    try:
+        (out / ".work").mkdir(parents=True, exist_ok=True)
+        probe = out / ".work" / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another with --out") from None

@@ -1,0 +1,1 @@
+"""Orchestration: Prefect, MLflow and DVC are known in this package only."""

@@ -1,0 +1,142 @@
+"""Prefect where there is a server, nothing at all where there is none.
+
+A stage is written once, as a plain function. With a Prefect server configured (`PREFECT_API_URL`) it runs as a
+named and tagged flow, its units as tasks; without one it is simply called, and Prefect is not even imported: the
+temporary server that Prefect would start instead costs ten seconds a stage.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from cl.errors import UserError
+
+T = TypeVar("T")
+U = TypeVar("U")
+HEALTH_SECONDS = 5
+
+
+class Plain:
+    """No orchestration: a flow is a call, and each task a thread."""
+
+    url: str | None = None
+
+    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T]) -> T:
+        """Run the body as a flow of this name."""
+        del name, run_name, tags
+        return body()
+
+    def each(
+        self, units: Sequence[U], body: Callable[[U], T], at_once: int, name: Callable[[U], str]
+    ) -> list[T | UserError]:
+        """Run the body for every unit, so many at once; in the order of the units, what came of each.
+
+        A `UserError` of one unit is returned in its place and does not disturb the others.
+        """
+        del name
+
+        def guarded(unit: U) -> T | UserError:
+            try:
+                return body(unit)
+            except UserError as error:
+                return error
+
+        with ThreadPoolExecutor(max_workers=max(at_once, 1)) as threads:
+            return list(threads.map(guarded, units))
+
+    def say(self, line: str) -> None:
+        """Show a line of progress."""
+        print(line, flush=True)
+
+    def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+        """Show a table beside the run."""
+
+    def link(self, key: str, address: str, description: str) -> None:
+        """Show a link beside the run."""
+
+
+class WithServer(Plain):
+    """Flows and tasks on the Prefect server at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T]) -> T:
+        """Run the body as a flow; a `UserError` from it fails the flow with its message, and is raised again."""
+        import prefect
+        from prefect.task_runners import ThreadPoolTaskRunner
+
+        # Waiting is all the threads do (each for a child process), so their number need not be bounded here.
+        made = prefect.flow(
+            name=name, flow_run_name=run_name, task_runner=ThreadPoolTaskRunner(max_workers=64), persist_result=False
+        )(body)
+        with prefect.tags(*tags):
+            return made()
+
+    def each(
+        self, units: Sequence[U], body: Callable[[U], T], at_once: int, name: Callable[[U], str]
+    ) -> list[T | UserError]:
+        """Run the body as a task for every unit; one that raises is a failed task, and no more."""
+        import threading
+
+        import prefect
+        from prefect.cache_policies import NO_CACHE
+
+        slots = threading.Semaphore(max(at_once, 1))
+
+        def in_slot(unit: U) -> T:
+            with slots:
+                return body(unit)
+
+        made = prefect.task(in_slot, name="unit", cache_policy=NO_CACHE, persist_result=False)
+        futures = [made.with_options(task_run_name=name(unit)).submit(unit) for unit in units]
+        found = []
+        for future in futures:
+            result = future.result(raise_on_failure=False)
+            if isinstance(result, BaseException) and not isinstance(result, UserError):
+                raise result
+            found.append(result)
+        return found
+
+    def say(self, line: str) -> None:
+        """Print the line and log it to the run."""
+        import prefect
+        from prefect.exceptions import MissingContextError
+
+        super().say(line)
+        try:
+            logger = prefect.get_run_logger()
+        except MissingContextError:  # before or after the run
+            return
+        logger.info(line)
+
+    def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+        """Store a table artifact under the key, so that the UI keeps its history."""
+        from prefect.artifacts import create_table_artifact
+
+        create_table_artifact(table=[dict(row) for row in rows], key=key, description=description)
+
+    def link(self, key: str, address: str, description: str) -> None:
+        """Store a link artifact under the key."""
+        from prefect.artifacts import create_link_artifact
+
+        create_link_artifact(link=address, key=key, description=description)
+
+
+def engine() -> Plain:
+    """Prefect where `PREFECT_API_URL` names a server that answers; else none, saying so where one was named."""
+    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    if not url:
+        return Plain()
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=HEALTH_SECONDS):
+            pass
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        print(f"warning: no Prefect server answers at {url} ({error}); going on without", flush=True)
+        return Plain()
+    return WithServer(url)

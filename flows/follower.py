@@ -1,0 +1,77 @@
+"""Tracks units while they run, in a thread of its own: a slow tracking server slows no training down."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cl.params import Params
+from flows.tracking import Tracker, Tracking
+
+SECONDS_BETWEEN_LOOKS = 15.0
+"""A unit that is still running is logged no more often than this; short runs are logged once, at their end."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    unit: Path
+    finished: bool
+    failed: str | None
+
+
+class Follower:
+    """Hands unit folders to the tracker, in order; leaving the context waits for what is left."""
+
+    def __init__(self, tracker: Tracker | None) -> None:
+        self._tracker = tracker
+        self._queue: queue.Queue[_Look | None] = queue.Queue()
+        self._last: dict[Path, float] = {}
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+
+    @staticmethod
+    def of(params: Params, out: Path, tags: dict[str, str]) -> Follower:
+        """A follower for a run of these params; one that does nothing where tracking is off."""
+        if not params.tracking.enabled:
+            return Follower(None)
+        where = Tracking(out, params.tracking.uri, params.tracking.experiment or params.benchmark.name)
+        settings = params.model_dump(mode="json", exclude={"methods", "seeds", "tracking", "execution"})
+        return Follower(Tracker(where, tags, flat(settings)))
+
+    def look(self, unit: Path, finished: bool = False, failed: str | None = None) -> None:
+        """The unit has come further (or to its end)."""
+        now = time.monotonic()
+        ended = finished or failed is not None
+        if not ended and now - self._last.setdefault(unit, now) < SECONDS_BETWEEN_LOOKS:
+            return
+        self._last[unit] = now
+        self._queue.put(_Look(unit, finished, failed))
+
+    def __enter__(self) -> Follower:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (look := self._queue.get()) is not None:
+            if self._tracker is not None and (look.unit / "result.json").exists():
+                self._tracker.sync(look.unit, finished=look.finished, failed=look.failed)
+        if self._tracker is not None:
+            self._tracker.close()
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found

@@ -1,0 +1,34 @@
+"""The stage `prepare`: raw data become one array per task and split. `python -m flows.prepare`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cl import cli
+from cl.data.prepare import prepare as prepare_data
+from cl.params import Params
+from cl.pool import check_out
+from flows.engine import Plain, engine
+
+
+def prepare(params: Params, out: Path, prefect: Plain) -> None:
+    """Prepare the benchmark under `<out>/prepared`, unless it is there already."""
+    check_out(out)
+    prefect.flow(
+        "prepare",
+        f"prepare {params.benchmark.name}",
+        [params.benchmark.name],
+        lambda: prepare_data(params.benchmark, cli.RAW, out / "prepared", say=prefect.say),
+    )
+
+
+def main() -> int:
+    """Prepare the benchmark of the params file."""
+    given = cli.parser("flows.prepare", main.__doc__).parse_args()
+    prepare(cli.params_of(given), given.out, engine())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))

@@ -1,0 +1,532 @@
+"""Compare every finished run: a leaderboard, figures, one self-contained page, and DVC's metrics and plots.
+
+    python -m flows.report [--out DIR] [--show] [--tracking-uri URI]
+
+reads `<out>/results/<method>/seed-<s>.json` (and `.trials.json`, `.cost.json` beside it, where there are any)
+and writes `<out>/report/`: `index.html`, `leaderboard.md`, `summary.json`, `accuracy.csv` and `plots/*.png`.
+The same results give the same bytes. `--show` only prints the last leaderboard and where to look next.
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl import metrics
+from cl.errors import UserError
+
+if TYPE_CHECKING:
+    from flows import report_plots
+
+# Only the standard library up here: `--show` is asked for after every run and must answer at once.
+
+BOUNDS = {"joint": "upper bound", "finetune": "lower bound"}
+MARKS = {"upper bound": "▲", "lower bound": "▼"}
+
+# What must be in a file: its own fields, the field that lists its entries, and the fields of each entry.
+RESULT = (
+    ("benchmark", "method", "seed", "tasks", "accuracy"),
+    "per_task",
+    ("task", "learning_rate", "plasticity_accuracy", "threshold", "knobs", "attempts", "validation_accuracy",
+     "state_bytes"),
+)  # fmt: skip
+TRIALS = ((), "trials", ("task_index", "phase", "learning_rate", "knobs", "accuracy", "threshold", "kept"))
+COST = (("machine", "seconds", "process_seconds", "peak_memory_bytes"), "per_task", ("task", "seconds"))
+
+Estimate = tuple[float, float | None]  # mean over seeds, half width of the 95 % interval (None: one seed)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method and seed: what its result file says, its trials, and its cost where that was kept."""
+
+    path: Path
+    method: str
+    seed: int
+    benchmark: str
+    tasks: tuple[str, ...]
+    accuracy: list[list[float | None]]  # [after task i][on task j] in [0, 1], None where not measured
+    per_task: list[dict[str, Any]]
+    trials: list[dict[str, Any]]
+    cost: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method over its seeds; accuracies in [0, 1], forgetting as a difference of those."""
+
+    method: str
+    rank: int | None  # None: a bound, which competes with nobody
+    bound: str | None
+    runs: tuple[Run, ...]
+    missing: tuple[int, ...]  # seeds that other methods have and this one lacks
+    accuracy: Estimate
+    forgetting: Estimate | None
+    learning: Estimate | None
+    so_far: list[Estimate | None]  # average accuracy after each task
+    matrix: list[list[float | None]]  # mean over seeds
+    state_bytes: float
+    seconds: dict[str, float]  # wall-clock per phase of the protocol, summed over tasks; empty without cost files
+    process_seconds: float | None
+    peak_memory: float | None
+    relative_time: float | None  # process seconds over those of finetune
+
+    @property
+    def seeds(self) -> str:
+        """The seeds that finished, and those that did not."""
+        done = ", ".join(str(run.seed) for run in self.runs)
+        return done + (f" (missing: {', '.join(map(str, self.missing))})" if self.missing else "")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The comparison: rows sorted by average accuracy, best first, and the sentence that sums them up."""
+
+    benchmark: str
+    tasks: tuple[str, ...]
+    rows: tuple[Row, ...]
+    headline: str
+    folder: Path
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """What DVC follows: one flat entry per method, of deterministic values; what is None is left out."""
+        table: dict[str, dict[str, float]] = {}
+        for row in sorted(self.rows, key=lambda row: row.method):
+            values = {
+                "average_accuracy": row.accuracy[0],
+                "average_accuracy_interval": row.accuracy[1],
+                "average_forgetting": row.forgetting[0] if row.forgetting else None,
+                "seeds": len(row.runs),
+            }
+            table[row.method] = {key: round(value, 6) for key, value in values.items() if value is not None}
+        return table
+
+    def leaderboard(self) -> str:
+        """The table as Markdown, aligned so that it reads as well in a terminal."""
+        head = ["rank", "method", "average accuracy %", "forgetting", "learning accuracy %"]
+        head += ["time", "state", "seeds"]
+        body = [
+            [
+                str(row.rank or MARKS[row.bound or ""]),
+                row.method,
+                *map(percent, (row.accuracy, row.forgetting, row.learning)),
+                times(row.relative_time),
+                size(row.state_bytes),
+                row.seeds,
+            ]
+            for row in self.rows
+        ]
+        left = {1, 7}
+        width = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+        rule = [":" + "-" * (w - 1) if i in left else "-" * (w - 1) + ":" for i, w in enumerate(width)]
+        lines = []
+        for line in [head, rule, *body]:
+            cells = [
+                cell.ljust(w) if i in left else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(line, width, strict=True))
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+        notes = [
+            "Mean ± half width of the 95 % t-interval over seeds. forgetting: average, in percentage points.",
+            "time: computing time relative to finetune, selection included. state: carried to the next task.",
+            "  ".join(f"{mark} {bound}, not ranked" for bound, mark in MARKS.items() if self.has(bound)),
+        ]
+        title = f"{self.benchmark}: {count(len(self.tasks), 'task')}, {count(len(self.rows), 'method')}"
+        return "\n".join([title, "", self.headline, "", *lines, "", *notes]).rstrip() + "\n"
+
+    def has(self, bound: str) -> bool:
+        """Whether a row of that kind of bound is among the results."""
+        return any(row.bound == bound for row in self.rows)
+
+
+def build(out: Path, versions: Mapping[str, str] | None = None) -> Summary:
+    """Read all results under `out`, write `<out>/report/` and return what it says.
+
+    `versions` (name -> version or commit) is shown as given under "How it was run". Raises UserError where
+    there are no results, a file is damaged, results are not of one task sequence, or writing fails.
+    """
+    runs = read_runs(out)
+    rows = compare(runs)
+    folder = out / "report"
+    summary = Summary(runs[0].benchmark, runs[0].tasks, rows, headline(rows), folder)
+
+    from flows import report_plots
+
+    figures = report_plots.draw(summary)
+    files = {f"plots/{name}.png": figure.png for name, figure in figures.items()}
+    files["summary.json"] = (json.dumps(summary.metrics(), indent=2) + "\n").encode()
+    files["accuracy.csv"] = long_form(runs).encode()
+    files["leaderboard.md"] = summary.leaderboard().encode()
+    files["index.html"] = page(summary, figures, versions or {}).encode()
+    try:
+        for name, content in files.items():
+            write(folder / name, content)
+        for stale in {*folder.glob("plots/*.png")} - {folder / name for name in files}:
+            stale.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write the report into {folder}: {error.strerror or error}. The results are untouched: "
+            "free some space or make the folder writable, then run `python -m flows.report` again."
+        ) from error
+    return summary
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file whole: a reader sees the old one or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# Reading ----------------------------------------------------------------------------------------------------
+
+
+def read_runs(out: Path) -> list[Run]:
+    """Every finished run under `out`, by method and seed; UserError unless all are of one task sequence."""
+    found = [(path, re.fullmatch(r"seed-(\d+)", path.stem)) for path in out.glob("results/*/seed-*.json")]
+    paths = sorted((path.parent.name, int(name[1]), path) for path, name in found if name)
+    if not paths:
+        raise UserError(f"no results under {out / 'results'}: run `python -m flows.benchmark --out {out}` first.")
+    runs = [read_run(path, method, seed) for method, seed, path in paths]
+    first = runs[0]
+    for run in runs:
+        if (run.benchmark, run.tasks) != (first.benchmark, first.tasks):
+            raise UserError(
+                f"{first.path} and {run.path} are of different task sequences ({first.benchmark}, "
+                f"{count(len(first.tasks), 'task')}; {run.benchmark}, {count(len(run.tasks), 'task')}) "
+                "and cannot be ranked together: keep each sequence in a folder of its own (--out), or delete "
+                "what is out of date."
+            )
+    return runs
+
+
+def read_run(path: Path, method: str, seed: int) -> Run:
+    """One result file with its two companions; UserError naming the file that is damaged or incomplete."""
+    again = f"delete it and run `python -m flows.benchmark --methods {method} --seeds {seed}` again."
+
+    def load(file: Path, fields: Sequence[str], entries: str, entry_fields: Sequence[str]) -> dict[str, Any]:
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise UserError(f"{file} cannot be read ({error}): {again}") from error
+        if not isinstance(data, dict) or data.get("schema") != 1:
+            raise UserError(f"{file} is not a file of schema 1: {again}")
+        if lacking := [name for name in (*fields, entries) if name not in data]:
+            raise UserError(f"{file} is incomplete (no {', '.join(lacking)}): {again}")
+        for name in {"tasks", entries} & set(data):
+            if not isinstance(data[name], list):
+                raise UserError(f"{file} is damaged ({name} is not a list): {again}")
+        for entry in data[entries]:
+            if lacking := [name for name in entry_fields if name not in entry]:
+                raise UserError(f"{file} is incomplete (no {', '.join(lacking)} in {entries}): {again}")
+        return data
+
+    def companion(kind: str, *expected: Any) -> dict[str, Any] | None:
+        file = path.with_suffix(f".{kind}.json")
+        return load(file, *expected) if file.exists() else None
+
+    data = load(path, *RESULT)
+    if (data["method"], data["seed"]) != (method, seed):
+        raise UserError(f"{path} holds {data['method']}, seed {data['seed']}: put it where it belongs, or {again}")
+    if problem := defect(data["accuracy"], len(data["tasks"])) or ("" if data["per_task"] else "per_task is empty"):
+        raise UserError(f"{path} is damaged or unfinished ({problem}): {again}")
+    trials = companion("trials", *TRIALS)
+    return Run(
+        path=path,
+        method=method,
+        seed=seed,
+        benchmark=data["benchmark"],
+        tasks=tuple(data["tasks"]),
+        accuracy=data["accuracy"],
+        per_task=data["per_task"],
+        trials=trials["trials"] if trials else [],
+        cost=companion("cost", *COST),
+    )
+
+
+def defect(matrix: Any, tasks: int) -> str:
+    """What is wrong with the accuracy matrix of a finished run ("" where nothing is)."""
+    if not isinstance(matrix, list) or len(matrix) != tasks or not tasks:
+        return f"its accuracy matrix has not one row for each of {count(tasks, 'task')}"
+    if not all(isinstance(row, list) and len(row) == tasks for row in matrix):
+        return f"a row of its accuracy matrix has not {count(tasks, 'value')}"
+    at_once = all(value is None for row in matrix[:-1] for value in row)
+    for i in range(tasks - 1 if at_once else 0, tasks):
+        if not all(isinstance(value, float | int) and 0 <= value <= 1 for value in matrix[i][: i + 1]):
+            return f"row {i + 1} of its accuracy matrix has a value that is missing or not in [0, 1]"
+    return ""
+
+
+# Comparing --------------------------------------------------------------------------------------------------
+
+
+def compare(runs: Sequence[Run]) -> tuple[Row, ...]:
+    """One row per method, best average accuracy first."""
+    seeds = {run.seed for run in runs}
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.method, []).append(run)
+    reference = mean_cost(groups.get("finetune", []), "process_seconds")
+    rows = [summarise(group, seeds, reference) for group in groups.values()]
+    rows.sort(key=lambda row: (-row.accuracy[0], row.method))
+    ranks = iter(range(1, len(rows) + 1))
+    return tuple(row if row.bound else replace(row, rank=next(ranks)) for row in rows)
+
+
+def summarise(runs: Sequence[Run], seeds: set[int], reference: float | None) -> Row:
+    """One method over its seeds; `reference` is the computing time of finetune in seconds."""
+    matrices = [run.accuracy for run in runs]
+    process_seconds = mean_cost(runs, "process_seconds")
+    phases: dict[str, list[float]] = {}
+    costs = [run.cost for run in runs if run.cost]
+    for cost in costs:
+        for entry in cost["per_task"]:
+            for phase, seconds in entry["seconds"].items():
+                phases.setdefault(phase, []).append(seconds)
+    return Row(
+        method=runs[0].method,
+        rank=None,
+        bound=BOUNDS.get(runs[0].method),
+        runs=tuple(runs),
+        missing=tuple(sorted(seeds - {run.seed for run in runs})),
+        accuracy=metrics.interval([metrics.average_accuracy(matrix) for matrix in matrices]),
+        forgetting=estimate(metrics.average_forgetting(matrix) for matrix in matrices),
+        learning=estimate(metrics.learning_accuracy(matrix) for matrix in matrices),
+        so_far=[estimate(values) for values in zip(*map(metrics.accuracy_so_far, matrices), strict=True)],
+        matrix=[
+            [mean[0] if (mean := estimate(values)) else None for values in zip(*lines, strict=True)]
+            for lines in zip(*matrices, strict=True)
+        ],
+        state_bytes=statistics.fmean(run.per_task[-1]["state_bytes"] for run in runs),
+        seconds={phase: sum(seconds) / len(costs) for phase, seconds in phases.items()},
+        process_seconds=process_seconds,
+        peak_memory=mean_cost(runs, "peak_memory_bytes"),
+        relative_time=process_seconds / reference if process_seconds and reference else None,
+    )
+
+
+def estimate(values: Iterable[float | None]) -> Estimate | None:
+    """Mean and interval of what was measured; None where nothing was."""
+    measured = [value for value in values if value is not None]
+    return metrics.interval(measured) if measured else None
+
+
+def mean_cost(runs: Sequence[Run], field: str) -> float | None:
+    """Mean of one field of the cost files; None without any."""
+    values = [run.cost[field] for run in runs if run.cost and run.cost[field] is not None]
+    return statistics.fmean(values) if values else None
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """Who is best, how far from the bounds, and who cannot be told apart from it."""
+    bounds = {row.bound: row for row in rows if row.bound}
+    ranked = [row for row in rows if not row.bound]
+    if not ranked:
+        return "Only the bounds have been run: " + ", ".join(f"{r.method} {percent(r.accuracy)} %" for r in rows) + "."
+    best = ranked[0]
+    verb = "leads with" if len(ranked) > 1 else "reaches"
+    text = f"{best.method} {verb} {percent(best.accuracy, 1)} % average accuracy"
+    gaps = []
+    for bound in MARKS:
+        if bound in bounds:
+            gap = 100 * (best.accuracy[0] - bounds[bound].accuracy[0])
+            gaps.append(f"{abs(gap):.1f} points {'below' if gap < 0 else 'above'} {bounds[bound].method}")
+    text += (", " + listing(gaps) if gaps else "") + "."
+    reach = best.accuracy[0] - (best.accuracy[1] or 0)
+    near = [row.method for row in ranked[1:] if row.accuracy[0] + (row.accuracy[1] or 0) > reach]
+    if best.accuracy[1] is not None and near:
+        text += f" Its interval overlaps {'that' if len(near) == 1 else 'those'} of {listing(near)}."
+    return text
+
+
+def long_form(runs: Sequence[Run]) -> str:
+    """Average accuracy so far as CSV for `dvc plots`; `task` counts the tasks learned so far."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["method", "seed", "task", "average_accuracy"])
+    for run in runs:
+        for task, value in enumerate(metrics.accuracy_so_far(run.accuracy), start=1):
+            if value is not None:
+                table.writerow([run.method, run.seed, task, round(value, 6)])
+    return text.getvalue()
+
+
+# Words and numbers ------------------------------------------------------------------------------------------
+
+
+def percent(value: Estimate | None, digits: int = 2) -> str:
+    """A share of one as "93.10 ± 0.42" per cent (or points); "–" for None."""
+    if value is None:
+        return "–"
+    mean, half = (None if part is None else round(100 * part, digits) + 0.0 for part in value)  # + 0.0: no "-0.00"
+    return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def share(value: float | None) -> str:
+    """A share of one as per cent with one decimal; "–" for None."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def number(value: Any) -> str:
+    """A knob's value: numbers short, anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def size(value: float | None) -> str:
+    """Bytes for people, in powers of 1000."""
+    if value is None:
+        return "–"
+    for unit in ("B", "kB", "MB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people."""
+    if seconds is None:
+        return "–"
+    if seconds < 99.5:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def times(ratio: float | None) -> str:
+    """A ratio as "2.4x"; "–" for None."""
+    return "–" if ratio is None else f"{ratio:.1f}x"
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things: "1 task", "10 tasks"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listing(names: Sequence[str]) -> str:
+    """Names as prose: "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+# The page and the command line ------------------------------------------------------------------------------
+
+
+def page(summary: Summary, figures: Mapping[str, "report_plots.Drawing"], versions: Mapping[str, str]) -> str:
+    """The report as one HTML document that needs nothing beside it."""
+    import jinja2
+
+    from flows import report_plots
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    helpers = (percent, share, number, size, duration, times, count)
+    environment.filters.update({helper.__name__: helper for helper in helpers})
+    runs = [run for row in summary.rows for run in row.runs]
+    machines = sorted({describe(run.cost["machine"]) for run in runs if run.cost})
+    return environment.get_template("report.html").render(
+        summary=summary,
+        rows=summary.rows,
+        runs=runs,
+        seeds=sorted({run.seed for run in runs}),
+        machines=machines,
+        total_seconds=sum(run.cost["seconds"] for run in runs if run.cost),
+        versions=dict(sorted(versions.items())),
+        figures={name: figure.svg for name, figure in figures.items()},
+        looks=report_plots.looks(summary.rows),
+        colours=report_plots.COLOURS,
+        headline=summary.headline.rstrip(".").split(". ", 1),
+        scale=report_plots.accuracy_scale(summary.rows),
+        marks=MARKS,
+    )
+
+
+def describe(machine: Mapping[str, Any]) -> str:
+    """One line on the machine a run was made on."""
+    parts = [machine.get("processor"), f"{machine['cores']} cores" if "cores" in machine else None]
+    parts += [machine.get("platform"), f"torch {machine['torch']}" if "torch" in machine else None]
+    return ", ".join(str(part) for part in [*parts, machine.get("device")] if part)
+
+
+def where_to_look_next(out: Path, tracking_uri: str | None = None) -> str:
+    """The report, and the commands that open MLflow and Prefect, as a person would paste them here.
+
+    `tracking_uri` is the address of an MLflow server; None or an SQLite address stand for the database in `out`.
+    """
+    from flows import tracking  # which imports MLflow only when it sends something
+
+    server = None if (tracking_uri or "sqlite:").startswith("sqlite:") else tracking_uri
+    comparison = tracking.comparison_url(server or "http://127.0.0.1:5000", tracking.Tracking(out, server, ""))
+    mlflow = [comparison] if server else [tracking.ui_command(out), f"then {comparison}"]
+    if api := os.environ.get("PREFECT_API_URL"):
+        prefect = [api.rstrip("/").removesuffix("/api")]
+    else:
+        home = os.environ.get("PREFECT_HOME")
+        settings = ["DO_NOT_TRACK=true", "PREFECT_SERVER_ANALYTICS_ENABLED=false"]
+        settings += [f"PREFECT_HOME={shlex.quote(os.path.abspath(home))}"] if home else []
+        python = Path(sys.executable)
+        here = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+        prefect = [" ".join([*settings, shlex.quote(str(here)), "-m prefect server start"])]
+        prefect += ["then http://127.0.0.1:4200"]
+    blocks = {"report": [str(out / "report" / "index.html")], "MLflow": mlflow, "Prefect": prefect}
+    lines = [f"  {name if i == 0 else '':8} {line}" for name, block in blocks.items() for i, line in enumerate(block)]
+    return "\n".join(["Where to look next", *lines])
+
+
+def show(out: Path, tracking_uri: str | None) -> str:
+    """The leaderboard last written and where to look next; UserError where no report was built yet."""
+    table = out / "report" / "leaderboard.md"
+    if not table.exists():
+        raise UserError(f"no report under {table.parent}: run `python -m flows.report --out {out}` first.")
+    return table.read_text(encoding="utf-8") + "\n" + where_to_look_next(out, tracking_uri)
+
+
+def git_commit() -> dict[str, str]:
+    """The commit of the working folder, as the page's `versions`; empty outside of git."""
+    if not shutil.which("git"):
+        return {}
+    answer = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    return {"git commit": answer.stdout.strip()} if answer.returncode == 0 else {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build the report, or print the last one's leaderboard; exit code 2 where a user must act."""
+    parser = argparse.ArgumentParser(prog="python -m flows.report", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the run (default: out)")
+    parser.add_argument("--show", action="store_true", help="print the last leaderboard and where to look next")
+    parser.add_argument("--tracking-uri", help="of an MLflow server (default: the database under --out)")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.show:
+            print(show(arguments.out, arguments.tracking_uri))
+        else:
+            summary = build(arguments.out, {"python": platform.python_version(), **git_commit()})
+            print(f"report: {summary.folder / 'index.html'}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

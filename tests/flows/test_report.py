@@ -1,0 +1,410 @@
+"""The report on made-up results: what it says, what it refuses, and that nothing but the results decides its bytes."""
+
+import hashlib
+import json
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from cl import metrics
+from cl.errors import UserError
+from flows import report, report_plots
+
+REPOSITORY = Path(__file__).parents[2]
+
+# method: (accuracy right after learning, points lost per later task, knobs it starts with, seconds of one task)
+METHODS: dict[str, tuple[float, float, dict[str, float], float]] = {
+    "finetune": (0.968, 0.031, {}, 1.0),
+    "joint": (0.972, 0.0, {}, 6.0),
+    "ewc": (0.955, 0.0045, {"strength": 400.0}, 1.9),
+    "si": (0.951, 0.008, {"strength": 400.0}, 1.7),
+    "lwf": (0.957, 0.012, {"strength": 10.0}, 2.2),
+    "gem": (0.962, 0.0061, {"margin": 1.0}, 5.5),
+    "icarl": (0.934, 0.0032, {"strength": 10.0}, 3.4),
+    "packnet": (0.941, 0.0, {"prune": 0.9}, 2.4),
+    "hat": (0.937, 0.0003, {"smax": 800.0, "c": 2.5}, 4.1),
+    "mean_imm": (0.949, 0.016, {"strength": 0.01}, 1.6),
+    "mode_imm": (0.952, 0.0095, {"strength": 0.01}, 2.0),
+}
+
+
+def fake_results(
+    out: Path, methods: Sequence[str] = tuple(METHODS), seeds: Sequence[int] = (0, 1, 2), tasks: int = 10
+) -> Path:
+    """Write results, trials and costs of made-up runs in the exact formats of the pipeline; return `out`."""
+    for method in methods:
+        for seed in seeds:
+            folder = out / "results" / method
+            folder.mkdir(parents=True, exist_ok=True)
+            for kind, content in fake_run(method, seed, tasks).items():
+                (folder / f"seed-{seed}{kind}.json").write_text(json.dumps(content, indent=1))
+    return out
+
+
+def fake_run(method: str, seed: int, T: int) -> dict[str, dict[str, Any]]:
+    """The three files of one unit."""
+    learned, loss, start, pace = METHODS[method]
+    draw = random.Random(f"{method} {seed}")
+    names = [f"permutation-{k + 1:02d}" for k in range(T)]
+    first = [learned + draw.gauss(0, 0.006) for _ in names]
+    rates = [loss * draw.uniform(0.7, 1.3) for _ in names]
+    matrix: list[list[float | None]] = [
+        [min(1.0, max(0.1, first[j] - rates[j] * (i - j) ** 0.8)) if j <= i else None for j in range(T)]
+        for i in range(T)
+    ]
+    at_once = method == "joint"
+    if at_once:
+        matrix = [[None] * T for _ in range(T - 1)] + [[v + draw.gauss(0, 0.004) for v in first]]
+    per_task: list[dict[str, Any]] = []
+    trials: list[dict[str, Any]] = []
+    for k, name in enumerate(["all"] if at_once else names):
+        best = 0.972 + draw.gauss(0, 0.003)
+        for n, rate in enumerate((0.1, 0.05, 0.01, 0.005)):
+            accuracy = best if rate == 0.05 else best - 0.02 * abs(n - 1) - abs(draw.gauss(0, 0.01))
+            trials.append(trial(name, k, "plasticity", n, rate, {}, accuracy, None, rate == 0.05))
+        threshold, knobs, reached, n = 0.8 * best, dict(start), best, 0
+        while knobs:
+            reached = min(learned, 0.62 + 0.1 * n + draw.uniform(0, 0.12))
+            trials.append(trial(name, k, "stability", n, 0.05, dict(knobs), reached, threshold, reached >= threshold))
+            n += 1
+            if reached >= threshold:
+                break
+            knobs = {key: value / 2 for key, value in knobs.items()}
+        per_task.append(
+            {
+                "task": name, "learning_rate": 0.05, "plasticity_accuracy": best, "threshold": threshold,
+                "knobs": knobs, "attempts": max(n, 1), "validation_accuracy": reached, "steps": 1200 + 7 * k,
+                "state_bytes": 36_000 + (0 if method in ("finetune", "joint") else 51_000 + 2_000 * k),
+            }
+        )  # fmt: skip
+    same = {"schema": 1, "benchmark": "permuted-digits", "method": method, "seed": seed}
+    phases = [
+        {
+            "plasticity": pace * draw.uniform(1.5, 2),
+            "stability": pace * draw.uniform(0.5, 1.5),
+            "evaluate": 0.02 * (k + 1),
+        }
+        for k in range(len(per_task))
+    ]
+    seconds = sum(sum(phase.values()) for phase in phases)
+    machine = {
+        "platform": "Linux x86_64",
+        "processor": "Imaginary 9000",
+        "cores": 2,
+        "torch": "2.15.0",
+        "device": "cpu",
+    }
+    return {
+        "": {
+            **same, "tasks": names, "accuracy": matrix, "average_accuracy": metrics.average_accuracy(matrix),
+            "average_forgetting": metrics.average_forgetting(matrix), "per_task": per_task,
+        },
+        ".trials": {**same, "trials": trials},
+        ".cost": {
+            **same, "machine": machine, "seconds": seconds * 1.1, "process_seconds": seconds * 1.05,
+            "step_seconds": seconds * 0.8, "peak_memory_bytes": 420_000_000 + int(9e6 * pace),
+            "per_task": [
+                {"task": entry["task"], "seconds": phase, "step_seconds": 0.8 * sum(phase.values())}
+                for entry, phase in zip(per_task, phases, strict=True)
+            ],
+        },
+    }  # fmt: skip
+
+
+def trial(
+    task: str, index: int, phase: str, number: int, rate: float, knobs: dict[str, float], accuracy: float,
+    threshold: float | None, kept: bool,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "task": task, "task_index": index, "phase": phase, "trial": number, "learning_rate": rate, "knobs": knobs,
+        "accuracy": accuracy, "threshold": threshold, "kept": kept, "epochs": 31, "steps": 186,
+    }  # fmt: skip
+
+
+class Page(HTMLParser):
+    """What a page refers to, and the ids it gives."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.svgs = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.svgs += tag == "svg" and ("role", "img") in attrs
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> report.Summary:
+    """The report of 11 methods, 3 seeds and 10 tasks, of which one run failed."""
+    out = fake_results(tmp_path_factory.mktemp("out"))
+    (out / "results/lwf/seed-1.json").unlink()
+    return report.build(out, {"commit": "abc123"})
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Results of three methods and two tasks."""
+    return fake_results(tmp_path / "out", ("joint", "ewc", "finetune"), (0, 1), tasks=2)
+
+
+def row(summary: report.Summary, method: str) -> report.Row:
+    return next(row for row in summary.rows if row.method == method)
+
+
+def change(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_every_file_is_there(built):
+    files = {path.relative_to(built.folder).as_posix() for path in built.folder.rglob("*") if path.is_file()}
+    plots = {f"plots/{name}.png" for name in ("average", "curves", "matrices", "tradeoff", "cost")}
+    assert files == plots | {"index.html", "leaderboard.md", "summary.json", "accuracy.csv"}
+    assert all((built.folder / plot).read_bytes().startswith(b"\x89PNG") for plot in plots)
+
+
+def test_summary_holds_the_mean_over_seeds_and_no_cost(built):
+    summary = json.loads((built.folder / "summary.json").read_text())
+    assert set(summary) == set(METHODS)
+    runs = [fake_run("ewc", seed, 10)[""] for seed in (0, 1, 2)]
+    expected = sum(run["average_accuracy"] for run in runs) / 3
+    assert summary["ewc"]["average_accuracy"] == pytest.approx(expected, abs=1e-6)
+    assert summary["ewc"]["average_forgetting"] == pytest.approx(
+        sum(r["average_forgetting"] for r in runs) / 3, abs=1e-6
+    )
+    assert set(summary["ewc"]) == {"average_accuracy", "average_accuracy_interval", "average_forgetting", "seeds"}
+    assert "average_forgetting" not in summary["joint"]
+    assert summary["lwf"]["seeds"] == 2
+
+
+def test_rows_are_ranked_by_accuracy_and_bounds_are_not(built):
+    accuracies = [row.accuracy[0] for row in built.rows]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert [row.rank for row in built.rows if row.method not in ("joint", "finetune")] == list(range(1, 10))
+    assert (row(built, "joint").rank, row(built, "joint").bound) == (None, "upper bound")
+    assert (row(built, "finetune").rank, row(built, "finetune").bound) == (None, "lower bound")
+    assert row(built, "packnet").forgetting == (0.0, 0.0)
+
+
+def test_a_failed_seed_is_said(built):
+    assert row(built, "lwf").seeds == "0, 2 (missing: 1)"
+    assert "0, 2 (missing: 1)" in (built.folder / "leaderboard.md").read_text()
+    assert "lwf has no result for seed 1" in (built.folder / "index.html").read_text()
+
+
+def test_headline_is_computed(built):
+    best, joint, finetune = (next(r for r in built.rows if r.rank == 1), row(built, "joint"), row(built, "finetune"))
+    below, above = (100 * abs(best.accuracy[0] - bound.accuracy[0]) for bound in (joint, finetune))
+    assert built.headline.startswith(f"{best.method} leads with {100 * best.accuracy[0]:.1f} ±")
+    assert f"{below:.1f} points below joint and {above:.1f} points above finetune" in built.headline
+
+
+def test_page_needs_nothing_beside_it(built):
+    text = (built.folder / "index.html").read_text()
+    page = Page(text)
+    assert page.svgs == 5
+    assert [link for link in page.links if not link.startswith(("#", "data:"))] == []
+    assert "://" not in text  # no address of any kind: neither a script's, nor a font's, nor a name space's
+    assert re.findall(r"@import|url\((?!#|var)", text) == []
+
+
+def test_page_has_no_id_twice_and_every_reference_leads_somewhere(built):
+    page = Page((built.folder / "index.html").read_text())
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+
+
+def test_figures_take_the_colours_of_the_page(built):
+    text = (built.folder / "index.html").read_text()
+    figures = text[text.index("<figure") : text.rindex("</figure>")]
+    assert "var(--hue-0)" in figures
+    assert [light for light, _ in report_plots.COLOURS.values() if light in figures] == []
+
+
+def test_page_tells_method_commit_machine_and_every_trial(built):
+    text = (built.folder / "index.html").read_text()
+    assert all(f'data-method="{method}"' in text for method in METHODS)
+    assert "abc123" in text
+    assert "Imaginary 9000, 2 cores" in text
+    first_seeds = [fake_run(method, 0, 10)[".trials"]["trials"] for method in METHODS]
+    assert text.count('<span class="trial') == sum(map(len, first_seeds))
+
+
+def test_long_form_has_one_line_per_measured_row(built):
+    lines = (built.folder / "accuracy.csv").read_text().splitlines()
+    assert lines[0] == "method,seed,task,average_accuracy"
+    assert len(lines) == 1 + 29 * 10 + 3  # 29 runs task by task, and joint's last row of three seeds
+    assert [line.split(",")[2] for line in lines if line.startswith("joint")] == ["10"] * 3
+
+
+def test_same_results_give_the_same_bytes_elsewhere_and_without_torch(built, tmp_path):
+    out = fake_results(tmp_path / "elsewhere")
+    (out / "results/lwf/seed-1.json").unlink()
+    code = (
+        "import sys, pathlib; from flows import report; report.build(pathlib.Path(sys.argv[1]), {'commit': 'abc123'});"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, out], check=True, cwd=REPOSITORY)
+    assert digests(out / "report") == digests(built.folder)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_show_prints_the_last_table_and_where_to_look_at_once(built):
+    code = (
+        "import sys; from flows import report; status = report.main(['--show', '--out', sys.argv[1]]);"
+        "heavy = {'matplotlib', 'scipy', 'numpy', 'jinja2', 'torch', 'mlflow', 'prefect'} & set(sys.modules);"
+        "sys.exit(status or (str(heavy) if heavy else 0))"
+    )
+    out = built.folder.parent
+    done = subprocess.run([sys.executable, "-c", code, out], capture_output=True, text=True, cwd=REPOSITORY)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert built.leaderboard() in done.stdout
+    assert "Where to look next" in done.stdout
+    assert str(out / "report/index.html") in done.stdout
+
+
+def test_where_to_look_next_without_servers(monkeypatch, tmp_path):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", "my prefect")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    text = report.where_to_look_next(Path("out"), "sqlite:///out/mlflow/mlflow.db")
+    assert text == report.where_to_look_next(Path("out"))
+    assert "out/report/index.html" in text
+    assert " .venv/bin/python -m mlflow " in text
+    assert "sqlite:///out/mlflow/mlflow.db" in text
+    assert f"PREFECT_HOME='{tmp_path}/my prefect' .venv/bin/python -m prefect server start" in text
+
+
+def test_where_to_look_next_with_servers(monkeypatch, tmp_path):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4300/api")
+    text = report.where_to_look_next(tmp_path, "http://tracking.example:5000") + "\n"
+    assert " http://127.0.0.1:4300\n" in text
+    assert " http://tracking.example:5000/#/experiments\n" in text
+    assert "server start" not in text
+    assert "-m mlflow" not in text
+
+
+def test_no_results_say_what_to_run(tmp_path, capsys):
+    assert report.main(["--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: no results under {tmp_path / 'results'}")
+    assert "flows.benchmark" in error
+    assert report.main(["--out", str(tmp_path), "--show"]) == 2
+    assert "no report under" in capsys.readouterr().err
+
+
+def test_results_of_different_task_sequences_are_never_ranked_together(small):
+    fake_results(small, ("gem",), (0,), tasks=3)
+    with pytest.raises(UserError) as caught:
+        report.build(small)
+    assert "results/ewc/seed-0.json" in str(caught.value)
+    assert "results/gem/seed-0.json" in str(caught.value)
+    change(fake_results(small, ("gem",), (0,), tasks=2) / "results/gem/seed-0.json", benchmark="other")
+    with pytest.raises(UserError, match="permuted-digits, 2 tasks; other, 2 tasks"):
+        report.build(small)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"schema": 2}, "schema 1"),
+        ({"seed": 1}, "holds ewc, seed 1"),
+        ({"per_task": []}, "per_task is empty"),
+        ({"per_task": [{"task": "permutation-01"}]}, "no learning_rate"),
+        ({"per_task": None}, "per_task is not a list"),
+        ({"accuracy": [[0.9, None]]}, "one row for each of 2 tasks"),
+        ({"accuracy": [[0.9, None], [0.9]]}, "2 values"),
+        ({"accuracy": [[0.9, None], [0.9, None]]}, "row 2"),
+        ({"accuracy": [[0.9, None], [97.0, 0.9]]}, r"not in \[0, 1\]"),
+        ({"accuracy": [[None, 0.1], [0.9, 0.9]]}, "row 1"),
+        ({"accuracy": [[None, None], [None, None]]}, "row 2"),
+        ({"tasks": None}, "tasks is not a list"),
+    ],
+)
+def test_damaged_results_are_named_with_a_remedy(small, fields, words):
+    path = small / "results/ewc/seed-0.json"
+    change(path, **fields)
+    with pytest.raises(UserError, match=words) as caught:
+        report.build(small)
+    assert str(path) in str(caught.value)
+    assert "--methods ewc --seeds 0" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["", ".trials", ".cost"])
+def test_unreadable_and_incomplete_files_are_named(small, kind):
+    path = small / f"results/ewc/seed-0{kind}.json"
+    whole = path.read_text()
+    path.write_text(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        report.build(small)
+    assert str(path) in str(caught.value)
+    path.write_text('{"schema": 1}')
+    with pytest.raises(UserError, match="is incomplete") as caught:
+        report.build(small)
+    assert str(path) in str(caught.value)
+
+
+def test_works_without_costs_and_trials_and_drops_the_stale_figure(small):
+    report.build(small)
+    for path in [*small.glob("results/*/*.cost.json"), *small.glob("results/*/*.trials.json")]:
+        path.unlink()
+    summary = report.build(small)
+    assert row(summary, "ewc").relative_time is None
+    assert "No cost was recorded" in (summary.folder / "index.html").read_text()
+    assert not (summary.folder / "plots/cost.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("methods", "seeds", "tasks"), [(["ewc"], [3], 1), (["joint"], [0], 2), (["joint", "finetune"], [0, 1], 1)]
+)
+def test_the_smallest_comparisons(tmp_path, methods, seeds, tasks):
+    summary = report.build(fake_results(tmp_path, methods, seeds, tasks))
+    assert len(summary.rows) == len(methods)
+    assert (row(summary, methods[0]).accuracy[1] is None) == (len(seeds) == 1)
+    assert "nan" not in summary.leaderboard()
+
+
+def test_a_report_that_cannot_be_written_leaves_the_results_alone(small):
+    (small / "report").write_text("in the way")
+    before = digests(small / "results")
+    with pytest.raises(UserError, match="cannot write the report"):
+        report.build(small)
+    assert digests(small / "results") == before
+
+
+def test_looks_stay_apart_for_many_methods():
+    rows = [Mock(method=f"m{i:02d}", bound=None) for i in range(25)]
+    looks = report_plots.looks(rows)
+    assert len({(look.hue, look.marker) for look in looks.values()}) == 25
+
+
+def test_numbers_for_people():
+    assert report.percent((0.93105, 0.0042)) == "93.11 ± 0.42"
+    assert report.percent((-1e-9, 0.0)) == "0.00 ± 0.00"
+    assert report.percent((0.5, None)) == "50.00"
+    assert [report.size(n) for n in (12, 36_000, 105_400, 7_300_000, 2.5e9)] == [
+        "12 B",
+        "36.0 kB",
+        "105 kB",
+        "7.3 MB",
+        "2.5 GB",
+    ]
+    assert [report.duration(s) for s in (3.21, 300, 7260)] == ["3.2 s", "5 min", "2 h 01 min"]
+    assert report.listing(["a"]) == "a"
+    assert report.listing(["a", "b", "c"]) == "a, b and c"

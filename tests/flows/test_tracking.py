@@ -1,0 +1,714 @@
+"""Tracking against the real MLflow: SQLite files, and servers on loopback that are killed or never answer."""
+
+import ast
+import contextlib
+import csv
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cl import metrics
+from flows import tracking
+from flows.tracking import Tracker, Tracking, comparison_url, ui_command
+
+ROOT = Path(__file__).parents[2]
+PARAMS = {"training": {"epochs": 70}, "methods.ewc.strength": 400.0, "methods.si.strength": 1.0, "note": ""}
+TAGS = {"git.commit": "abc123", "data.sha256": "f00d"}
+WHOLE_PROCESS = "peak_memory_bytes"  # known at the end of a file only: not of tasks that are sent belatedly
+
+# What a process of its own does: sync a unit, or only close.
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from flows.tracking import Tracker, Tracking
+out, uri, unit, how = sys.argv[1:]
+tracker = Tracker(Tracking(Path(out), uri or None, "digits"), {}, {})
+if unit:
+    assert tracker.sync(Path(unit), finished=how == "finish")
+if how == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+tracker.close()
+print("mlflow" in sys.modules)
+"""
+
+
+class FakeUnit:
+    """Writes the files of a unit as training does: after each task, all that is known so far."""
+
+    def __init__(self, out: Path, method: str = "ewc", seed: int = 0, tasks: int = 3, key: str = "k1") -> None:
+        self.folder = out / ".work" / method / f"seed-{seed}" / key
+        self.head = {"schema": 1, "benchmark": "permuted-digits", "method": method, "seed": seed}
+        self.names = [f"permutation-{i + 1:02d}" for i in range(tasks)]
+        draw = random.Random(f"{method} {seed}")
+        keep = draw.uniform(0.5, 1.0)  # share of its accuracy that a task keeps when another one is learned
+        self.accuracy = [
+            [0.95 * keep ** (i - j) + draw.uniform(0, 0.02) if j <= i else None for j in range(tasks)]
+            for i in range(tasks)
+        ]
+        self.seconds = [draw.uniform(1, 3) for _ in range(tasks)]
+
+    def learn(self, upto: int | None = None) -> Path:
+        """Leave the folder as it is after that many tasks, or after all; returns it."""
+        total = len(self.names)
+        done = total if upto is None else upto
+        rows: list[list[float | None]] = [*self.accuracy[:done], *([[None] * total] * (total - done))]
+        self.write(rows, self.names[:done])
+        return self.folder
+
+    def learn_jointly(self) -> Path:
+        """Leave the folder as it is after all tasks were learned at once; returns it."""
+        total = len(self.names)
+        self.write([*([[None] * total] * (total - 1)), [0.9 + 0.01 * j for j in range(total)]], ["all"])
+        return self.folder
+
+    def write(self, rows: list[list[float | None]], learned: list[str]) -> None:
+        self.per_task = [
+            {
+                "task": name,
+                "learning_rate": 0.1 / (i + 1),
+                "plasticity_accuracy": 0.97,
+                "threshold": 0.776,
+                "knobs": {"strength": 400.0 / 2**i},
+                "attempts": i + 1,
+                "validation_accuracy": 0.94,
+                "steps": 100 * (i + 1),
+                "state_bytes": 1000 * (i + 1),
+            }
+            for i, name in enumerate(learned)
+        ]
+        self.result = self.head | {
+            "tasks": self.names,
+            "accuracy": rows,
+            "average_accuracy": metrics.average_accuracy(rows),
+            "average_forgetting": metrics.average_forgetting(rows),
+            "per_task": self.per_task,
+        }
+        trials = [
+            {
+                "task": name,
+                "task_index": i,
+                "phase": phase,
+                "trial": trial,
+                "learning_rate": 0.1 / (trial + 1),
+                "knobs": {} if phase == "plasticity" else {"strength": 400.0 / 2**trial},
+                "accuracy": 0.9 + 0.01 * trial,
+                "threshold": None if phase == "plasticity" else 0.776,
+                "kept": trial == 1,
+                "epochs": 30,
+                "steps": 180,
+            }
+            for i, name in enumerate(learned)
+            for phase in ("plasticity", "stability")
+            for trial in range(2)
+        ]
+        costs = [
+            {"task": name, "seconds": {"plasticity": s / 2, "stability": s / 2}, "step_seconds": s / 4}
+            for name, s in zip(learned, self.seconds, strict=False)
+        ]
+        self.cost: dict[str, Any] = self.head | {
+            "machine": {"platform": "Linux", "processor": "x86_64", "cores": 2, "torch": "2.15.0", "device": "cpu"},
+            "seconds": 0.5 + sum(self.seconds[: len(learned)]),
+            "process_seconds": 12.0,
+            "step_seconds": sum(self.seconds[: len(learned)]) / 4,
+            "peak_memory_bytes": 700_000_000 + len(learned),
+            "per_task": costs,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = {"result": self.result, "trials": self.head | {"trials": trials}, "cost": self.cost}
+        for name, content in files.items():
+            (self.folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: making one takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    tracking._create_database(path)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path, database: Path) -> Path:
+    """An output folder whose embedded database exists."""
+    return furnish(tmp_path / "out", database)
+
+
+def furnish(out: Path, database: Path) -> Path:
+    (out / "mlflow").mkdir(parents=True)
+    shutil.copy(database, out / "mlflow" / "mlflow.db")
+    return out
+
+
+def embedded(out: Path, **settings: Any) -> Tracking:
+    return Tracking(out, None, "digits", **settings)
+
+
+def tracker(out: Path, **settings: Any) -> Tracker:
+    return Tracker(embedded(out, **settings), TAGS, PARAMS)
+
+
+def child(out: Path, unit: Path | str = "", how: str = "", uri: str = "") -> "subprocess.Popen[str]":
+    """Start a process of its own on the unit."""
+    command = [sys.executable, "-c", CHILD, str(out), uri, str(unit), how]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def query(out: Path, sql: str) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(out / "mlflow" / "mlflow.db")) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def runs(out: Path) -> dict[str, str]:
+    """Status by name of the runs that were not deleted; a name given twice fails."""
+    rows = query(out, "SELECT name, status FROM runs WHERE lifecycle_stage = 'active'")
+    names = [name for name, _ in rows]
+    assert len(set(names)) == len(names), f"runs made twice: {Counter(names)}"
+    return dict(rows)
+
+
+def points(out: Path, where: str = "1") -> Counter[tuple[str, str, int, float]]:
+    """All metrics ever logged, as (run, metric, step, value), with how often."""
+    sql = f"SELECT r.name, m.key, m.step, m.value FROM metrics m JOIN runs r USING (run_uuid) WHERE {where}"
+    return Counter(query(out, sql))
+
+
+def tag(out: Path, name: str, key: str) -> list[str]:
+    sql = f"SELECT t.value FROM tags t JOIN runs r USING (run_uuid) WHERE r.name = '{name}' AND t.key = '{key}'"
+    return [value for (value,) in query(out, sql)]
+
+
+def history(out: Path, run: str, key: str) -> dict[int, float]:
+    return {step: value for name, metric, step, value in points(out) if (name, metric) == (run, key)}
+
+
+def test_a_unit_is_a_run_with_a_nested_run_per_task(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from mlflow import MlflowClient
+
+    unit = FakeUnit(out)
+    track = tracker(out)
+    assert track.sync(unit.learn(), finished=True)
+    track.close()
+    assert capfd.readouterr() == ("", "")
+
+    client = MlflowClient(f"sqlite:///{embedded(out).database}")
+    experiment = client.get_experiment_by_name("digits")
+    found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(found) == {"ewc/seed-0", *(f"ewc/seed-0/{name}" for name in unit.names)}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+
+    run = found["ewc/seed-0"]
+    expected = TAGS | {"method": "ewc", "seed": "0", "benchmark": "permuted-digits", "machine.cores": "2"}
+    assert expected.items() <= run.data.tags.items()
+    assert "mlflow.parentRunId" not in run.data.tags
+    assert run.data.tags["mlflow.source.git.commit"] == "abc123"
+    assert run.data.params == {
+        "method": "ewc",
+        "seed": "0",
+        "training.epochs": "70",
+        "methods.ewc.strength": "400.0",
+        "note": "",
+    }
+    assert run.info.end_time - run.info.start_time == pytest.approx(1000 * unit.cost["seconds"], abs=2)
+    last = unit.result["accuracy"][-1]
+    facts = {f"accuracy/{name}": value for name, value in zip(unit.names, last, strict=True)}
+    facts |= {key: unit.result[key] for key in ("average_accuracy", "average_forgetting")}
+    facts |= {key: unit.cost[key] for key in ("seconds", "step_seconds", "peak_memory_bytes")}
+    facts |= {"learning_accuracy": sum(unit.accuracy[i][i] or 0 for i in range(3)) / 3}
+    facts |= {key: value for key, value in unit.per_task[-1].items() if isinstance(value, int | float)}
+    facts |= {"knob.strength": 100.0}
+    assert run.data.metrics == pytest.approx(facts, rel=1e-12)
+    assert history(out, "ewc/seed-0", "attempts") == {1: 1, 2: 2, 3: 3}
+    assert history(out, "ewc/seed-0", "accuracy/permutation-02") == {2: unit.accuracy[1][1], 3: unit.accuracy[2][1]}
+    assert set(history(out, "ewc/seed-0", "average_forgetting")) == {2, 3}
+    seconds = history(out, "ewc/seed-0", "seconds")
+    assert seconds == pytest.approx({k: 0.5 + sum(unit.seconds[:k]) for k in (1, 2, 3)})
+
+    task = found["ewc/seed-0/permutation-02"]
+    assert task.data.tags["mlflow.parentRunId"] == run.info.run_id
+    assert task.data.params == {"task": "permutation-02", "learning_rate": "0.05", "knob.strength": "200.0"}
+    assert task.data.metrics["test_accuracy"] == unit.accuracy[1][1]
+    assert task.data.metrics["seconds"] == pytest.approx(unit.seconds[1])
+    assert history(out, "ewc/seed-0/permutation-02", "plasticity.accuracy") == {0: 0.9, 1: 0.91}
+    assert history(out, "ewc/seed-0/permutation-02", "stability.knob.strength") == {0: 400.0, 1: 200.0}
+
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert files == {"result.json", "trials.json", "cost.json", "accuracy.csv", "trials.csv"}
+    folder = embedded(out).folder / "artifacts" / run.info.run_id / "artifacts"
+    for name in ("result.json", "trials.json", "cost.json"):
+        assert (folder / name).read_bytes() == (unit.folder / name).read_bytes()
+    head, *rows = csv.reader(io.StringIO((folder / "accuracy.csv").read_text()))
+    assert head == ["after learning", *unit.names]
+    assert [float(value) for value in rows[2][1:]] == last
+    assert len((folder / "trials.csv").read_text().splitlines()) == 1 + 3 * 2 * 2
+
+
+def test_tasks_learned_at_once_are_one_step_and_one_nested_run(out: Path) -> None:
+    unit = FakeUnit(out, "joint")
+    track = tracker(out)
+    assert track.sync(unit.learn_jointly(), finished=True)
+    track.close()
+    assert runs(out) == {"joint/seed-0": "FINISHED", "joint/seed-0/all": "FINISHED"}
+    assert history(out, "joint/seed-0", "average_accuracy") == {3: unit.result["average_accuracy"]}
+    assert history(out, "joint/seed-0", "accuracy/permutation-01") == {3: 0.9}
+    assert history(out, "joint/seed-0", "average_forgetting") == {}
+    assert history(out, "joint/seed-0/all", "test_accuracy") == {0: unit.result["average_accuracy"]}
+
+
+def test_task_by_task_is_the_same_as_all_at_once(out: Path, tmp_path: Path, database: Path) -> None:
+    unit = FakeUnit(out)
+    track = tracker(out)
+    for done in (1, 2, 3):
+        assert track.sync(unit.learn(done))
+        assert runs(out)["ewc/seed-0"] == "RUNNING"
+        assert len(runs(out)) == 1 + done
+    assert track.sync(unit.folder, finished=True)
+    track.close()
+    once = furnish(tmp_path / "once", database)
+    track = tracker(once)
+    assert track.sync(FakeUnit(once).learn(), finished=True)
+    track.close()
+    assert runs(out) == runs(once)
+    ordinary = f"key != '{WHOLE_PROCESS}'"
+    step_by_step, at_once = points(out, ordinary), points(once, ordinary)
+    assert len(at_once) > 100
+    assert {point[:3] for point in step_by_step} == {point[:3] for point in at_once}
+    assert sorted(p[3] for p in step_by_step.elements()) == pytest.approx(sorted(p[3] for p in at_once.elements()))
+    assert set(history(out, "ewc/seed-0", WHOLE_PROCESS)) == {1, 2, 3}
+    assert set(history(once, "ewc/seed-0", WHOLE_PROCESS)) == {3}
+
+
+def test_a_finished_unit_again_logs_nothing_and_does_not_import_mlflow(out: Path) -> None:
+    unit = FakeUnit(out, tasks=2)
+    track = tracker(out)
+    assert track.sync(unit.learn(), finished=True)
+    track.close()
+    before, entry = points(out), (out / ".work" / "tracking.json").read_bytes()
+    for how in ("finish", ""):  # also by someone who does not know that it is finished
+        process = child(out, unit.folder, how)
+        assert process.communicate() == ("False\n", "")
+    assert points(out) == before
+    assert (out / ".work" / "tracking.json").read_bytes() == entry
+    assert runs(out)["ewc/seed-0"] == "FINISHED"
+
+
+def test_a_unit_taken_up_after_a_kill_continues_its_run(out: Path) -> None:
+    unit = FakeUnit(out)
+    process = child(out, unit.learn(1), "die")
+    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert runs(out) == {"ewc/seed-0": "RUNNING", "ewc/seed-0/permutation-01": "FINISHED"}
+    track = tracker(out)
+    assert track.sync(unit.learn(2))
+    assert track.sync(unit.learn(3), finished=True)
+    track.close()
+    assert set(runs(out).values()) == {"FINISHED"}
+    assert len(runs(out)) == 4
+    assert set(points(out).values()) == {1}
+    assert history(out, "ewc/seed-0", "attempts") == {1: 1, 2: 2, 3: 3}
+
+
+def test_what_a_killed_process_left_is_sent_and_ended_by_the_next_one(out: Path) -> None:
+    left = FakeUnit(out, "si")
+    process = child(out, left.learn(1), "die")
+    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    left.learn(2)  # written, but not sent
+    track = tracker(out)
+    assert track.sync(FakeUnit(out).learn(), finished=True)
+    track.close()
+    assert runs(out)["si/seed-0"] == "KILLED"
+    assert history(out, "si/seed-0", "attempts") == {1: 1, 2: 2}
+    track = tracker(out)
+    assert track.sync(left.learn(2))
+    assert runs(out)["si/seed-0"] == "RUNNING"
+    assert track.sync(left.learn(3), finished=True)
+    track.close()
+    assert runs(out)["si/seed-0"] == "FINISHED"
+    assert set(points(out).values()) == {1}
+
+
+def test_a_unit_whose_process_is_alive_is_left_to_it(out: Path) -> None:
+    alive = tracker(out)
+    assert alive.sync(FakeUnit(out, "si").learn(1))
+    other = tracker(out)
+    assert other.sync(FakeUnit(out).learn(), finished=True)
+    other.close()
+    assert runs(out)["si/seed-0"] == "RUNNING"
+    alive.close()
+    assert runs(out)["si/seed-0"] == "KILLED"
+
+
+def test_a_failed_unit_says_why_until_it_succeeds(out: Path) -> None:
+    unit = FakeUnit(out)
+    track = tracker(out)
+    assert track.sync(unit.folder, failed="no data: run the prepare stage")  # nothing was written at all
+    assert runs(out) == {"ewc/seed-0": "FAILED"}
+    assert tag(out, "ewc/seed-0", "error") == ["no data: run the prepare stage"]
+    assert track.sync(unit.learn(2), failed="loss is NaN " + 10_000 * "!")
+    assert tag(out, "ewc/seed-0", "error")[0].startswith("loss is NaN !")
+    assert runs(out)["ewc/seed-0"] == "FAILED"
+    track.close()
+    assert runs(out)["ewc/seed-0"] == "FAILED"
+    track = tracker(out)
+    assert track.sync(unit.learn(3), finished=True)
+    track.close()
+    assert tag(out, "ewc/seed-0", "error") == []
+    assert set(runs(out).values()) == {"FINISHED"}
+
+
+def test_a_task_added_to_a_finished_unit_continues_its_run(out: Path) -> None:
+    unit = FakeUnit(out, tasks=3)
+    track = tracker(out)
+    assert track.sync(unit.learn(2), finished=True)
+    track.close()
+    track = tracker(out)
+    assert track.sync(unit.learn(3), finished=True)
+    track.close()
+    assert len(runs(out)) == 4
+    assert history(out, "ewc/seed-0", "attempts") == {1: 1, 2: 2, 3: 3}
+
+
+@pytest.mark.parametrize("loss", ["run", "database"])
+def test_what_is_gone_from_mlflow_is_sent_anew(out: Path, loss: str) -> None:
+    from mlflow import MlflowClient
+
+    unit, other = FakeUnit(out), FakeUnit(out, "si")
+    track = tracker(out)
+    assert track.sync(other.learn(), finished=True)
+    assert track.sync(unit.learn(2))
+    track.close()
+    if loss == "run":
+        ((run_id,),) = query(out, "SELECT run_uuid FROM runs WHERE name = 'ewc/seed-0'")
+        MlflowClient(f"sqlite:///{embedded(out).database}").delete_run(run_id)
+    else:
+        shutil.rmtree(out / "mlflow")
+        # MLflow keeps connections to a database by its name, so that only a process of its own sees the new one.
+        for folder, how in ((other.folder, "finish"), (unit.folder, "finish")):
+            process = child(out, folder, how)
+            assert process.communicate()[1] == ""
+    track = tracker(out)
+    if loss == "run":
+        assert track.sync(unit.learn(3), finished=True)
+    track.close()
+    found = query(out, "SELECT name, status FROM runs WHERE lifecycle_stage = 'active' AND name LIKE '%/seed-0'")
+    assert sorted(found) == [("ewc/seed-0", "FINISHED"), ("si/seed-0", "FINISHED")]
+    alive = points(out, "r.lifecycle_stage = 'active' AND r.name = 'ewc/seed-0' AND m.key = 'attempts'")
+    assert sorted(point[2] for point in alive.elements()) == ([1, 2, 3] if loss == "run" else [1, 2])
+
+
+def test_other_settings_supersede_the_earlier_run_of_a_method_and_seed(out: Path) -> None:
+    first, second = FakeUnit(out, key="k1"), FakeUnit(out, key="k2")
+    shown = "SELECT t.value FROM tags t WHERE t.key = 'comparison' AND t.run_uuid = ?"
+    ids = []
+    for unit in (first, second, first):
+        track = tracker(out)
+        assert track.sync(unit.learn(), finished=True)
+        track.close()
+        ledger = json.loads((out / ".work" / "tracking.json").read_text())
+        entries = ledger["targets"]["embedded digits"]["units"]
+        ids.append(entries[f"ewc/seed-0/{unit.folder.name}"]["run"])
+        with contextlib.closing(sqlite3.connect(embedded(out).database)) as connection:
+            values = {run: connection.execute(shown, (run,)).fetchone()[0] for run in set(ids)}
+        assert values == {run: "current" if run == ids[-1] else "superseded" for run in set(ids)}
+    assert ids[0] == ids[2] != ids[1]
+
+
+def test_a_moved_project_keeps_its_runs_and_puts_artifacts_where_it_is(out: Path, tmp_path: Path) -> None:
+    track = tracker(out)
+    assert track.sync(FakeUnit(out).learn(2))
+    track.close()
+    moved = tmp_path / "elsewhere"
+    out.rename(moved)
+    process = child(moved, FakeUnit(moved).learn(3), "finish")
+    assert process.communicate() == ("True\n", "")
+    assert len(runs(moved)) == 4
+    ((address,),) = query(moved, "SELECT artifact_uri FROM runs WHERE name = 'ewc/seed-0'")
+    assert address.startswith(moved.as_uri())
+    result = json.loads(Path(address.removeprefix("file://"), "result.json").read_text())
+    assert len(result["per_task"]) == 3
+    assert not out.exists()
+
+
+def test_a_lost_answer_anywhere_doubles_nothing(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow does what it was asked for, but the answer is lost, at each request in turn."""
+    import mlflow
+
+    client = mlflow.MlflowClient
+
+    class Lossy(client):
+        asked = 0
+        lost: int | None = None
+
+    def lossy(name: str) -> Any:
+        def request(self: Any, *args: Any, **kwargs: Any) -> Any:
+            answer = getattr(client, name)(self, *args, **kwargs)
+            Lossy.asked += 1
+            if Lossy.asked == Lossy.lost:
+                raise ConnectionResetError("the answer was lost")
+            return answer
+
+        return request
+
+    requests = "search_runs create_run log_batch set_terminated log_text get_metric_history create_experiment"
+    for name in requests.split():
+        setattr(Lossy, name, lossy(name))
+
+    def done(lost: int | None) -> tuple[Path, bool]:
+        out = furnish(tmp_path / f"lost-{lost}", database)
+        Lossy.asked, Lossy.lost = 0, lost
+        monkeypatch.setattr(mlflow, "MlflowClient", Lossy)
+        track = tracker(out, retry_seconds=0.0)
+        complete = track.sync(FakeUnit(out, tasks=2).learn(), finished=True)
+        assert complete or track.sync(FakeUnit(out, tasks=2).folder, finished=True)
+        track.close()
+        monkeypatch.setattr(mlflow, "MlflowClient", client)
+        return out, complete
+
+    undisturbed, complete = done(None)
+    assert complete
+    requests_made = Lossy.asked
+    assert requests_made > 15
+    for lost in range(1, requests_made + 1):
+        out, complete = done(lost)
+        assert not complete
+        assert runs(out) == runs(undisturbed)
+        assert points(out) == points(undisturbed)
+        assert "the answer was lost" in capfd.readouterr().err
+    assert set(points(undisturbed).values()) == {1}
+
+
+def test_processes_that_start_at_once_share_a_new_database(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    units = [FakeUnit(out, method).learn() for method in ("ewc", "si", "lwf")]
+    processes = [child(out, unit, "finish") for unit in units]
+    assert [process.communicate() for process in processes] == [("True\n", "")] * 3
+    assert set(runs(out).values()) == {"FINISHED"}
+    assert len(runs(out)) == 3 * 4
+    assert query(out, "PRAGMA journal_mode") == [("wal",)]
+    assert set(points(out).values()) == {1}
+
+
+def test_names_and_values_beyond_what_mlflow_takes(out: Path) -> None:
+    unit = FakeUnit(out, tasks=4)
+    unit.names = ["cats & dogs", "cats + dogs", "../" + 300 * "x", "é"]
+    track = Tracker(embedded(out), {"long": 9000 * "t"}, {"long": 9000 * "v", "odd/key!": None})
+    assert track.sync(unit.learn(), finished=True)
+    track.close()
+    assert set(runs(out).values()) == {"FINISHED"}
+    accuracies = {key for name, key, *_ in points(out) if name == "ewc/seed-0" and key.startswith("accuracy/")}
+    assert len(accuracies) == 4
+    assert {"accuracy/001 cats _ dogs", "accuracy/002 cats _ dogs", "accuracy/004 é"} < accuracies
+    values = dict(query(out, "SELECT key, value FROM params WHERE key IN ('long', 'odd_key_')"))
+    assert values == {"long": 6000 * "v", "odd_key_": "null"}
+
+
+def test_a_damaged_file_or_database_costs_one_line(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    unit = FakeUnit(out)
+    (unit.learn() / "result.json").write_text('{"schema": 1, "acc')
+    embedded(out).database.write_bytes(b"not a database" * 1000)
+    track = tracker(out, retry_seconds=0.0)
+    for _ in range(3):
+        assert not track.sync(unit.folder, finished=True)
+    first = capfd.readouterr().err
+    assert first.count("\n") == 1
+    assert "not a database" in first
+    track.close()
+    assert capfd.readouterr().err == "tracking: not sent to MLflow (embedded): ewc/seed-0; the next run sends it\n"
+
+
+def test_logging_ten_tasks_is_cheap(out: Path) -> None:
+    track = tracker(out)
+    assert track.sync(FakeUnit(out, "si", tasks=1).learn(), finished=True)  # imports, connects
+    unit = FakeUnit(out, tasks=10).learn()
+    before = time.process_time()
+    assert track.sync(unit, finished=True)
+    assert time.process_time() - before < 1.5
+    track.close()
+
+
+def test_only_tracking_imports_mlflow_and_only_when_needed() -> None:
+    importers = set()
+    for path in [*(ROOT / "cl").rglob("*.py"), *(ROOT / "flows").rglob("*.py")]:
+        tree = ast.parse(path.read_text("utf-8"))
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] == "mlflow" for name in names):
+                importers.add(path.relative_to(ROOT).as_posix())
+                assert node not in tree.body, f"{path} imports MLflow before it is needed"
+    assert importers == {"flows/tracking.py"}
+
+
+# Servers.
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(out: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """A server on the embedded database of `out`, started as `ui_command` says; killed at the end."""
+    command = ui_command(out).replace("--port 5000", f"--port {port}")
+    with (out / "server.log").open("ab") as log:
+        server = subprocess.Popen(command, shell=True, stdout=log, stderr=log, cwd=Path.cwd(), start_new_session=True)
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            assert server.poll() is None, (out / "server.log").read_text()
+            time.sleep(0.25)
+        else:
+            pytest.fail("the server does not come up:\n" + (out / "server.log").read_text())
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_a_server_killed_between_two_syncs_costs_nothing(
+    tmp_path: Path, database: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    backend, out = furnish(tmp_path / "server", database), tmp_path / "out"
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    track = Tracker(Tracking(out, uri, "digits"), TAGS, PARAMS)
+    unit = FakeUnit(out)
+    with serving(backend, port):
+        assert track.sync(unit.learn(1))
+    assert track.sync(unit.folder)  # nothing new: nobody is asked
+    assert capfd.readouterr() == ("", "")
+    before = time.monotonic()
+    assert not track.sync(unit.learn(2))
+    assert not track.sync(unit.learn(3), finished=True)
+    assert time.monotonic() - before < 3
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith(f"tracking: MLflow ({uri}) is not up to date with ewc/seed-0/k1: ")
+    assert "Connection" in said
+    assert len(said) < 300
+    track.close()
+    assert capfd.readouterr().err == f"tracking: not sent to MLflow ({uri}): ewc/seed-0; the next run sends it\n"
+    assert runs(backend) == {"ewc/seed-0": "RUNNING", "ewc/seed-0/permutation-01": "FINISHED"}
+
+    with serving(backend, port):
+        process = child(out, FakeUnit(out, "si").learn(), "finish", uri)
+        assert process.communicate() == ("True\n", "")
+    undisturbed = furnish(tmp_path / "undisturbed", database)
+    track = tracker(undisturbed)
+    for method in ("ewc", "si"):
+        assert track.sync(FakeUnit(undisturbed, method).learn(), finished=True)
+    track.close()
+    assert runs(backend) == runs(undisturbed)
+    assert set(points(backend).values()) == {1}
+    ordinary = f"key != '{WHOLE_PROCESS}'"
+    assert {p[:3] for p in points(backend, ordinary)} == {p[:3] for p in points(undisturbed, ordinary)}
+    values = [sorted(p[3] for p in points(folder, ordinary).elements()) for folder in (backend, undisturbed)]
+    assert values[0] == pytest.approx(values[1])
+    sql = "SELECT r.name, p.key, p.value FROM params p JOIN runs r USING (run_uuid) WHERE r.name LIKE 'ewc%'"
+    assert Counter(query(backend, sql)) == Counter(query(undisturbed, sql))
+
+
+def test_a_server_that_never_answers_does_not_stall_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    unit = FakeUnit(out)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and leaves it at that
+        uri = f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}"
+        track = Tracker(Tracking(out, uri, "digits", retry_seconds=0.5), TAGS, PARAMS)
+        before = time.monotonic()
+        assert not track.sync(unit.learn(1))
+        assert 4 < time.monotonic() - before < 7
+        before = time.monotonic()
+        assert not track.sync(unit.learn(2))  # not tried again so soon
+        assert time.monotonic() - before < 0.5
+        time.sleep(0.5)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        before = time.monotonic()
+        assert not track.sync(unit.learn(3))  # tried again
+        assert 1 <= time.monotonic() - before < 4
+        track.close()
+    first, last, *rest = capfd.readouterr().err.splitlines()
+    assert "ewc/seed-0/k1: TimeoutError: timed out" in first
+    assert last.endswith("ewc/seed-0; the next run sends it")
+    assert not rest
+    assert "secret" not in first + last + (out / ".work" / "tracking.json").read_text()
+
+
+def test_the_address_of_the_comparison_is_known_without_mlflow(out: Path) -> None:
+    assert comparison_url("http://127.0.0.1:5000/", embedded(out)) == "http://127.0.0.1:5000/#/experiments"
+    track = tracker(out)
+    assert track.sync(FakeUnit(out).learn(), finished=True)
+    track.close()
+    assert comparison_url("http://127.0.0.1:5000", embedded(out)) == (
+        "http://127.0.0.1:5000/#/experiments/1/runs"
+        "?viewStateShareKey=compare&compareRunsMode=CHART&workflowType=machine_learning"
+    )
+
+
+def test_the_command_for_the_browser_is_as_seen_from_here(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(out.parent)
+    command = ui_command(Path("out"))
+    assert command.startswith("MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true ")
+    assert command.endswith(
+        "-m mlflow server --workers 1 --host 127.0.0.1 --port 5000 "
+        "--backend-store-uri sqlite:///out/mlflow/mlflow.db --artifacts-destination out/mlflow/artifacts"
+    )
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_comparison_opens_with_every_method(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from selenium import webdriver
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    methods = ["finetune", "joint", "ewc"]
+    track = tracker(out)
+    for method in methods:
+        for seed in range(2):
+            unit = FakeUnit(out, method, seed)
+            assert track.sync(unit.learn_jointly() if method == "joint" else unit.learn(), finished=True)
+    assert track.sync(FakeUnit(out, "broken").learn(1), failed="loss is NaN")
+    track.close()
+    monkeypatch.chdir(out.parent)
+    port = free_port()
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1700,1300"):
+        options.add_argument(argument)
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    with serving(out, port), contextlib.closing(webdriver.Chrome(options, service)) as browser:
+        browser.get(comparison_url(f"http://127.0.0.1:{port}", embedded(out)))
+
+        def text(_: object) -> str:
+            return str(browser.execute_script("return document.body.innerText"))
+
+        WebDriverWait(browser, 60).until(lambda _: "At what cost" in text(_) and "Group: ewc" in text(_))
+        page = text(None)
+        assert all(f"Group: {method}" in page for method in methods)
+        assert "broken" not in page
+        assert "6 matching runs" in page
+        assert "Unassigned" not in page
+        browser.quit()
