@@ -26,9 +26,9 @@ class Plain:
 
     url: str | None = None
 
-    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T]) -> T:
-        """Run the body as a flow of this name."""
-        del name, run_name, tags
+    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T], at_once: int = 1) -> T:
+        """Run the body as a flow of this name, with so many tasks at once."""
+        del name, run_name, tags, at_once
         return body()
 
     def each(
@@ -66,15 +66,13 @@ class WithServer(Plain):
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T]) -> T:
+    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T], at_once: int = 1) -> T:
         """Run the body as a flow; a `UserError` from it fails the flow with its message, and is raised again."""
         import prefect
         from prefect.task_runners import ThreadPoolTaskRunner
 
-        # Waiting is all the threads do (each for a child process), so their number need not be bounded here.
-        made = prefect.flow(
-            name=name, flow_run_name=run_name, task_runner=ThreadPoolTaskRunner(max_workers=64), persist_result=False
-        )(body)
+        runner: Any = ThreadPoolTaskRunner(max_workers=at_once)
+        made = prefect.flow(name=name, flow_run_name=run_name, task_runner=runner, persist_result=False)(body)
         with prefect.tags(*tags):
             return made()
 
@@ -82,20 +80,13 @@ class WithServer(Plain):
         self, units: Sequence[U], body: Callable[[U], T], at_once: int, name: Callable[[U], str]
     ) -> list[T | UserError]:
         """Run the body as a task for every unit; one that raises is a failed task, and no more."""
-        import threading
-
         import prefect
         from prefect.cache_policies import NO_CACHE
 
-        slots = threading.Semaphore(max(at_once, 1))
-
-        def in_slot(unit: U) -> T:
-            with slots:
-                return body(unit)
-
-        made = prefect.task(in_slot, name="unit", cache_policy=NO_CACHE, persist_result=False)
+        del at_once  # the flow's
+        made = prefect.task(name="unit", cache_policy=NO_CACHE, persist_result=False)(body)
         futures = [made.with_options(task_run_name=name(unit)).submit(unit) for unit in units]
-        found = []
+        found: list[T | UserError] = []
         for future in futures:
             result = future.result(raise_on_failure=False)
             if isinstance(result, BaseException) and not isinstance(result, UserError):
@@ -104,16 +95,14 @@ class WithServer(Plain):
         return found
 
     def say(self, line: str) -> None:
-        """Print the line and log it to the run."""
+        """Log the line to the run, which also prints it."""
         import prefect
         from prefect.exceptions import MissingContextError
 
-        super().say(line)
         try:
-            logger = prefect.get_run_logger()
+            prefect.get_run_logger().info(line)
         except MissingContextError:  # before or after the run
-            return
-        logger.info(line)
+            super().say(line)
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
         """Store a table artifact under the key, so that the UI keeps its history."""

@@ -103,7 +103,7 @@ def draw(summary: "Summary") -> dict[str, Drawing]:
         plots["cost"] = cost
     drawings = {}
     for name, plot in plots.items():
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
             drawings[name] = save(plot(summary), name)
     return drawings
 
@@ -111,7 +111,7 @@ def draw(summary: "Summary") -> dict[str, Drawing]:
 def save(figure: Figure, name: str) -> Drawing:
     """Render to bytes that depend on nothing but the figure; bands shown on demand are in the SVG alone."""
     png, svg = io.BytesIO(), io.StringIO()
-    figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(svg, format="svg", transparent=True)
     for band in figure.findobj(lambda artist: (artist.get_gid() or "").startswith("band:")):
         band.set_visible(False)
     figure.savefig(png, format="png", dpi=160, facecolor=PAPER, metadata={"Software": None})

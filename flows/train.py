@@ -25,12 +25,18 @@ def train(params: Params, out: Path, prefect: Plain) -> None:
     read_manifest(out / "prepared")
     name = ", ".join(params.methods) if len(params.methods) <= 3 else f"{len(params.methods)} methods"
     tags = [params.benchmark.name, *params.methods]
-    prefect.flow("train", f"train {params.benchmark.name}: {name}", tags, lambda: _train(params, out, prefect))
-
-
-def _train(params: Params, out: Path, prefect: Plain) -> None:
     units = units_of(params)
     at_once, trial_workers = width(params, len(units))
+
+    def body() -> None:
+        _train(params, out, prefect, units, at_once, trial_workers)
+
+    prefect.flow("train", f"train {params.benchmark.name}: {name}", tags, body, at_once)
+
+
+def _train(
+    params: Params, out: Path, prefect: Plain, units: list[UnitOfWork], at_once: int, trial_workers: int
+) -> None:
     show = Progress(units, prefect.say)
     with Follower.of(params, out, provenance.tags(out)) as mlflow:
 

@@ -53,7 +53,7 @@ class FakeUnit:
 
     def __init__(self, out: Path, method: str = "ewc", seed: int = 0, tasks: int = 3, key: str = "k1") -> None:
         self.folder = out / ".work" / method / f"seed-{seed}" / key
-        self.head = {"schema": 1, "benchmark": "permuted-digits", "method": method, "seed": seed}
+        self.head: dict[str, Any] = {"schema": 1, "benchmark": "permuted-digits", "method": method, "seed": seed}
         self.names = [f"permutation-{i + 1:02d}" for i in range(tasks)]
         draw = random.Random(f"{method} {seed}")
         keep = draw.uniform(0.5, 1.0)  # share of its accuracy that a task keeps when another one is learned
@@ -78,7 +78,7 @@ class FakeUnit:
         return self.folder
 
     def write(self, rows: list[list[float | None]], learned: list[str]) -> None:
-        self.per_task = [
+        self.per_task: list[dict[str, Any]] = [
             {
                 "task": name,
                 "learning_rate": 0.1 / (i + 1),
@@ -396,20 +396,18 @@ def test_what_is_gone_from_mlflow_is_sent_anew(out: Path, loss: str) -> None:
     if loss == "run":
         ((run_id,),) = query(out, "SELECT run_uuid FROM runs WHERE name = 'ewc/seed-0'")
         MlflowClient(f"sqlite:///{embedded(out).database}").delete_run(run_id)
+        track = tracker(out)
+        assert track.sync(unit.learn(3), finished=True)
+        track.close()
     else:
         shutil.rmtree(out / "mlflow")
-        # MLflow keeps connections to a database by its name, so that only a process of its own sees the new one.
-        for folder, how in ((other.folder, "finish"), (unit.folder, "finish")):
-            process = child(out, folder, how)
-            assert process.communicate()[1] == ""
-    track = tracker(out)
-    if loss == "run":
-        assert track.sync(unit.learn(3), finished=True)
-    track.close()
+        # MLflow keeps connections to a database of this name: only another process sees the new one.
+        process = child(out, unit.learn(3), "finish")
+        assert process.communicate()[1] == ""
     found = query(out, "SELECT name, status FROM runs WHERE lifecycle_stage = 'active' AND name LIKE '%/seed-0'")
     assert sorted(found) == [("ewc/seed-0", "FINISHED"), ("si/seed-0", "FINISHED")]
     alive = points(out, "r.lifecycle_stage = 'active' AND r.name = 'ewc/seed-0' AND m.key = 'attempts'")
-    assert sorted(point[2] for point in alive.elements()) == ([1, 2, 3] if loss == "run" else [1, 2])
+    assert sorted(point[2] for point in alive.elements()) == [1, 2, 3]
 
 
 def test_other_settings_supersede_the_earlier_run_of_a_method_and_seed(out: Path) -> None:
@@ -451,15 +449,13 @@ def test_a_lost_answer_anywhere_doubles_nothing(
     """MLflow does what it was asked for, but the answer is lost, at each request in turn."""
     import mlflow
 
-    client = mlflow.MlflowClient
-
-    class Lossy(client):
+    class Lossy(mlflow.MlflowClient):
         asked = 0
         lost: int | None = None
 
     def lossy(name: str) -> Any:
         def request(self: Any, *args: Any, **kwargs: Any) -> Any:
-            answer = getattr(client, name)(self, *args, **kwargs)
+            answer = getattr(super(Lossy, self), name)(self, *args, **kwargs)
             Lossy.asked += 1
             if Lossy.asked == Lossy.lost:
                 raise ConnectionResetError("the answer was lost")
@@ -470,16 +466,15 @@ def test_a_lost_answer_anywhere_doubles_nothing(
     requests = "search_runs create_run log_batch set_terminated log_text get_metric_history create_experiment"
     for name in requests.split():
         setattr(Lossy, name, lossy(name))
+    monkeypatch.setattr(mlflow, "MlflowClient", Lossy)
 
     def done(lost: int | None) -> tuple[Path, bool]:
         out = furnish(tmp_path / f"lost-{lost}", database)
         Lossy.asked, Lossy.lost = 0, lost
-        monkeypatch.setattr(mlflow, "MlflowClient", Lossy)
         track = tracker(out, retry_seconds=0.0)
         complete = track.sync(FakeUnit(out, tasks=2).learn(), finished=True)
         assert complete or track.sync(FakeUnit(out, tasks=2).folder, finished=True)
         track.close()
-        monkeypatch.setattr(mlflow, "MlflowClient", client)
         return out, complete
 
     undisturbed, complete = done(None)
@@ -699,16 +694,22 @@ def test_the_comparison_opens_with_every_method(out: Path, monkeypatch: pytest.M
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1700,1300"):
         options.add_argument(argument)
     service = webdriver.ChromeService(shutil.which("chromedriver"))
-    with serving(out, port), contextlib.closing(webdriver.Chrome(options, service)) as browser:
-        browser.get(comparison_url(f"http://127.0.0.1:{port}", embedded(out)))
+    with serving(out, port), contextlib.ExitStack() as stack:
+        browser = webdriver.Chrome(options, service)
+        stack.callback(browser.quit)
 
-        def text(_: object) -> str:
+        def page(*_: object) -> str:
             return str(browser.execute_script("return document.body.innerText"))
 
-        WebDriverWait(browser, 60).until(lambda _: "At what cost" in text(_) and "Group: ewc" in text(_))
-        page = text(None)
-        assert all(f"Group: {method}" in page for method in methods)
-        assert "broken" not in page
-        assert "6 matching runs" in page
-        assert "Unassigned" not in page
-        browser.quit()
+        browser.get(comparison_url(f"http://127.0.0.1:{port}", embedded(out)))
+        WebDriverWait(browser, 60).until(lambda _: "At what cost" in page() and "Group: ewc" in page())
+        assert all(f"Group: {method}" in page() for method in methods)
+        assert "broken" not in page()  # it failed
+        assert "6 matching runs" in page()  # and no tasks among them
+
+        # The page as it opens without our view: the units, with the tasks folded away, and charts of them.
+        browser.get("about:blank")
+        browser.get(f"http://127.0.0.1:{port}/#/experiments/1/runs?compareRunsMode=CHART")
+        WebDriverWait(browser, 60).until(lambda _: "accuracy (3)" in page() and "ewc/seed-1" in page())
+        assert "No charts" not in page()
+        assert "ewc/seed-1/permutation-01" not in page()

@@ -1,0 +1,34 @@
+"""What every test runs under: one thread a process, no telemetry, and one small prepared benchmark a session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.update(
+    {
+        "DO_NOT_TRACK": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DVC_NO_ANALYTICS": "1",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+)
+
+RAW = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Permuted digits with ten training images a class, prepared as two tasks and as three."""
+    from cl.data.prepare import prepare
+    from cl.params import Benchmark
+
+    folder = tmp_path_factory.mktemp("benchmark")
+    for tasks in (2, 3):
+        options = Benchmark(name="permuted-digits", tasks=tasks, train_per_class=10)
+        prepare(options, RAW, folder / f"tasks-{tasks}", say=lambda line: None)
+    return {tasks: folder / f"tasks-{tasks}" for tasks in (2, 3)}
