@@ -21,6 +21,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sqlite3
 import sys
 import threading
@@ -207,12 +208,12 @@ class Tracker:
         if run is None and not unit.files and entry["state"] in ("finished", "killed"):
             self._ledger.drop(name)  # its files are gone, or were never written
             return
-        tags = {"comparison": "current" if entry["current"] else "superseded"}
+        tags = unit.tags | {"comparison": "current" if entry["current"] else "superseded"}
         if entry["error"] is not None:
             tags["error"] = entry["error"]
         logged: set[int] = set()
         if run is None:
-            run = server.create(unit.label, unit.start, self._tags | unit.tags | tags | {"unit": mark})
+            run = server.create(unit.label, unit.start, self._tags | tags | {"unit": mark})
         else:
             logged = server.steps(run, MARKER)
         began = run.info.start_time
@@ -554,8 +555,10 @@ def _create_database(path: Path) -> None:
     """
     from mlflow.store.db import utils
 
-    new = path.with_suffix(".new")
-    new.unlink(missing_ok=True)
+    new = path.parent / "new" / path.name  # a folder, as SQLite keeps journals beside the file
+    if new.parent.exists():  # somebody was killed here
+        shutil.rmtree(new.parent)
+    new.parent.mkdir()
     database: Any = utils
     engine = database.create_sqlalchemy_engine(f"sqlite:///{new}")
     database._initialize_tables(engine)
@@ -563,6 +566,7 @@ def _create_database(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(new)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")  # stays with the file: readers and a writer at once
     new.replace(path)
+    new.parent.rmdir()
 
 
 def _relocate(database: Path, old: str, new: str) -> None:
@@ -625,10 +629,10 @@ def _say(message: str) -> None:
 
 def _root(error: BaseException) -> str:
     """What an error comes from, on one line of reasonable length."""
-    while (cause := error.__cause__ or error.__context__) is not None:
+    while not isinstance(error, UserError) and (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+    return text[:300] if isinstance(error, UserError) else f"{type(error).__name__}: {text[:300]}"
 
 
 def _digest(folder: Path) -> str:

@@ -5,6 +5,7 @@ Imports nothing of this project, so that such a process is at work in a quarter 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 Images = npt.NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """Still pictures only: some other readers of Pillow start programs (EPS) or fetch parts from elsewhere."""
+MAX_BYTES = 2**30
 WHITE = (255, 255, 255, 255)
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,27 +42,27 @@ class BadImage(Exception):
 def decode(path: str, size: int) -> Images:
     """The upright middle square of a picture, scaled to (size, size, 3) uint8 RGB.
 
-    Raises `BadImage` for bytes that are no usable picture, `OSError` (with errno and file name) where the machine
-    does not hand the bytes over.
+    Raises `BadImage` for bytes that are no usable picture, `OSError` where the machine does not hand the bytes over.
     """
+    with open(path, "rb", buffering=0) as file:
+        data = file.read() if os.fstat(file.fileno()).st_size <= MAX_BYTES else None
+    if not data:
+        raise BadImage("an empty file" if data == b"" else f"more than {MAX_BYTES} bytes")
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if min(image.size) >= 4 * size:
             # A JPEG can be decoded at a half, a quarter or an eighth; twice the side wanted is left to scale down.
             image.draft(None, (2 * size, 2 * size))
-            image.load()
-            return _square(image, size)
+        image.load()
+        return _square(image, size)
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise BadImage("not a picture of a known format" if os.path.getsize(path) else "an empty file") from None
+        raise BadImage("not a picture of a known format") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(f"more than {Image.MAX_IMAGE_PIXELS} pixels") from None
-    except OSError as error:
-        if error.errno is not None:
-            raise OSError(error.errno, error.strerror, path) from None
-        raise BadImage(str(error)) from None
     except Exception as error:  # Pillow's decoders meet damaged bytes with whatever their arithmetic runs into
-        raise BadImage(f"damaged ({type(error).__name__}: {error})") from None
+        raise BadImage(f"damaged: {error}" if isinstance(error, OSError) else f"damaged: {error!r}") from None
 
 
 def _square(image: Image.Image, size: int) -> Images:

@@ -408,3 +408,27 @@ def test_numbers_for_people():
     assert [report.duration(s) for s in (3.21, 300, 7260)] == ["3.2 s", "5 min", "2 h 01 min"]
     assert report.listing(["a"]) == "a"
     assert report.listing(["a", "b", "c"]) == "a, b and c"
+
+
+def test_dvc_plots_show_needs_no_network():
+    vendor = REPOSITORY / ".dvc/vendor"
+    text = (vendor / "page.html").read_text()
+    assert "{plot_divs}" in text
+    assert "{scripts}" not in text  # DVC would put its own addresses there
+    assert "://" not in text
+    scripts = [link for link in Page(text).links if link]
+    assert len(scripts) == 3
+    assert all((REPOSITORY / "dvc_plots" / link).resolve().parent == vendor for link in scripts)
+    assert all((vendor / Path(link).name).stat().st_size > 50_000 for link in scripts)
+
+
+def test_dvc_template_takes_the_columns_of_accuracy_csv(built):
+    template = (REPOSITORY / ".dvc/plots/methods.json").read_text()
+    header = (built.folder / "accuracy.csv").read_text().splitlines()[0].split(",")
+    assert {"method", "seed"} <= set(header)
+    assert {"rev", "method", "x"} == set(json.loads(template)["transform"][2]["groupby"])
+    assert {f"<DVC_METRIC_{anchor}>" for anchor in ("DATA", "X", "Y", "TITLE", "X_LABEL", "Y_LABEL")} <= set(
+        re.findall(r"<DVC_METRIC_\w+>", template)
+    )
+    hues = [light for name, (light, _) in report_plots.COLOURS.items() if name.startswith("hue")]
+    assert json.loads(template)["config"]["range"]["category"] == hues

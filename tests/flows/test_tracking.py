@@ -67,14 +67,16 @@ class FakeUnit:
         """Leave the folder as it is after that many tasks, or after all; returns it."""
         total = len(self.names)
         done = total if upto is None else upto
-        rows: list[list[float | None]] = [*self.accuracy[:done], *([[None] * total] * (total - done))]
+        nothing: list[float | None] = [None] * total
+        rows = [*self.accuracy[:done], *([nothing] * (total - done))]
         self.write(rows, self.names[:done])
         return self.folder
 
     def learn_jointly(self) -> Path:
         """Leave the folder as it is after all tasks were learned at once; returns it."""
         total = len(self.names)
-        self.write([*([[None] * total] * (total - 1)), [0.9 + 0.01 * j for j in range(total)]], ["all"])
+        nothing: list[float | None] = [None] * total
+        self.write([*([nothing] * (total - 1)), [0.9 + 0.01 * j for j in range(total)]], ["all"])
         return self.folder
 
     def write(self, rows: list[list[float | None]], learned: list[str]) -> None:
@@ -208,6 +210,7 @@ def test_a_unit_is_a_run_with_a_nested_run_per_task(out: Path, capfd: pytest.Cap
 
     client = MlflowClient(f"sqlite:///{embedded(out).database}")
     experiment = client.get_experiment_by_name("digits")
+    assert experiment is not None
     found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert set(found) == {"ewc/seed-0", *(f"ewc/seed-0/{name}" for name in unit.names)}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
@@ -412,19 +415,21 @@ def test_what_is_gone_from_mlflow_is_sent_anew(out: Path, loss: str) -> None:
 
 def test_other_settings_supersede_the_earlier_run_of_a_method_and_seed(out: Path) -> None:
     first, second = FakeUnit(out, key="k1"), FakeUnit(out, key="k2")
-    shown = "SELECT t.value FROM tags t WHERE t.key = 'comparison' AND t.run_uuid = ?"
-    ids = []
-    for unit in (first, second, first):
+
+    def finish(unit: FakeUnit) -> dict[str, str]:
         track = tracker(out)
         assert track.sync(unit.learn(), finished=True)
         track.close()
-        ledger = json.loads((out / ".work" / "tracking.json").read_text())
-        entries = ledger["targets"]["embedded digits"]["units"]
-        ids.append(entries[f"ewc/seed-0/{unit.folder.name}"]["run"])
-        with contextlib.closing(sqlite3.connect(embedded(out).database)) as connection:
-            values = {run: connection.execute(shown, (run,)).fetchone()[0] for run in set(ids)}
-        assert values == {run: "current" if run == ids[-1] else "superseded" for run in set(ids)}
-    assert ids[0] == ids[2] != ids[1]
+        sql = "SELECT u.value, c.value FROM tags u JOIN tags c USING (run_uuid) WHERE u.key = 'unit'"
+        return dict(query(out, f"{sql} AND c.key = 'comparison'"))
+
+    assert finish(first) == {"ewc/seed-0/k1": "current"}
+    ((run, *ended),) = query(out, "SELECT run_uuid, status, end_time FROM runs WHERE name = 'ewc/seed-0'")
+    shutil.rmtree(first.folder)  # what MLflow has of it can still be told apart
+    assert finish(second) == {"ewc/seed-0/k1": "superseded", "ewc/seed-0/k2": "current"}
+    assert [tuple(ended)] == query(out, f"SELECT status, end_time FROM runs WHERE run_uuid = '{run}'")
+    assert finish(first) == {"ewc/seed-0/k1": "current", "ewc/seed-0/k2": "superseded"}
+    assert len(query(out, "SELECT * FROM runs")) == 2 * 4
 
 
 def test_a_moved_project_keeps_its_runs_and_puts_artifacts_where_it_is(out: Path, tmp_path: Path) -> None:
@@ -455,7 +460,7 @@ def test_a_lost_answer_anywhere_doubles_nothing(
 
     def lossy(name: str) -> Any:
         def request(self: Any, *args: Any, **kwargs: Any) -> Any:
-            answer = getattr(super(Lossy, self), name)(self, *args, **kwargs)
+            answer = getattr(super(Lossy, self), name)(*args, **kwargs)
             Lossy.asked += 1
             if Lossy.asked == Lossy.lost:
                 raise ConnectionResetError("the answer was lost")
@@ -515,18 +520,62 @@ def test_names_and_values_beyond_what_mlflow_takes(out: Path) -> None:
     assert values == {"long": 6000 * "v", "odd_key_": "null"}
 
 
-def test_a_damaged_file_or_database_costs_one_line(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_database_or_file_costs_one_line(
+    out: Path, database: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     unit = FakeUnit(out)
     (unit.learn() / "result.json").write_text('{"schema": 1, "acc')
     embedded(out).database.write_bytes(b"not a database" * 1000)
     track = tracker(out, retry_seconds=0.0)
     for _ in range(3):
         assert not track.sync(unit.folder, finished=True)
-    first = capfd.readouterr().err
-    assert first.count("\n") == 1
-    assert "not a database" in first
+    assert capfd.readouterr().err == (
+        "tracking: MLflow (embedded) is not up to date with ewc/seed-0/k1: DatabaseError: file is not a database; "
+        "training goes on, what is missing is sent later\n"
+    )
     track.close()
-    assert capfd.readouterr().err == "tracking: not sent to MLflow (embedded): ewc/seed-0; the next run sends it\n"
+    not_sent = "tracking: not sent to MLflow (embedded): ewc/seed-0; the next run sends it\n"
+    assert capfd.readouterr().err == not_sent
+
+    shutil.copy(database, embedded(out).database)
+    tracker(out).close()
+    first, last = capfd.readouterr().err.splitlines(keepends=True)
+    assert f"{unit.folder / 'result.json'} is damaged" in first
+    assert last == not_sent
+    shutil.rmtree(unit.folder)  # nothing is left that could be sent
+    tracker(out).close()
+    tracker(out).close()
+    assert capfd.readouterr().err == ""
+    assert runs(out) == {}
+
+    (out / ".work" / "tracking.json").write_text("{")
+    track = tracker(out)
+    assert not track.sync(unit.learn())
+    track.close()
+    assert "tracking.json is damaged: delete it" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_nothing_is_doubled(tmp_path: Path, database: Path) -> None:
+    """Also while the database is made. The moments are drawn anew each time; the failing one is in the message."""
+    undisturbed = furnish(tmp_path / "undisturbed", database)
+    track = tracker(undisturbed)
+    assert track.sync(FakeUnit(undisturbed, tasks=10).learn(), finished=True)
+    track.close()
+    for trial in range(4):
+        out = tmp_path / f"killed-{trial}"
+        unit = FakeUnit(out, tasks=10).learn()
+        moments = [random.uniform(0.5, 4.0) for _ in range(4)]
+        for moment in moments:
+            process = child(out, unit, "finish")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=moment)
+            process.kill()
+            process.communicate()
+        process = child(out, unit, "finish")
+        assert process.communicate()[1] == "", moments
+        assert runs(out) == runs(undisturbed), moments
+        assert points(out) == points(undisturbed), moments
 
 
 def test_logging_ten_tasks_is_cheap(out: Path) -> None:
@@ -710,6 +759,5 @@ def test_the_comparison_opens_with_every_method(out: Path, monkeypatch: pytest.M
         # The page as it opens without our view: the units, with the tasks folded away, and charts of them.
         browser.get("about:blank")
         browser.get(f"http://127.0.0.1:{port}/#/experiments/1/runs?compareRunsMode=CHART")
-        WebDriverWait(browser, 60).until(lambda _: "accuracy (3)" in page() and "ewc/seed-1" in page())
-        assert "No charts" not in page()
+        WebDriverWait(browser, 60).until(lambda _: "ewc/seed-1 (average_accuracy)" in page())
         assert "ewc/seed-1/permutation-01" not in page()

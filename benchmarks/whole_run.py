@@ -1,0 +1,40 @@
+"""Where a whole default run spends its time: `python -m benchmarks.whole_run`.
+
+Clones the committed project into a temporary folder, does there what `make run` does (the environment apart), and
+compares the processor time of all its processes with what was spent in training steps.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    """Print wall-clock and processor time, the share of training steps, and the peak memory of a process."""
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "--quiet", ".", str(clone)], check=True)
+        started = time.monotonic()
+        for command in (["dvc", "pull", "--quiet", "data.dvc"], ["dvc", "repro"]):
+            subprocess.run(command, cwd=clone, check=True)
+        wall = time.monotonic() - started
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        costs = [json.loads(path.read_bytes()) for path in clone.glob("out/results/*/seed-*.cost.json")]
+    process = used.ru_utime + used.ru_stime
+    steps = sum(cost["step_seconds"] for cost in costs)
+    learning = sum(cost["process_seconds"] for cost in costs)
+    print(f"units:                   {len(costs)}")
+    print(f"wall-clock:              {wall:.0f} s")
+    print(f"processor, all of it:    {process:.0f} s")
+    print(f"  in units, after start: {learning:.0f} s ({learning / process:.0%})")
+    print(f"  in training steps:     {steps:.0f} s ({steps / process:.0%})")
+    print(f"peak memory, one process: {max(cost['peak_memory_bytes'] for cost in costs) / 2**30:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""folder: your own images, in folders `<task>/<class>/<image>` under `benchmark.path`.
+
+A task may bring its own `train`, `test` and `val` (or `validation`) folders with the classes below them; else it is
+split here. Which split an image goes to follows from the benchmark's seed and the names of its task, its class and
+itself: what is added elsewhere moves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cl.data.images import IMAGENET, SHOWN, File, Listing, Say, raw_tasks
+from cl.data.images import fingerprint as fingerprint_of
+from cl.data.prepare import SPLITS, RawTask
+from cl.errors import UserError
+from cl.params import Benchmark
+from cl.rng import seed_of
+
+__all__ = ["FORMAT", "fingerprint", "tasks"]
+FORMAT = IMAGENET
+IMAGE_SIZE = 32
+TEST_FRACTION = 0.2
+VALIDATION_FRACTION = 0.2
+"""Of what is not test, as in the survey."""
+SPLIT_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
+"""What Windows, macOS and network drives leave behind, in lower case; passed over, as is a name with a dot in front."""
+
+
+def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[RawTask]:
+    """Yield the folders of `options.path` as tasks, sorted by name or as `options.order` says.
+
+    Images are (3, S, S), S = `options.image_size` (default 32). Raises `UserError` for a tree that is not as
+    described above, naming the folder, and for bad images as `options.on_bad_image` says.
+    """
+    del raw
+    root = _root(options)
+    size = options.image_size or IMAGE_SIZE
+    yield from raw_tasks(root, _listings(root, options), size, options.on_bad_image, say)
+
+
+def fingerprint(options: Benchmark, raw: Path) -> str:
+    """Changes when a file of the chosen tasks does: in name, size or time of change."""
+    del raw
+    root = _root(options)
+    return fingerprint_of(root, _listings(root, options))
+
+
+def _root(options: Benchmark) -> Path:
+    if options.path is None:
+        raise UserError("benchmark.path: the benchmark 'folder' needs it: the root of <task>/<class>/<image>")
+    return Path(options.path).expanduser()
+
+
+def _listings(root: Path, options: Benchmark) -> list[Listing]:
+    found = _entries(root)[0]
+    if not found:
+        raise UserError(f"benchmark.path: no folders in {root}; it has to be the root of <task>/<class>/<image>")
+    names = options.order if options.order is not None else found
+    for name in names:
+        if name not in found:
+            raise UserError(f"benchmark.order: no task {name!r} in {root}; there are: {', '.join(found)}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"benchmark.order: {twice!r} stands twice; name each task once, of: {', '.join(found)}")
+    if options.tasks is not None and options.tasks > len(names):
+        raise UserError(f"benchmark.tasks: {len(names)} tasks to take from {root}, not {options.tasks}")
+    return [_listing(root, name, options) for name in names[: options.tasks]]
+
+
+def _listing(root: Path, task: str, options: Benchmark) -> Listing:
+    splits = _split_folders(root / task)
+    trees = {split: _tree(root, f"{task}/{name}") for name, split in splits.items()} or {"all": _tree(root, task)}
+    classes = sorted(set().union(*trees.values()))
+    if len(classes) < 2:
+        raise UserError(f"{root / task}: {len(classes)} class; a task needs two at least to tell apart")
+    for split, tree in trees.items():
+        if missing := [name for name in classes if name not in tree]:
+            raise UserError(f"{root / task}: its {split} folder lacks {_some(missing)}, which other splits have")
+    files: dict[str, list[File]] = {split: [] for split in SPLITS}
+    for label, name in enumerate(classes):
+        parts = {split: _ranked(tree[name], options.seed, task, name) for split, tree in trees.items()}
+        place = f"{root / task}: class {name}"
+        if "all" in parts:
+            parts["test"], parts["train"] = _cut(parts.pop("all"), TEST_FRACTION, 3, place)
+        if "validation" not in parts:
+            parts["validation"], parts["train"] = _cut(parts["train"], VALIDATION_FRACTION, 2, place)
+        parts["train"] = parts["train"][: options.train_per_class]
+        for split in SPLITS:
+            files[split] += [(path, label) for path in sorted(parts[split])]
+    return Listing(task, classes, files)
+
+
+def _split_folders(task: Path) -> dict[str, str]:
+    """The task's own split folders and what each is; none where its folders are classes (one may be called train)."""
+    folders = _folders_only(task)
+    given = [name for name in folders if name in SPLIT_FOLDERS]
+    others = [name for name in folders if name not in SPLIT_FOLDERS]
+    if others:
+        if any(_entries(task / name)[0] for name in given):
+            raise UserError(f"{task}: {_some(others)} beside {_some(given)}; a task has class folders or split folders")
+        return {}
+    if "val" in given and "validation" in given:
+        raise UserError(f"{task}: both val and validation; keep one")
+    if given and not {"train", "test"} <= set(given):
+        raise UserError(f"{task}: a {_some(given)} folder alone; a task that brings its splits needs train and test")
+    return {name: SPLIT_FOLDERS[name] for name in given}
+
+
+def _tree(root: Path, folder: str) -> dict[str, list[str]]:
+    """Per class its files, relative to the root; raises `UserError` for what is neither."""
+    tree = {}
+    for name in _folders_only(root / folder):
+        below, files = _entries(root / folder / name)
+        if below:
+            raise UserError(
+                f"{root / folder / name}: {_some(below)} where the images of a class should be; "
+                "has to be <task>/<class>/<image> or <task>/{train,val,test}/<class>/<image>"
+            )
+        if not files:
+            raise UserError(f"{root / folder / name}: a class without images; add some or delete the folder")
+        tree[name] = [f"{folder}/{name}/{file}" for file in files]
+    if not tree:
+        raise UserError(f"{root / folder}: no class folders; it has to hold <class>/<image>")
+    return tree
+
+
+def _ranked(paths: list[str], seed: int, task: str, name: str) -> list[str]:
+    """The paths by a number drawn for each: one image more or less changes the split of next to no other."""
+    return sorted(paths, key=lambda path: seed_of("folder", seed, task, name, path.rpartition("/")[2]))
+
+
+def _cut(paths: list[str], fraction: float, least: int, place: str) -> tuple[list[str], list[str]]:
+    if len(paths) < least:
+        raise UserError(f"{place} has {len(paths)} images; to be split it needs {least} at least; add some")
+    count = max(1, round(fraction * len(paths)))
+    return paths[:count], paths[count:]
+
+
+def _folders_only(folder: Path) -> list[str]:
+    folders, files = _entries(folder)
+    if files:
+        raise UserError(
+            f"{folder}: {_some(files)} where only folders of classes should be; "
+            "benchmark.path has to be the root of <task>/<class>/<image>"
+        )
+    return folders
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of the folders and of the files in a folder, each sorted, without what is hidden or known junk."""
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name.lower() in JUNK:
+                    continue
+                if not entry.name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in entry.name):
+                    raise UserError(f"{folder}: the name {entry.name!a} is not UTF-8; rename it")
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif entry.is_file():
+                    files.append(entry.name)
+                else:
+                    raise UserError(f"{entry.path}: neither a file nor a folder (a dangling link?); remove it")
+    except OSError as error:
+        raise UserError(f"benchmark.path: {folder} cannot be read ({error.strerror})") from None
+    return sorted(folders), sorted(files)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,232 @@
+"""Image files become tasks: many are decoded at once, in processes beside this one, straight into one array a split.
+
+A benchmark of image files says which file belongs where (`Listing`); `raw_tasks` does the rest. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cl.data import decode
+from cl.data.decode import Images
+from cl.data.prepare import Format, Labels, RawTask
+from cl.errors import UserError
+
+IMAGENET = Format(scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
+"""How the survey normalises every set of photographs (its dataset preparation; ImageNet's statistics)."""
+RECIPE = 1
+"""Of `decode`: another number where the same file becomes other bytes, so that what is prepared is made anew."""
+BATCH = 32
+SHOWN = 5
+SAY_EVERY = 5.0
+"""Seconds between two lines of progress."""
+
+Say = Callable[[str], None]
+File = tuple[str, int]
+"""A path relative to the benchmark's root, with slashes, and the label within the task."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A task while its images are still files."""
+
+    name: str
+    classes: list[str]
+    splits: Mapping[str, Sequence[File]]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A file that is no picture we can use."""
+
+    path: str
+    reason: str
+
+
+def raw_tasks(
+    root: Path, listings: Sequence[Listing], size: int, on_bad_image: Literal["refuse", "skip"], say: Say | None = None
+) -> Iterator[RawTask]:
+    """Read the listed files as (N, 3, size, size) uint8 RGB, task by task; see `decode.decode` for what is done.
+
+    Bad images are left out and named in the task's notes, or, with `refuse`, all of them are found before
+    `UserError` is raised; it is raised too for a class of which too little is left, and for a file that the
+    machine does not hand over.
+    """
+    bad: list[Bad] = []
+    total = sum(len(files) for listing in listings for files in listing.splits.values())
+    with _Readers(root, size, _Progress(total, say)) as readers:
+        for listing in listings:
+            splits, skipped = {}, []
+            for split, files in listing.splits.items():
+                images, kept, faults = readers.read([path for path, _ in files])
+                splits[split] = images, np.array([label for _, label in files], dtype=np.int64)[kept]
+                skipped += faults
+            bad += skipped
+            if bad and on_bad_image == "refuse":
+                continue  # only to name all that is bad at once
+            _check_classes(listing, {split: labels for split, (_, labels) in splits.items()}, skipped)
+            if skipped and say is not None:
+                say(f"{listing.name}: {len(skipped)} bad images skipped, named in the manifest")
+            yield RawTask(listing.name, listing.classes, splits, {"skipped": [vars(fault) for fault in skipped]})
+    if bad and on_bad_image == "refuse":
+        raise UserError(
+            f"{len(bad)} of {total} files in {root} are no usable images: {_named(bad)}; "
+            "mend or delete them, or leave them out with benchmark.on_bad_image=skip"
+        )
+
+
+def fingerprint(root: Path, listings: Sequence[Listing]) -> str:
+    """Names the listed files by path, split, size and time of change, without reading them."""
+    hasher = hashlib.sha256(json.dumps([RECIPE, [[task.name, task.classes] for task in listings]]).encode())
+    lists = [(split, files) for listing in listings for split, files in listing.splits.items()]
+    with _readable(root):
+        for split, files in lists:
+            for path, label in files:
+                status = os.stat(os.path.join(root, path))
+                hasher.update(f"{split}\0{label}\0{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return hasher.hexdigest()
+
+
+def _check_classes(listing: Listing, splits: Mapping[str, Any], skipped: Sequence[Bad]) -> None:
+    for split, labels in splits.items():
+        for label in sorted(set(range(len(listing.classes))) - set(labels.tolist())):
+            raise UserError(
+                f"task {listing.name}: no usable {split} image of class {listing.classes[label]} is left "
+                f"({len(skipped)} bad ones skipped: {_named(skipped)}); mend them or add others"
+            )
+
+
+def _named(bad: Sequence[Bad]) -> str:
+    more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    return ", ".join(f"{fault.path} ({fault.reason})" for fault in bad[:SHOWN]) + more
+
+
+@contextlib.contextmanager
+def _readable(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or root}: cannot be read ({error.strerror}); mend that or remove it"
+        ) from None
+
+
+class _Progress:
+    def __init__(self, total: int, say: Say | None) -> None:
+        self.total, self.say, self.done = total, say, 0
+        self.started = self.said = time.monotonic()
+
+    def add(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if self.say is not None and now - self.said >= SAY_EVERY and self.done < self.total:
+            self.said = now
+            rate = self.done / (now - self.started)
+            self.say(f"read {self.done:,} of {self.total:,} images, {rate:,.0f} a second")
+
+
+class _Readers:
+    """Processes that decode, as many as there are cores, started when there is enough to do for them."""
+
+    def __init__(self, root: Path, size: int, progress: _Progress) -> None:
+        self.root, self.size, self.progress = root, size, progress
+        self._idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
+        self._all: list[_Reader] = []
+
+    def __enter__(self) -> _Readers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reader in self._all:
+            reader.close()
+
+    def read(self, files: Sequence[str]) -> tuple[Images, Labels, list[Bad]]:
+        """The images that are good, (K, 3, size, size), which of the files they are, and the bad ones."""
+        paths = [os.path.join(self.root, file) for file in files]
+        images: Images = np.empty((len(paths), 3, self.size, self.size), np.uint8)
+        faults: dict[int, str] = {}
+        with _readable(self.root):
+            if len(paths) <= BATCH:
+                faults = decode.decode_many(paths, images)
+                self.progress.add(len(paths))
+            else:
+                faults = self._read_in_parallel(paths, images)
+        kept = np.array([index for index in range(len(paths)) if index not in faults], dtype=np.int64)
+        if faults:
+            for place, index in enumerate(kept):  # closed up in place: a second array might not fit
+                images[place] = images[index]
+        return images[: len(kept)], kept, [Bad(files[index], faults[index]) for index in sorted(faults)]
+
+    def _read_in_parallel(self, paths: Sequence[str], images: Images) -> dict[int, str]:
+        if not self._all:
+            for _ in range(len(os.sched_getaffinity(0))):
+                self._all.append(_Reader())
+                self._idle.put(self._all[-1])
+
+        def read(start: int) -> tuple[int, int, dict[int, str]]:
+            reader = self._idle.get()
+            try:
+                stop = min(start + BATCH, len(paths))
+                return start, stop, reader.decode_many(paths[start:stop], images[start:stop])
+            finally:
+                self._idle.put(reader)
+
+        faults = {}
+        with ThreadPoolExecutor(len(self._all)) as pool:  # threads that wait, each for one process
+            try:
+                for done in as_completed([pool.submit(read, start) for start in range(0, len(paths), BATCH)]):
+                    start, stop, found = done.result()
+                    faults.update({start + index: reason for index, reason in found.items()})
+                    self.progress.add(stop - start)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return faults
+
+
+class _Reader:
+    """A process that runs `decode.serve`: no process with threads is forked, no main module imported twice."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-P", decode.__file__]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def decode_many(self, paths: Sequence[str], images: Images) -> dict[int, str]:
+        """As `decode.decode_many`; raises `UserError` where the process died of it."""
+        requests, answers = self.process.stdin, self.process.stdout
+        assert requests is not None
+        assert answers is not None
+        with contextlib.suppress(BrokenPipeError):  # it is dead then, and gives no answer either
+            requests.write(json.dumps({"size": images.shape[-1], "paths": list(paths)}).encode() + b"\n")
+            requests.flush()
+        line = answers.readline()
+        answer = json.loads(line) if line.endswith(b"\n") else {}
+        if "error" in answer:
+            raise OSError(*answer["error"])
+        if "faults" not in answer or answers.readinto(images.data.cast("B")) < images.nbytes:  # type: ignore[attr-defined]
+            raise UserError(
+                f"a process that reads images died between {paths[0]} and {paths[-1]} (code {self.process.wait()}); "
+                "is there enough memory? If it dies of one of these files again, remove that file"
+            )
+        return {int(index): reason for index, reason in answer["faults"].items()}
+
+    def close(self) -> None:
+        """End the process."""
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        self.process.wait()
