@@ -70,8 +70,13 @@ class Children:
 
     def run(self, unit: UnitOfWork, trial_workers: int = 1) -> str | None:
         """Run one unit to its end; returns why it failed, or None."""
-        if publish_if_finished(self.params, (unit.method, unit.seed), self.out, lambda event: self.hear(unit, event)):
-            self.hear(unit, {"event": "finished before"})
+
+        def hear(event: Event) -> None:
+            with self._lock:
+                self.hear(unit, event)
+
+        if publish_if_finished(self.params, (unit.method, unit.seed), self.out, hear):
+            hear({"event": "finished before"})
             return None
         command = [sys.executable, "-m", "cl.unit", "--params", str(self._params_file), "--method", unit.method]
         command += ["--seed", str(unit.seed), "--out", str(self.out), "--trial-workers", str(trial_workers)]
@@ -91,8 +96,7 @@ class Children:
                 event = json.loads(line)
                 if event["event"] == "error":
                     failure = event["message"]
-                with self._lock:
-                    self.hear(unit, event)
+                hear(event)
             code = child.wait()
             with self._lock:
                 self._running.discard(child)

@@ -11,7 +11,7 @@ from cl.params import Params
 from flows import provenance
 from flows.engine import Plain, engine
 from flows.prepare import prepare
-from flows.report import build, where_to_look_next
+from flows.report import report, show
 from flows.train import train
 
 
@@ -35,19 +35,6 @@ def benchmark(params: Params, out: Path, prefect: Plain) -> None:
     prefect.flow("benchmark", run_name, tags, body)
 
 
-def report(params: Params, out: Path, prefect: Plain) -> None:
-    """Build the report of the params' methods and seeds, print the leaderboard, and show it as an artifact."""
-
-    def body() -> None:
-        summary = build(out, provenance.tags(out), params.methods, params.seeds)
-        prefect.table("leaderboard", summary.table(), f"{params.benchmark.name}: average accuracy over the seeds")
-        page = (out / "report" / "index.html").resolve()
-        prefect.link("report", page.as_uri(), "the report, on the machine that ran this")
-        print(summary.leaderboard())
-
-    prefect.flow("report", f"report {params.benchmark.name}", [params.benchmark.name], body)
-
-
 def main() -> int:
     """Compare methods on a benchmark by the survey's protocol: prepare, train, report."""
     given = cli.parser("flows.benchmark", main.__doc__).parse_args()
@@ -58,7 +45,8 @@ def main() -> int:
     try:
         benchmark(params, given.out, engine())
     finally:
-        print(where_to_look_next(given.out, params.tracking.uri))
+        if (given.out / "report").exists():
+            print(show(given.out, params.tracking.uri))
     return 0
 
 

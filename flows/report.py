@@ -1,66 +1,41 @@
 """Compare every finished run: a leaderboard, figures, one self-contained page, and DVC's metrics and plots.
 
-    python -m flows.report [--out DIR] [--show] [--tracking-uri URI]
+    python -m flows.report [--params FILE] [--out DIR] [--show]
 
 reads `<out>/results/<method>/seed-<s>.json` (and `.trials.json`, `.cost.json` beside it, where there are any)
 and writes `<out>/report/`: `index.html`, `leaderboard.md`, `summary.json`, `accuracy.csv` and `plots/*.png`.
 The same results give the same bytes. `--show` only prints the last leaderboard and where to look next.
 """
 
-import argparse
+from __future__ import annotations
+
 import csv
 import io
 import json
 import os
-import platform
-import re
 import shlex
-import shutil
 import statistics
-import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl import metrics
 from cl.errors import UserError
+from flows.results import Run, count, read_runs
 
 if TYPE_CHECKING:
+    from cl.params import Params
     from flows import report_plots
+    from flows.engine import Plain
 
 # Only the standard library up here: `--show` is asked for after every run and must answer at once.
 
 BOUNDS = {"joint": "upper bound", "finetune": "lower bound"}
 MARKS = {"upper bound": "▲", "lower bound": "▼"}
 
-# What must be in a file: its own fields, the field that lists its entries, and the fields of each entry.
-RESULT = (
-    ("benchmark", "method", "seed", "tasks", "accuracy"),
-    "per_task",
-    ("task", "learning_rate", "plasticity_accuracy", "threshold", "knobs", "attempts", "validation_accuracy",
-     "state_bytes"),
-)  # fmt: skip
-TRIALS = ((), "trials", ("task_index", "phase", "learning_rate", "knobs", "accuracy", "threshold", "kept"))
-COST = (("machine", "seconds", "process_seconds", "peak_memory_bytes"), "per_task", ("task", "seconds"))
-
 Estimate = tuple[float, float | None]  # mean over seeds, half width of the 95 % interval (None: one seed)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One method and seed: what its result file says, its trials, and its cost where that was kept."""
-
-    path: Path
-    method: str
-    seed: int
-    benchmark: str
-    tasks: tuple[str, ...]
-    accuracy: list[list[float | None]]  # [after task i][on task j] in [0, 1], None where not measured
-    per_task: list[dict[str, Any]]
-    trials: list[dict[str, Any]]
-    cost: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -99,6 +74,7 @@ class Summary:
     rows: tuple[Row, ...]
     headline: str
     folder: Path
+    absent: tuple[str, ...] = ()  # methods that were asked for and have no result at all
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """What DVC follows: one flat entry per method, of deterministic values; what is None is left out."""
@@ -112,6 +88,21 @@ class Summary:
             }
             table[row.method] = {key: round(value, 6) for key, value in values.items() if value is not None}
         return table
+
+    def table(self) -> list[dict[str, Any]]:
+        """The leaderboard as rows of short values, for a table artifact."""
+        return [
+            {
+                "rank": row.rank or row.bound or "",
+                "method": row.method,
+                "average accuracy %": percent(row.accuracy),
+                "forgetting": percent(row.forgetting),
+                "time": times(row.relative_time),
+                "state": size(row.state_bytes),
+                "seeds": row.seeds,
+            }
+            for row in self.rows
+        ]
 
     def leaderboard(self) -> str:
         """The table as Markdown, aligned so that it reads as well in a terminal."""
@@ -143,6 +134,8 @@ class Summary:
             "time: computing time relative to finetune, selection included. state: carried to the next task.",
             "  ".join(f"{mark} {bound}, not ranked" for bound, mark in MARKS.items() if self.has(bound)),
         ]
+        if self.absent:
+            notes.append(f"Without any result: {', '.join(self.absent)}.")
         title = f"{self.benchmark}: {count(len(self.tasks), 'task')}, {count(len(self.rows), 'method')}"
         return "\n".join([title, "", self.headline, "", *lines, "", *notes]).rstrip() + "\n"
 
@@ -151,16 +144,22 @@ class Summary:
         return any(row.bound == bound for row in self.rows)
 
 
-def build(out: Path, versions: Mapping[str, str] | None = None) -> Summary:
-    """Read all results under `out`, write `<out>/report/` and return what it says.
+def build(
+    out: Path,
+    versions: Mapping[str, str] | None = None,
+    methods: Collection[str] | None = None,
+    seeds: Collection[int] | None = None,
+) -> Summary:
+    """Read the results under `out` (of these methods and seeds; None: all), write `<out>/report/`, and sum up.
 
     `versions` (name -> version or commit) is shown as given under "How it was run". Raises UserError where
     there are no results, a file is damaged, results are not of one task sequence, or writing fails.
     """
-    runs = read_runs(out)
-    rows = compare(runs)
+    runs = read_runs(out, methods, seeds)
+    rows = compare(runs, seeds)
     folder = out / "report"
-    summary = Summary(runs[0].benchmark, runs[0].tasks, rows, headline(rows), folder)
+    absent = tuple(name for name in methods or () if name not in {run.method for run in runs})
+    summary = Summary(runs[0].benchmark, runs[0].tasks, rows, headline(rows), folder, absent)
 
     from flows import report_plots
 
@@ -194,91 +193,12 @@ def write(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-# Reading ----------------------------------------------------------------------------------------------------
-
-
-def read_runs(out: Path) -> list[Run]:
-    """Every finished run under `out`, by method and seed; UserError unless all are of one task sequence."""
-    found = [(path, re.fullmatch(r"seed-(\d+)", path.stem)) for path in out.glob("results/*/seed-*.json")]
-    paths = sorted((path.parent.name, int(name[1]), path) for path, name in found if name)
-    if not paths:
-        raise UserError(f"no results under {out / 'results'}: run `python -m flows.benchmark --out {out}` first.")
-    runs = [read_run(path, method, seed) for method, seed, path in paths]
-    first = runs[0]
-    for run in runs:
-        if (run.benchmark, run.tasks) != (first.benchmark, first.tasks):
-            raise UserError(
-                f"{first.path} and {run.path} are of different task sequences ({first.benchmark}, "
-                f"{count(len(first.tasks), 'task')}; {run.benchmark}, {count(len(run.tasks), 'task')}) "
-                "and cannot be ranked together: keep each sequence in a folder of its own (--out), or delete "
-                "what is out of date."
-            )
-    return runs
-
-
-def read_run(path: Path, method: str, seed: int) -> Run:
-    """One result file with its two companions; UserError naming the file that is damaged or incomplete."""
-    again = f"delete it and run `python -m flows.benchmark --methods {method} --seeds {seed}` again."
-
-    def load(file: Path, fields: Sequence[str], entries: str, entry_fields: Sequence[str]) -> dict[str, Any]:
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise UserError(f"{file} cannot be read ({error}): {again}") from error
-        if not isinstance(data, dict) or data.get("schema") != 1:
-            raise UserError(f"{file} is not a file of schema 1: {again}")
-        if lacking := [name for name in (*fields, entries) if name not in data]:
-            raise UserError(f"{file} is incomplete (no {', '.join(lacking)}): {again}")
-        for name in {"tasks", entries} & set(data):
-            if not isinstance(data[name], list):
-                raise UserError(f"{file} is damaged ({name} is not a list): {again}")
-        for entry in data[entries]:
-            if lacking := [name for name in entry_fields if name not in entry]:
-                raise UserError(f"{file} is incomplete (no {', '.join(lacking)} in {entries}): {again}")
-        return data
-
-    def companion(kind: str, *expected: Any) -> dict[str, Any] | None:
-        file = path.with_suffix(f".{kind}.json")
-        return load(file, *expected) if file.exists() else None
-
-    data = load(path, *RESULT)
-    if (data["method"], data["seed"]) != (method, seed):
-        raise UserError(f"{path} holds {data['method']}, seed {data['seed']}: put it where it belongs, or {again}")
-    if problem := defect(data["accuracy"], len(data["tasks"])) or ("" if data["per_task"] else "per_task is empty"):
-        raise UserError(f"{path} is damaged or unfinished ({problem}): {again}")
-    trials = companion("trials", *TRIALS)
-    return Run(
-        path=path,
-        method=method,
-        seed=seed,
-        benchmark=data["benchmark"],
-        tasks=tuple(data["tasks"]),
-        accuracy=data["accuracy"],
-        per_task=data["per_task"],
-        trials=trials["trials"] if trials else [],
-        cost=companion("cost", *COST),
-    )
-
-
-def defect(matrix: Any, tasks: int) -> str:
-    """What is wrong with the accuracy matrix of a finished run ("" where nothing is)."""
-    if not isinstance(matrix, list) or len(matrix) != tasks or not tasks:
-        return f"its accuracy matrix has not one row for each of {count(tasks, 'task')}"
-    if not all(isinstance(row, list) and len(row) == tasks for row in matrix):
-        return f"a row of its accuracy matrix has not {count(tasks, 'value')}"
-    at_once = all(value is None for row in matrix[:-1] for value in row)
-    for i in range(tasks - 1 if at_once else 0, tasks):
-        if not all(isinstance(value, float | int) and 0 <= value <= 1 for value in matrix[i][: i + 1]):
-            return f"row {i + 1} of its accuracy matrix has a value that is missing or not in [0, 1]"
-    return ""
-
-
 # Comparing --------------------------------------------------------------------------------------------------
 
 
-def compare(runs: Sequence[Run]) -> tuple[Row, ...]:
-    """One row per method, best average accuracy first."""
-    seeds = {run.seed for run in runs}
+def compare(runs: Sequence[Run], expected: Collection[int] | None = None) -> tuple[Row, ...]:
+    """One row per method, best average accuracy first; seeds that were expected, or others have, may be missing."""
+    seeds = {run.seed for run in runs} | set(expected or ())
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.method, []).append(run)
@@ -414,11 +334,6 @@ def times(ratio: float | None) -> str:
     return "–" if ratio is None else f"{ratio:.1f}x"
 
 
-def count(number: int, noun: str) -> str:
-    """A number of things: "1 task", "10 tasks"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def listing(names: Sequence[str]) -> str:
     """Names as prose: "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
@@ -427,7 +342,7 @@ def listing(names: Sequence[str]) -> str:
 # The page and the command line ------------------------------------------------------------------------------
 
 
-def page(summary: Summary, figures: Mapping[str, "report_plots.Drawing"], versions: Mapping[str, str]) -> str:
+def page(summary: Summary, figures: Mapping[str, report_plots.Drawing], versions: Mapping[str, str]) -> str:
     """The report as one HTML document that needs nothing beside it."""
     import jinja2
 
@@ -501,32 +416,38 @@ def show(out: Path, tracking_uri: str | None) -> str:
     return table.read_text(encoding="utf-8") + "\n" + where_to_look_next(out, tracking_uri)
 
 
-def git_commit() -> dict[str, str]:
-    """The commit of the working folder, as the page's `versions`; empty outside of git."""
-    if not shutil.which("git"):
-        return {}
-    answer = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
-    return {"git commit": answer.stdout.strip()} if answer.returncode == 0 else {}
+def report(params: Params, out: Path, prefect: Plain) -> None:
+    """Build the report of the params' methods and seeds and show the leaderboard; the stage as a flow."""
+    from flows import provenance
+
+    def body() -> None:
+        versions = provenance.tags(out) if (out / "prepared").exists() else {}
+        summary = build(out, versions, params.methods, params.seeds)
+        prefect.table("leaderboard", summary.table(), f"{summary.benchmark}: average accuracy over the seeds")
+        page = (summary.folder / "index.html").resolve()
+        prefect.link("report", page.as_uri(), "the report, on the machine that made it")
+        prefect.say(f"report: {summary.folder / 'index.html'}")
+
+    prefect.flow("report", f"report {params.benchmark.name}", [params.benchmark.name], body)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build the report, or print the last one's leaderboard; exit code 2 where a user must act."""
-    parser = argparse.ArgumentParser(prog="python -m flows.report", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the run (default: out)")
+    """Build the report of the methods and seeds of the params file, or print the last one's leaderboard."""
+    from cl import cli
+    from flows.engine import engine
+
+    parser = cli.parser("flows.report", main.__doc__)
     parser.add_argument("--show", action="store_true", help="print the last leaderboard and where to look next")
-    parser.add_argument("--tracking-uri", help="of an MLflow server (default: the database under --out)")
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.show:
-            print(show(arguments.out, arguments.tracking_uri))
-        else:
-            summary = build(arguments.out, {"python": platform.python_version(), **git_commit()})
-            print(f"report: {summary.folder / 'index.html'}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    given = parser.parse_args(argv)
+    params = cli.params_of(given)
+    if given.show:
+        print(show(given.out, params.tracking.uri))
+    else:
+        report(params, given.out, engine())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from cl import cli
+
+    sys.exit(cli.guarded(main))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import os
 import signal
 import struct
@@ -117,26 +118,28 @@ def decode_many(paths: Sequence[str], images: Images) -> dict[int, str]:
     return faults
 
 
-def serve() -> None:
+def serve(descriptor: int, count: int, size: int) -> None:
     """Answer requests until standard input ends.
 
-    A request is a line of JSON, {"size", "paths"}; the answer is a line of JSON, {"faults"} and the bytes of
-    the images, or {"error": [errno, message, path]} alone.
+    A request is a line of JSON, a list of at most `count` paths; the answer is a line of JSON, {"faults"} or
+    {"error": [errno, message, path]}, once the images are in the shared memory of that descriptor.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; we end when it closes our input
-    answers = sys.stdout.buffer
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
-        images = np.empty((len(request["paths"]), 3, request["size"], request["size"]), np.uint8)
+    images = shared(descriptor, count, size)
+    for line in sys.stdin:
+        paths = json.loads(line)
         try:
-            faults = decode_many(request["paths"], images)
+            answer: dict[str, object] = {"faults": decode_many(paths, images[: len(paths)])}
         except OSError as error:
-            answers.write(json.dumps({"error": [error.errno, error.strerror, error.filename]}).encode() + b"\n")
-        else:
-            answers.write(json.dumps({"faults": faults}).encode() + b"\n")
-            answers.write(images.data)
-        answers.flush()
+            answer = {"error": [error.errno, error.strerror, error.filename]}
+        print(json.dumps(answer), flush=True)
+
+
+def shared(descriptor: int, count: int, size: int) -> Images:
+    """The file of that descriptor as an array (count, 3, size, size) that several processes see."""
+    memory = mmap.mmap(descriptor, count * 3 * size * size)
+    return np.frombuffer(memory, np.uint8).reshape(count, 3, size, size)
 
 
 if __name__ == "__main__":
-    serve()
+    serve(*(int(argument) for argument in sys.argv[1:]))

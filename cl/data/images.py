@@ -31,6 +31,8 @@ IMAGENET = Format(scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.2
 RECIPE = 1
 """Of `decode`: another number where the same file becomes other bytes, so that what is prepared is made anew."""
 BATCH = 32
+BATCH_BYTES = 2**22
+"""A process is given so many images at a time, or so few that they take no more than these bytes."""
 SHOWN = 5
 SAY_EVERY = 5.0
 """Seconds between two lines of progress."""
@@ -144,6 +146,7 @@ class _Readers:
 
     def __init__(self, root: Path, size: int, progress: _Progress) -> None:
         self.root, self.size, self.progress = root, size, progress
+        self.batch = max(1, min(BATCH, BATCH_BYTES // (3 * size * size)))
         self._idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
         self._all: list[_Reader] = []
 
@@ -160,7 +163,7 @@ class _Readers:
         images: Images = np.empty((len(paths), 3, self.size, self.size), np.uint8)
         faults: dict[int, str] = {}
         with _readable(self.root):
-            if len(paths) <= BATCH:
+            if len(paths) <= self.batch:
                 faults = decode.decode_many(paths, images)
                 self.progress.add(len(paths))
             else:
@@ -174,13 +177,13 @@ class _Readers:
     def _read_in_parallel(self, paths: Sequence[str], images: Images) -> dict[int, str]:
         if not self._all:
             for _ in range(len(os.sched_getaffinity(0))):
-                self._all.append(_Reader())
+                self._all.append(_Reader(self.batch, self.size))
                 self._idle.put(self._all[-1])
 
         def read(start: int) -> tuple[int, int, dict[int, str]]:
             reader = self._idle.get()
             try:
-                stop = min(start + BATCH, len(paths))
+                stop = min(start + self.batch, len(paths))
                 return start, stop, reader.decode_many(paths[start:stop], images[start:stop])
             finally:
                 self._idle.put(reader)
@@ -188,7 +191,7 @@ class _Readers:
         faults = {}
         with ThreadPoolExecutor(len(self._all)) as pool:  # threads that wait, each for one process
             try:
-                for done in as_completed([pool.submit(read, start) for start in range(0, len(paths), BATCH)]):
+                for done in as_completed([pool.submit(read, start) for start in range(0, len(paths), self.batch)]):
                     start, stop, found = done.result()
                     faults.update({start + index: reason for index, reason in found.items()})
                     self.progress.add(stop - start)
@@ -200,9 +203,15 @@ class _Readers:
 class _Reader:
     """A process that runs `decode.serve`: no process with threads is forked, no main module imported twice."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-P", decode.__file__]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self, count: int, size: int) -> None:
+        memory = os.memfd_create("images")
+        os.truncate(memory, count * 3 * size * size)
+        self.images = decode.shared(memory, count, size)
+        command = [sys.executable, "-P", decode.__file__, *map(str, (memory, count, size))]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[memory], encoding="utf-8"
+        )
+        os.close(memory)
 
     def decode_many(self, paths: Sequence[str], images: Images) -> dict[int, str]:
         """As `decode.decode_many`; raises `UserError` where the process died of it."""
@@ -210,17 +219,17 @@ class _Reader:
         assert requests is not None
         assert answers is not None
         with contextlib.suppress(BrokenPipeError):  # it is dead then, and gives no answer either
-            requests.write(json.dumps({"size": images.shape[-1], "paths": list(paths)}).encode() + b"\n")
-            requests.flush()
+            print(json.dumps(list(paths)), file=requests, flush=True)
         line = answers.readline()
-        answer = json.loads(line) if line.endswith(b"\n") else {}
-        if "error" in answer:
-            raise OSError(*answer["error"])
-        if "faults" not in answer or answers.readinto(images.data.cast("B")) < images.nbytes:  # type: ignore[attr-defined]
+        if not line.endswith("\n"):
             raise UserError(
                 f"a process that reads images died between {paths[0]} and {paths[-1]} (code {self.process.wait()}); "
                 "is there enough memory? If it dies of one of these files again, remove that file"
             )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise OSError(*answer["error"])
+        images[:] = self.images[: len(paths)]
         return {int(index): reason for index, reason in answer["faults"].items()}
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from cl import metrics
 from cl.errors import UserError
+from cl import cli
 from flows import report, report_plots
 
 REPOSITORY = Path(__file__).parents[2]
@@ -301,11 +302,11 @@ def test_where_to_look_next_with_servers(monkeypatch, tmp_path):
 
 
 def test_no_results_say_what_to_run(tmp_path, capsys):
-    assert report.main(["--out", str(tmp_path)]) == 2
+    assert cli.guarded(lambda: report.main(["--out", str(tmp_path)])) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: no results under {tmp_path / 'results'}")
     assert "flows.benchmark" in error
-    assert report.main(["--out", str(tmp_path), "--show"]) == 2
+    assert cli.guarded(lambda: report.main(["--out", str(tmp_path), "--show"])) == 2
     assert "no report under" in capsys.readouterr().err
 
 

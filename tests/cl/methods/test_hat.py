@@ -1,0 +1,236 @@
+"""HAT: golden values of the fact sheet, section 10.11."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cl.methods.hat import HAT, Gate, compensation, regulariser
+from cl.nets import MultiHead
+from cl.ops import cross_entropy
+from tests.cl.small import attach, mlp, toy_task
+
+DATA = toy_task([[1, 0, 0, 2], [0, 1, 3, 0], [2, 2, 0, 1]], [0, 1, 2])
+
+
+def wrapped(net: MultiHead, task: int = 0, **knobs: float) -> HAT:
+    method = HAT(**knobs)
+    heads = net.heads
+    gated = method.wrap(net)
+    gated.heads = heads
+    return attach(method, gated, task, batch_size=8)  # type: ignore[no-any-return]
+
+
+def test_slope_rises_over_the_epoch() -> None:
+    method = wrapped(mlp())
+    method.begin_task(DATA)
+    method.steps_per_epoch = 40
+    slopes = []
+    for step in range(40):
+        method.step = step
+        method.loss(DATA.train.x, DATA.train.y, 0)
+        slopes.append({gate.s for gate in method.gates})
+    assert all(len(slope) == 1 for slope in slopes)
+    values = [slope.pop() for slope in slopes]
+    assert [values[i] for i in (0, 1, 20, 39)] == pytest.approx([0.00125, 20.514038, 410.257019, 800], rel=1e-6)
+
+
+def test_epoch_of_one_step() -> None:
+    method = wrapped(mlp())
+    method.begin_task(DATA)
+    method.steps_per_epoch = 1
+    method.loss(DATA.train.x, DATA.train.y, 0)
+    assert method.gates[0].s == 1 / 800
+
+
+def test_evaluation_is_at_the_greatest_slope() -> None:
+    gate = Gate(2)
+    gate.embedding.data.copy_(torch.tensor([0.5, -0.01]))
+    gate.s, gate.s_max = 10.0, 100.0
+    gate.train()
+    torch.testing.assert_close(gate.attention(), torch.sigmoid(torch.tensor([5.0, -0.1])))
+    gate.eval()
+    torch.testing.assert_close(gate.attention(), torch.sigmoid(torch.tensor([50.0, -1.0])))
+
+
+def test_compensation() -> None:
+    found = [
+        float(compensation(torch.tensor([e], dtype=torch.float64), s, 800.0))
+        for e, s in ((0.0, 10.0), (0.5, 10.0), (1.0, 0.00125))
+    ]
+    assert found == pytest.approx([80, 2827.938736, 503326.745710], rel=1e-9)
+    assert bool(torch.isfinite(compensation(torch.tensor([6.0, -6.0]), 800.0, 800.0)).all())
+
+
+def test_regulariser() -> None:
+    a = [torch.tensor([0.2, 0.4]), torch.tensor([0.9])]
+    assert float(regulariser(a, None)) == pytest.approx(0.5)
+    assert float(regulariser(a, [torch.zeros(2), torch.zeros(1)])) == pytest.approx(0.5)
+    used = [torch.tensor([1.0, 0.5]), torch.tensor([0.0])]
+    assert float(regulariser(a, used)) == pytest.approx((0.4 * 0.5 + 0.9) / 1.5)
+    assert float(regulariser(a, [torch.ones(2), torch.ones(1)])) == pytest.approx(0.5)
+
+
+def test_loss_is_cross_entropy_and_the_price_of_units() -> None:
+    method = wrapped(mlp(), sparsity=3.0)
+    method.begin_task(DATA)
+    method.steps_per_epoch, method.step = 2, 1
+    method.net.train()
+    found = method.loss(DATA.train.x, DATA.train.y, 0)
+    share = regulariser([gate.attention() for gate in method.gates], None)
+    torch.testing.assert_close(found, cross_entropy(method.net, DATA.train.x, DATA.train.y, 0) + 3 * share)
+
+
+def test_embeddings_start_uniform_and_stay_bounded() -> None:
+    method = wrapped(mlp(units=400))
+    method.begin_task(DATA)
+    values = torch.cat([gate.embedding.detach() for gate in method.gates])
+    assert 0 <= float(values.min()) < 0.1
+    assert 1.9 < float(values.max()) <= 2
+    method.gates[0].embedding.data.fill_(99)
+    method.gates[1].embedding.data.fill_(-99)
+    method.on_step(DATA.train.x, DATA.train.y, 0)
+    assert [float(gate.embedding.data[0]) for gate in method.gates] == [6, -6]
+
+
+def conv_net(heads: int = 2) -> MultiHead:
+    """Two convolutions, a pooling, and a linear layer on the flattened map."""
+    draw = torch.Generator().manual_seed(0)
+    backbone = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * 2 * 2, 5),
+        nn.ReLU(),
+    )
+    for p in backbone.parameters():
+        p.data.uniform_(-1, 1, generator=draw)
+    net = MultiHead(backbone, 5)
+    for _ in range(heads):
+        net.add_head(3, draw)
+    return net
+
+
+def masks(method: HAT, draw: torch.Generator) -> list[Tensor]:
+    return [torch.rand(len(gate.embedding), generator=draw) for gate in method.gates]
+
+
+def test_gradients_are_let_through_by_the_min_rule() -> None:
+    method = wrapped(mlp(classes=(3, 3)), task=1)
+    below, here = torch.tensor([1.0, 0.5, 0.0, 1.0, 0.2]), torch.tensor([1.0, 0.3, 0.0, 0.7, 1.0])
+    method.used_ = [below, here]
+    free = method._free()
+    for j in range(5):
+        assert torch.allclose(free["1.weight"][j], 1 - below[j])
+        for i in range(5):
+            assert float(free["4.weight"][i, j]) == pytest.approx(1 - min(float(here[i]), float(below[j])))
+    torch.testing.assert_close(free["4.bias"], 1 - here)
+    torch.testing.assert_close(free["1.bias"], 1 - below)
+    assert set(free) == {"1.weight", "1.bias", "4.weight", "4.bias"}
+
+
+def test_gradients_of_a_convolutional_network() -> None:
+    method = wrapped(conv_net(), task=1)
+    assert [len(gate.embedding) for gate in method.gates] == [3, 4, 5]
+    draw = torch.Generator().manual_seed(1)
+    first, second, third = method.used_ = masks(method, draw)
+    free = method._free()
+    names = [name for name in method.shared if name.endswith("weight")]
+    conv1, conv2, linear = (free[name] for name in names)
+    for i in range(3):
+        assert torch.allclose(conv1[i], 1 - first[i])
+    for i in range(4):
+        for j in range(3):
+            assert torch.allclose(conv2[i, j], 1 - torch.minimum(second[i], first[j]))
+    for i in range(5):
+        for position in range(16):  # four positions of each of the four channels in turn
+            assert torch.allclose(linear[i, position], 1 - torch.minimum(third[i], second[position // 4]))
+    for name, factor in free.items():
+        torch.broadcast_tensors(factor, method.shared[name])
+
+
+@pytest.mark.parametrize("net", [mlp(inputs=16, units=8, classes=(3, 3)), conv_net()], ids=["mlp", "conv"])
+def test_binary_masks_keep_old_logits_through_any_training(net: MultiHead) -> None:
+    """Half of the units are fully used; steps of the second task, weight decay included, must not be felt."""
+    method = wrapped(net, task=0, s_max=800.0)
+    draw = torch.Generator().manual_seed(2)
+    for gate in method.gates:
+        gate.embedding.data.copy_(torch.where(torch.arange(len(gate.embedding)) % 2 == 0, 6.0, -6.0))
+        gate.s_max, gate.s = 800.0, 800.0
+    x = torch.rand(5, 1, 4, 4, generator=draw)
+    data = toy_task([[1] * 16], [0])
+    method.end_task(data)
+    assert all(set(mask.tolist()) == {0.0, 1.0} for mask in method.masks_[0])
+    with torch.no_grad():
+        before = method.predict(x, 0)
+    method.attach(method.net, 1, method.training, 0.1, (0, 1))
+    method.begin_task(data)
+    method.steps_per_epoch = 5
+    optimizer = torch.optim.SGD(method.net.parameters(), lr=0.3, momentum=0.9)
+    weights = {name: p.detach().clone() for name, p in method.shared.items()}
+    for step in range(5):
+        method.net.train()
+        method.step = step
+        optimizer.zero_grad()
+        method.loss(torch.rand(4, 1, 4, 4, generator=draw), torch.tensor([0, 1, 2, 0]), 1).backward()
+        method.on_grad()
+        optimizer.step()
+        method.on_step(x, torch.tensor([0]), 1)
+    assert any(not torch.equal(p, weights[name]) for name, p in method.shared.items())
+    method.net.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(method.predict(x, 0), before, atol=1e-5, rtol=1e-5)
+
+
+def test_old_masks_stay_as_they_were() -> None:
+    method = wrapped(mlp(classes=(3, 3)))
+    method.begin_task(DATA)
+    method.end_task(DATA)
+    first = [mask.clone() for mask in method.masks_[0]]
+    method.attach(method.net, 1, method.training, 0.1, (0, 1))
+    method.s_max = 1.0
+    method.begin_task(DATA)
+    assert not torch.equal(method.gates[0].embedding, first[0])
+    method.end_task(DATA)
+    assert all(torch.equal(a, b) for a, b in zip(method.masks_[0], first, strict=True))
+    second = method.masks_[1]
+    for used, a, b in zip(method.used_, first, second, strict=True):
+        assert torch.equal(used, torch.maximum(a, b))
+
+
+def test_plasticity_search_opens_all_units_and_guards_old_weights() -> None:
+    method = wrapped(mlp(classes=(3, 3)), task=1)
+    method.used_ = [torch.tensor([1.0, 0, 0, 0, 0]), torch.tensor([1.0, 0, 0, 0, 0])]
+    method.plain = True
+    method.begin_task(DATA)
+    method.net.train()
+    loss = method.loss(DATA.train.x, DATA.train.y, 1)
+    torch.testing.assert_close(loss, cross_entropy(mlp(classes=(3, 3)), DATA.train.x, DATA.train.y, 1))
+    loss.backward()
+    method.on_grad()
+    weight: Any = method.shared["1.weight"].grad
+    assert not bool(weight[0].any())
+    assert bool(weight[1:].any())
+    assert all(gate.embedding.grad is None for gate in method.gates)
+
+
+def test_weight_decay_does_not_reach_used_weights() -> None:
+    """The survey's code adds weight decay before the gradient is masked, so that owned weights do not decay."""
+    from cl.train import fit
+
+    method = wrapped(mlp(classes=(3, 3)), task=1)
+    method.training = method.training.model_copy(update={"weight_decay": 0.1, "epochs": 2})
+    method.used_ = [torch.tensor([1.0, 0, 0, 0, 0]), torch.tensor([1.0, 0, 0, 0, 0])]
+    method.masks_ = [method.used_]
+    method.begin_task(DATA)
+    before = method.shared["1.weight"].detach().clone()
+    fit(method, DATA, (0, 1), learning_rate=0.05)
+    after = method.shared["1.weight"].detach()
+    assert not torch.equal(after[1:], before[1:])
+    torch.testing.assert_close(after[0], before[0], atol=1e-6, rtol=0)

@@ -1,0 +1,65 @@
+"""LwF and distillation: golden values of the fact sheet, section 10.5."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cl.methods.lwf import LwF
+from cl.ops import distillation
+from tests.cl.small import attach, mlp, toy_task
+
+
+def test_equal_logits_give_the_teachers_entropy_and_no_gradient() -> None:
+    student = torch.tensor([[2.0, 0.0]], requires_grad=True)
+    found = distillation(student, torch.tensor([[2.0, 0.0]]), 2.0)
+    found.backward()
+    assert float(found.detach()) == pytest.approx(0.582203, abs=1e-6)
+    torch.testing.assert_close(student.grad, torch.zeros(1, 2), atol=1e-7, rtol=0)
+
+
+def test_distillation_and_its_gradient() -> None:
+    for batch in (1, 3):
+        student = torch.zeros(batch, 2, requires_grad=True)
+        found = distillation(student, torch.tensor([[2.0, 0.0]] * batch), 2.0)
+        found.backward()
+        assert float(found.detach()) == pytest.approx(0.693147, abs=1e-6)
+        expected = torch.tensor([[-0.115529, 0.115529]] * batch) / batch
+        torch.testing.assert_close(student.grad, expected, atol=1e-6, rtol=0)
+
+
+def test_loss_adds_the_distillation_of_every_old_head() -> None:
+    net = mlp(classes=(3, 2, 4))
+    method = attach(LwF(strength=5.0, temperature=2.0), net, task=2)
+    data = toy_task([[1, 0, 0, 2], [0, 1, 3, 0]], [3, 1], index=2)
+    x, y = data.train.x, data.train.y
+    method.begin_task(data)
+    teachers = [net(x, s).detach() for s in range(2)]
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 0.1
+    expected = F.cross_entropy(net(x, 2), y) + 5 * sum(distillation(net(x, s), teachers[s], 2.0) for s in range(2))
+    torch.testing.assert_close(method.loss(x, y, 2), expected)
+
+
+def test_old_heads_go_on_learning_and_the_teacher_does_not() -> None:
+    net = mlp(classes=(3, 3))
+    method = attach(LwF(), net, task=1)
+    data = toy_task([[1, 0, 0, 2], [0, 1, 3, 0]], [0, 1], index=1)
+    method.begin_task(data)
+    with torch.no_grad():
+        net.backbone[1].weight += 0.1
+    method.loss(data.train.x, data.train.y, 1).backward()
+    assert bool(net.heads[0].weight.grad.any())
+    assert all(not tensor.requires_grad for tensor in method.teacher_.values())
+    assert not torch.equal(method.teacher_["backbone.1.weight"], net.backbone[1].weight)
+
+
+def test_first_task_has_no_teacher() -> None:
+    method = attach(LwF(), mlp())
+    data = toy_task([[1, 0, 0, 2]], [1])
+    method.begin_task(data)
+    assert method.teacher_ is None
+    expected = F.cross_entropy(method.net(data.train.x, 0), data.train.y)
+    assert torch.equal(method.loss(data.train.x, data.train.y, 0), expected)

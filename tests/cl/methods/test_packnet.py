@@ -1,0 +1,156 @@
+"""PackNet: golden values of the fact sheet, section 10.10."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cl.methods.packnet import PackNet, to_prune
+from cl.sequence import Learner
+from tests.cl.small import attach, learner_for, linear_net, params_for, toy_task, unit_for
+
+TENTHS = torch.arange(1, 11) / 10
+
+
+def survivors(share: float, weight: Tensor = TENTHS) -> list[float]:
+    mine = torch.ones_like(weight, dtype=torch.bool)
+    return [round(value, 3) for value in weight[~to_prune(weight, mine, share)].tolist()]
+
+
+def test_pruning_keeps_the_largest() -> None:
+    assert survivors(0.9) == [1.0]
+    assert len(survivors(0.45)) == 6, "round(4.5) is 4"
+    assert survivors(0.9, -TENTHS) == [-1.0]
+    assert survivors(1.0) == []
+    assert len(survivors(0.0)) == len(survivors(0.04)) == 10, "nothing to prune is no error"
+
+
+def test_pruning_looks_at_this_tasks_weights_alone() -> None:
+    weight = torch.tensor([0.01, 0.02, 0.5, 0.6, 0.7, 0.8])
+    mine = torch.tensor([False, False, True, True, True, True])
+    assert to_prune(weight, mine, 0.5).tolist() == [False, False, True, True, False, False]
+    assert not bool(to_prune(weight, torch.zeros_like(mine), 0.5).any())
+
+
+def test_a_tenth_of_what_is_left_goes_to_each_task() -> None:
+    net = linear_net(torch.zeros(40, 25), heads=10)
+    method = PackNet(retrain_epochs=0)
+    weight = net.backbone[1].weight.data
+    draw = torch.Generator().manual_seed(0)
+    data = toy_task([[1] * 25], [0])
+    owned, taken = [], torch.zeros(40, 25, dtype=torch.bool)
+    for task in range(10):
+        attach(method, net, task)
+        method.begin_task(data)
+        mine = method.owner_["1.weight"] == task + 1
+        assert torch.equal(mine, ~taken), "the free weights become this task's"
+        weight[mine] = torch.randn(int(mine.sum()), generator=draw)
+        before = weight.clone()
+        method.end_task(data)
+        mine = method.owner_["1.weight"] == task + 1
+        assert not bool((mine & taken).any())
+        taken |= mine
+        owned.append(int(mine.sum()))
+        assert not bool(weight[~taken].any()), "free weights are zero"
+        assert torch.equal(weight[taken], before[taken])
+    assert owned == [100, 90, 81, 73, 66, 59, 53, 48, 43, 39]
+    assert int(taken.sum()) == sum(owned)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+def test_old_logits_never_change(prepared: dict[int, Path], weight_decay: float, momentum: float) -> None:
+    training = {"weight_decay": weight_decay, "momentum": momentum}
+    learner = learner_for(params_for("packnet", selection={"enabled": False}, training=training), prepared[3])
+    method: PackNet = learner.method  # type: ignore[assignment]
+    logits: list[Tensor] = []
+    previous: Tensor | None = None
+    for task in learner.stages:
+        learner.open(task)
+        trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
+        learner.consolidate("learn", 0, 0.1, learner.knobs, trained)
+        method.net.eval()
+        with torch.no_grad():
+            for old, expected in enumerate(logits):
+                found = method.predict(learner.stages[old].test.x, old)
+                assert found.numpy().tobytes() == expected.numpy().tobytes(), (task.index, old)
+            logits.append(method.predict(task.test.x, task.index))
+        weight, owner = method.shared["1.weight"].detach(), method.owner_["1.weight"]
+        assert not bool(weight[owner == 0].any())
+        if previous is not None:
+            old_weights = (owner > 0) & (owner <= task.index)
+            assert torch.equal(weight[old_weights], previous[old_weights])
+            assert bool((owner == task.index + 1).any())
+        previous = weight.clone()
+
+
+def test_training_moves_this_tasks_weights_and_its_head(prepared: dict[int, Path]) -> None:
+    learner = learner_for(params_for("packnet", selection={"enabled": False}), prepared[2])
+    method: PackNet = learner.method  # type: ignore[assignment]
+    for task in learner.stages:
+        learner.open(task)
+        before = {name: p.detach().clone() for name, p in method.net.named_parameters()}
+        trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
+        moved = {name: p.detach() != before[name] for name, p in method.net.named_parameters()}
+        mine = method.owner_["1.weight"] == task.index + 1
+        seen = learner.stages[0].train.images.flatten(1).bool().any(0)
+        assert not bool(moved["backbone.1.weight"][~mine].any())
+        if task.index == 0:
+            assert bool(moved["backbone.1.weight"][:, seen].any(0).all())
+            assert bool(moved["backbone.1.bias"].any())
+        else:
+            assert bool(moved["backbone.1.weight"].any())
+            assert not bool(moved["backbone.1.bias"].any()), "biases stay as the first task left them"
+            assert not bool(moved["heads.0.weight"].any())
+        assert bool(moved[f"heads.{task.index}.weight"].any())
+        biases = method.shared["1.bias"].detach().clone()
+        learner.consolidate("learn", 0, 0.1, learner.knobs, trained)
+        assert torch.equal(method.shared["1.bias"], biases), "retraining does not touch the biases"
+
+
+def test_retraining_may_not_make_it_worse(prepared: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = learner_for(params_for("packnet", selection={"enabled": False}), prepared[2])
+    learner.open(learner.stages[0])
+    trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
+    settings: dict[str, object] = {}
+    inner = PackNet.end_task
+
+    def end_task(self: PackNet, data: object) -> None:
+        fit = self.fit
+
+        def watched(data: object, purpose: str, **given: object) -> object:
+            settings.update(given)
+            return fit(data, purpose, **given)
+
+        self.fit = watched  # type: ignore[assignment]
+        inner(self, data)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PackNet, "end_task", end_task)
+    learner.consolidate("learn", 0, 0.1, learner.knobs, trained)
+    assert settings == {"learning_rate": pytest.approx(0.01), "epochs": 10, "may_stay": True}
+
+
+def test_pruning_less_after_a_failure_starts_from_the_same_training(prepared: dict[int, Path], tmp_path: Path) -> None:
+    """The attempts differ in what is pruned; none of them trains the task again."""
+    params = params_for("packnet", selection={"drop_margin": 0.0, "boot_learning_rates": [0.1]})
+    learner = learner_for(params, prepared[2])
+    unit = unit_for(params, learner, tmp_path)
+    trainings: list[str] = []
+    shares: list[float] = []
+    train, consolidate = Learner.train, Learner.consolidate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Learner, "train", lambda self, phase, *a, **k: (trainings.append(phase), train(self, phase, *a, **k))[1]
+        )
+        patch.setattr(
+            Learner,
+            "consolidate",
+            lambda self, *given: replace((shares.append(given[3]["prune"]), consolidate(self, *given))[1], accuracy=0.0),
+        )
+        unit.run()
+    assert set(trainings) == {"plasticity"}
+    assert shares == [0.9, 0.45, 0.225, 0.1125, 0.05625, 0.028125], "three failures a task, carried over"
