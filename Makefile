@@ -32,7 +32,7 @@ $(READY): constraints.txt pyproject.toml
 	@touch $@
 
 run: $(READY)  ## the main job: data, training of every method, report, leaderboard
-	@dvc pull --quiet data.dvc
+	@dvc pull --quiet -r embedded data.dvc
 	@dvc repro --keep-going; status=$$?; \
 	test $$status -eq 0 || python -m flows.report; \
 	python -m flows.report --show; exit $$status
@@ -46,7 +46,7 @@ test-all: $(READY) data/digits  ## every test
 	python -m pytest -n 2
 
 data/digits: $(READY)
-	@dvc pull --quiet data.dvc
+	@dvc pull --quiet -r embedded data.dvc
 
 lint: $(READY)  ## format, lint, types
 	ruff format . && ruff check --fix . && mypy

@@ -20,7 +20,7 @@ def main() -> None:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", ".", str(clone)], check=True)
         started = time.monotonic()
-        for command in (["dvc", "pull", "--quiet", "data.dvc"], ["dvc", "repro"]):
+        for command in (["dvc", "pull", "--quiet", "-r", "embedded", "data.dvc"], ["dvc", "repro"]):
             subprocess.run(command, cwd=clone, check=True)
         wall = time.monotonic() - started
         used = resource.getrusage(resource.RUSAGE_CHILDREN)

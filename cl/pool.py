@@ -144,14 +144,23 @@ def run_all(params: Params, out: Path, units: Sequence[UnitOfWork], hear: Hear) 
     return {unit.name: reason for unit, reason in zip(units, reasons, strict=True) if reason is not None}
 
 
+PATIENCE_SECONDS = 5.0
+"""A unit that has said nothing for so long says how its last trial went."""
+
+
+def _named(values: dict[str, Any]) -> list[str]:
+    return [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()]
+
+
 class Progress:
-    """Says one line a task: accuracy so far, what was chosen, and the time left."""
+    """Says one line a task: accuracy so far, what was chosen, and the time left; where tasks are long, also trials."""
 
     def __init__(self, units: Iterable[UnitOfWork], say: Callable[[str], None] = print) -> None:
         self._say = say
         self._started = time.monotonic()
         self._share = {unit.name: 0.0 for unit in units}
         self._resumed: dict[str, float] = {}
+        self._shown: dict[str, float] = {}
 
     def __call__(self, unit: UnitOfWork, event: Event) -> None:
         """Hear of an event of a unit."""
@@ -162,10 +171,19 @@ class Progress:
         elif event["event"] == "finished before":
             self._resumed[unit.name] = self._share[unit.name] = 1.0
             self._say(f"{unit.name}: finished before")
+        elif (
+            event["event"] == "trial"
+            and time.monotonic() - self._shown.get(unit.name, self._started) > PATIENCE_SECONDS
+        ):
+            self._shown[unit.name] = time.monotonic()
+            self._say(
+                f"{unit.name}: task {event['index'] + 1}/{event['tasks']}, {event['phase']} trial at "
+                f"{', '.join(_named(event['point']))}: validation accuracy {event['accuracy']:.1%}"
+            )
         elif event["event"] == "task":
+            self._shown[unit.name] = time.monotonic()
             self._share[unit.name] = (event["index"] + 1) / event["tasks"]
-            chosen = [f"learning rate {event['learning_rate']:g}"]
-            chosen += [f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in event["knobs"].items()]
+            chosen = _named({"learning rate": event["learning_rate"], **event["knobs"]})
             tried = f", {event['attempts']} attempts" if event["attempts"] > 1 else ""
             self._say(
                 f"{unit.name}: task {event['index'] + 1}/{event['tasks']} {event['task']}, accuracy so far "

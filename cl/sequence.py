@@ -303,12 +303,13 @@ class Unit:
         if self.pool is None or len(missing) < 2:
             for lr in missing:
                 search = functools.partial(self.search, index, grid.index(lr), lr, knobs, own=own)
-                study.run({"learning_rate": lr}, search)
+                self._tell("plasticity", index, {"learning_rate": lr}, study.run({"learning_rate": lr}, search))
         else:
             open_trials = [study.begin({"learning_rate": lr}) for lr in missing]
             futures = [self.pool(index, grid.index(lr), lr, knobs, own) for lr in missing]
             for trial, future, lr in zip(open_trials, futures, missing, strict=True):
-                study.end(trial, {"learning_rate": lr}, future.result())
+                point: Knobs = {"learning_rate": lr}
+                self._tell("plasticity", index, point, study.end(trial, point, future.result()))
         return {lr: found for lr in grid if (found := study.known({"learning_rate": lr})) is not None}
 
     def search(self, index: int, number: int, learning_rate: float, knobs: Knobs, *, own: bool) -> Outcome:
@@ -342,7 +343,9 @@ class Unit:
 
         def attempt(number: int, values: Knobs) -> Outcome:
             notes = {"threshold": threshold, "learning_rate": eta}
-            return study.run(values, functools.partial(train, number, values), **notes)
+            outcome = study.run(values, functools.partial(train, number, values), **notes)
+            self._tell("stability", index, values, outcome)
+            return outcome
 
         attempts, next_knobs = decay_until_accepted(
             knobs, learner.method.knobs, self.params.selection, threshold, attempt
@@ -350,6 +353,10 @@ class Unit:
         if in_place != attempts[-1][0]:  # killed between the last attempt and the checkpoint: make its model again
             train(len(attempts) - 1, attempts[-1][0])
         return attempts, next_knobs
+
+    def _tell(self, phase: str, index: int, point: Knobs, outcome: Outcome) -> None:
+        tried = {"phase": phase, "index": index, "tasks": len(self.learner.stages), "point": point}
+        self.say({"event": "trial", **tried, "accuracy": outcome.accuracy})
 
     def _candidate(self, index: int, number: int) -> Path:
         return self.folder / f"candidate-{index:03d}-{number:02d}"

@@ -24,7 +24,7 @@ def fingerprint(options: Benchmark, raw: Path) -> str:
     del options
     path = raw / FILE
     if not path.exists():
-        raise UserError(f"{path}: not there; fetch the embedded data with: dvc pull data.dvc")
+        raise UserError(f"{path}: not there; fetch the embedded data with: dvc pull -r embedded data.dvc")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != SHA256:
         raise UserError(

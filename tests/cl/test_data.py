@@ -1,0 +1,267 @@
+"""Preparation and reading back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cl.data import load
+from cl.data.prepare import benchmark_file, damaged, prepare, read_manifest, stratified
+from cl.errors import UserError
+from cl.params import Benchmark
+from cl.rng import generator, numpy_generator, seed_of
+from tests.cl.small import CPU
+from tests.conftest import RAW
+
+SPLITS = ("train", "validation", "test")
+
+
+def made(target: Path, **options: Any) -> Path:
+    prepare(Benchmark(**{"tasks": 2, **options}), RAW, target, say=lambda line: None)
+    return target
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_manifest(tmp_path: Path) -> None:
+    folder = made(tmp_path / "p")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["schema"] == 1
+    assert manifest["benchmark"] == "permuted-digits"
+    assert manifest["input_shape"] == [1, 8, 8]
+    assert [task["name"] for task in manifest["tasks"]] == ["permutation-01", "permutation-02"]
+    listed = {"manifest.json"}
+    for task in manifest["tasks"]:
+        assert task["classes"] == [str(digit) for digit in range(10)]
+        assert sum(task["splits"][split]["samples"] for split in SPLITS) == 1797
+        for split in SPLITS:
+            images = np.load(folder / task["splits"][split]["images"]["path"], allow_pickle=False)
+            labels = np.load(folder / task["splits"][split]["labels"]["path"], allow_pickle=False)
+            assert images.dtype == np.uint8
+            assert images.shape == (task["splits"][split]["samples"], 1, 8, 8)
+            assert set(labels) == set(range(10))
+            for file in (task["splits"][split]["images"], task["splits"][split]["labels"]):
+                data = (folder / file["path"]).read_bytes()
+                assert file["sha256"] == hashlib.sha256(data).hexdigest()
+                assert file["bytes"] == len(data)
+                listed.add(file["path"])
+    assert contents(folder).keys() == listed
+
+
+def test_same_options_give_the_same_bytes(tmp_path: Path) -> None:
+    np.random.seed(3)  # noqa: NPY002
+    first = contents(made(tmp_path / "a"))
+    np.random.seed(4)  # noqa: NPY002
+    assert contents(made(tmp_path / "b")) == first
+
+
+@pytest.mark.parametrize("name", ["permuted-digits", "split-digits"])
+def test_more_tasks_leave_the_first_as_they_were(tmp_path: Path, name: str) -> None:
+    two, three = (load(made(tmp_path / str(n), name=name, tasks=n), CPU) for n in (2, 3))
+    assert [task.digest for task in two.tasks] == [task.digest for task in three.tasks[:2]]
+    assert len({task.digest for task in three.tasks}) == 3
+
+
+def test_splits_are_the_same_images_in_every_task(tmp_path: Path) -> None:
+    sequence = load(made(tmp_path / "p", tasks=3), CPU)
+    first = sequence.tasks[0]
+    for task in sequence.tasks[1:]:
+        pixels: torch.Tensor | None = None
+        for split in SPLITS:
+            here, there = getattr(first, split), getattr(task, split)
+            assert torch.equal(here.y, there.y)
+            a, b = here.images.flatten(1), there.images.flatten(1)
+            assert not torch.equal(a, b)
+            assert torch.equal(a.sort(1).values, b.sort(1).values), "the same grey levels at other places"
+            if pixels is None:  # one permutation for all splits
+                pixels = torch.from_numpy(numpy_generator("permuted-digits", 0, task.index).permutation(64))
+            assert torch.equal(a[:, pixels], b)
+
+
+def test_no_image_is_in_two_splits(tmp_path: Path) -> None:
+    for task in load(made(tmp_path / "p"), CPU).tasks:
+        seen = [{bytes(row.numpy().tobytes()) for row in getattr(task, split).images} for split in SPLITS]
+        assert [len(images) for images in seen] == [len(getattr(task, split)) for split in SPLITS]
+        assert not seen[0] & seen[1]
+        assert not seen[0] & seen[2]
+        assert not seen[1] & seen[2]
+
+
+def test_splits_are_stratified(tmp_path: Path) -> None:
+    task = load(made(tmp_path / "p", tasks=1), CPU).tasks[0]
+    counts = {split: torch.bincount(getattr(task, split).y, minlength=10).float() for split in SPLITS}
+    whole = sum(counts.values())
+    assert torch.all((counts["test"] - 0.2 * whole).abs() <= 0.5)
+    assert torch.all((counts["validation"] - 0.2 * (whole - counts["test"])).abs() <= 0.5)
+
+
+def test_stratified() -> None:
+    labels = np.array([0] * 10 + [1] * 2 + [2])
+    rest, taken = stratified(labels, 0.2, "key")
+    assert sorted([*rest, *taken]) == list(range(13))
+    assert [int((labels[taken] == label).sum()) for label in range(3)] == [2, 1, 0]
+    assert list(rest) == sorted(rest)
+    again = stratified(labels, 0.2, "key")[1]
+    assert list(again) == list(taken)
+    others = {tuple(stratified(labels, 0.2, "key", number)[1]) for number in range(5)}
+    assert len(others) > 1
+
+
+def test_seed_and_cap(tmp_path: Path) -> None:
+    base = load(made(tmp_path / "a"), CPU)
+    other = load(made(tmp_path / "b", seed=1), CPU)
+    capped = load(made(tmp_path / "c", train_per_class=7), CPU)
+    assert base.tasks[0].digest != other.tasks[0].digest
+    assert torch.bincount(capped.tasks[0].train.y).tolist() == [7] * 10
+    assert torch.equal(capped.tasks[1].test.images, base.tasks[1].test.images)
+    assert torch.equal(capped.tasks[1].validation.images, base.tasks[1].validation.images)
+
+
+def test_split_digits(tmp_path: Path) -> None:
+    sequence = load(made(tmp_path / "p", name="split-digits", tasks=None), CPU)
+    assert [task.classes for task in sequence.tasks] == [(str(d), str(d + 1)) for d in range(0, 10, 2)]
+    assert all(set(task.test.y.tolist()) == {0, 1} for task in sequence.tasks)
+    assert sum(len(getattr(task, split)) for task in sequence.tasks for split in SPLITS) == 1797
+    with pytest.raises(UserError, match=r"benchmark\.tasks.*five"):
+        made(tmp_path / "q", name="split-digits", tasks=6)
+
+
+def test_normalised(tmp_path: Path) -> None:
+    split = load(made(tmp_path / "p"), CPU).tasks[1].train
+    assert split.x.dtype == torch.float32
+    torch.testing.assert_close(split.x, split.images.float() / 16)
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_batches(tmp_path: Path, resident: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small splits are kept as floats, large ones are read batch by batch: the numbers are the same."""
+    from cl.data import joined, task
+
+    if not resident:
+        monkeypatch.setattr(task, "RESIDENT_BYTES", 0)
+    sequence = load(made(tmp_path / "p"), CPU)
+    split = sequence.tasks[1].test
+    order = torch.randperm(len(split), generator=generator("order"))
+    batches = list(split.batches(100, order))
+    assert [len(x) for x, _, _ in batches] == [100, 100, 100, len(split) - 300]
+    assert torch.equal(torch.cat([x for x, _, _ in batches]), split.x[order])
+    assert torch.equal(torch.cat([y for _, y, _ in batches]), split.y[order])
+    assert {t for _, _, t in batches} == {1}
+    both = joined(sequence.tasks).test
+    order = torch.randperm(len(both), generator=generator("order"))
+    assert torch.equal(torch.cat([t for _, _, t in both.batches(100, order)]), both.t[order])
+    assert torch.equal(torch.cat([x for x, _, _ in both.batches(100)]), both.x)
+
+
+# Preparing again, and damage.
+
+
+def test_prepared_already_is_left_alone(tmp_path: Path) -> None:
+    said: list[str] = []
+    folder = made(tmp_path / "p")
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    prepare(Benchmark(tasks=2), RAW, folder, say=said.append)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
+    assert len(said) == 1
+    assert "already" in said[0]
+
+
+def test_other_options_are_prepared_anew(tmp_path: Path) -> None:
+    folder = made(tmp_path / "p")
+    before = read_manifest(folder)["key"]
+    for options in ({"seed": 1}, {"train_per_class": 5}, {"tasks": 3}, {"name": "split-digits"}):
+        made(folder, **options)
+        after = read_manifest(folder)["key"]
+        assert after != before, options
+        before = after
+    assert contents(folder) == contents(made(tmp_path / "q", name="split-digits"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p", "q"], "nothing is left behind"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "remove"])
+@pytest.mark.parametrize("name", ["task-001/train-images.npy", "task-000/test-labels.npy"])
+def test_damaged_array_is_found_and_prepared_anew(tmp_path: Path, name: str, damage: str) -> None:
+    folder = made(tmp_path / "p")
+    whole = contents(folder)
+    path = folder / name
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(data[:-3])
+    elif damage == "flip":
+        data[-1] ^= 1
+        path.write_bytes(data)
+    else:
+        path.unlink()
+    assert damaged(folder) == [str(path)]
+    if damage != "flip":  # hashes are not checked at every start; the length is
+        task = load(folder, CPU).tasks[int(name[7])]
+        with pytest.raises(UserError, match=rf"{name}: missing or cut short; delete .* and prepare again"):
+            len(getattr(task, name.split("/")[1].split("-")[0]))
+    made(folder)
+    assert contents(folder) == whole
+
+
+def test_missing_and_damaged_manifest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"manifest\.json: not there; prepare .*flows\.prepare"):
+        load(tmp_path, CPU)
+    folder = made(tmp_path / "p")
+    whole = contents(folder)
+    for text in ("{", "[]", '{"schema": 99}', ""):
+        (folder / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match=r"manifest\.json.*prepare again"):
+            load(folder, CPU)
+    shutil.rmtree(folder)
+    assert contents(made(folder)) == whole
+
+
+def test_missing_and_damaged_raw_data(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"digits\.csv\.gz: not there; .*dvc pull"):
+        prepare(Benchmark(), tmp_path, tmp_path / "p", say=print)
+    raw = tmp_path / "digits" / "digits.csv.gz"
+    raw.parent.mkdir()
+    data = bytearray((RAW / "digits" / "digits.csv.gz").read_bytes())
+    data[100] ^= 4
+    raw.write_bytes(data)
+    with pytest.raises(UserError, match=r"digits\.csv\.gz: damaged .*dvc checkout"):
+        prepare(Benchmark(), tmp_path, tmp_path / "p", say=print)
+    assert not (tmp_path / "p").exists()
+
+
+def test_interrupted_preparation_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made(tmp_path / "p")
+    whole = contents(folder)
+    module = benchmark_file("permuted-digits")
+    original = module.tasks
+
+    def dying(options: Benchmark, raw: Path) -> Any:
+        yield next(iter(original(options, raw)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "tasks", dying)
+    with pytest.raises(KeyboardInterrupt):
+        made(folder, seed=5)
+    assert contents(folder) == whole
+
+
+# Keys.
+
+
+def test_keys_do_not_collide() -> None:
+    keys: list[tuple[int | str, ...]] = [(1,), ("1",), (1, 2), (12,), ("1/2",), (0,), ()]
+    assert len({seed_of(*key) for key in keys}) == len(keys)
+    assert all(0 <= seed_of(*key) < 2**63 for key in keys)
+    assert seed_of(0, "network") == seed_of(0, "network")
+    a, b = (torch.rand(3, generator=generator(0, name)).tolist() for name in ("a", "b"))
+    assert a != b

@@ -1,0 +1,128 @@
+"""What the rooms may know of each other."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cl.params import names_in
+
+REPOSITORY = Path(__file__).parents[1]
+SOURCES = sorted((REPOSITORY / "cl").rglob("*.py"))
+ORCHESTRATION = {"prefect", "mlflow", "dvc", "dvclive", "flows"}
+NAMES = [str(path.relative_to(REPOSITORY)) for path in SOURCES]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_learning_knows_no_orchestration(name: str) -> None:
+    roots = {module.split(".")[0] for module in imported(REPOSITORY / name)}
+    assert not roots & ORCHESTRATION
+    assert not re.search(r"import_module\(\s*[\"'](prefect|mlflow|dvc)", (REPOSITORY / name).read_text("utf-8"))
+
+
+def test_nor_does_what_it_imports() -> None:
+    """In a process of its own, after every module of the learning has been imported."""
+    code = (
+        "import importlib, pkgutil, sys, cl\n"
+        "for module in pkgutil.walk_packages(cl.__path__, 'cl.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "print(*sorted(sys.modules))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    modules = set(found.stdout.split())
+    assert {"cl.sequence", "cl.unit", "cl.methods.finetune", "torch", "optuna"} <= modules
+    assert not {module.split(".")[0] for module in modules} & ORCHESTRATION
+
+
+@pytest.mark.parametrize("module", ["cl.params", "cl.files", "cl.data.prepare", "cl.metrics", "cl.unit", "cl.pool"])
+def test_cheap_stages_do_not_load_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=REPOSITORY).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["train", "selection", "sequence", "unit", "checkpoint", "method", "pool"])
+def test_the_loop_names_no_method(name: str) -> None:
+    """But for finetuning, which the protocol itself is built on."""
+    tree = ast.parse((REPOSITORY / "cl" / f"{name}.py").read_text(encoding="utf-8"))
+    docstrings = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body
+        if isinstance(node.body[0], ast.Expr)
+    }
+    words: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            words.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            words.add(node.attr)
+        elif isinstance(node, ast.alias):
+            words |= set(node.name.split("."))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+            words |= set(re.split(r"[\s.]+", node.value))
+    named = {word.lower().replace("-", "_") for word in words} & set(names_in("methods"))
+    assert named <= {"finetune"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_pickle(name: str) -> None:
+    path = REPOSITORY / name
+    roots = {module.split(".")[0] for module in imported(path)}
+    assert not roots & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        assert called not in {"torch.load", "torch.save"}, f"{name}:{node.lineno}"
+        if called in {"np.load", "np.save", "numpy.load", "numpy.save"}:
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert given.get("allow_pickle") == "False", f"{name}:{node.lineno}"
+
+
+def test_optuna_is_known_in_one_place() -> None:
+    using = [n for n, path in zip(NAMES, SOURCES, strict=True) if any(m.startswith("optuna") for m in imported(path))]
+    assert using == ["cl/selection.py"]
+
+
+LAYERS = ["methods", "method", "train", "selection", "sequence"]
+"""Each may import what stands before it, never what stands after."""
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_arrows_point_down(layer: str) -> None:
+    folder = REPOSITORY / "cl" / layer
+    above = {"methods": LAYERS[2:], "method": LAYERS[2:]}.get(layer, LAYERS[LAYERS.index(layer) + 1 :])
+    for path in [*folder.glob("*.py")] if folder.is_dir() else [folder.with_suffix(".py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        types_only = {
+            id(below)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for below in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and id(node) not in types_only:
+                assert node.module not in {f"cl.{name}" for name in above}, f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("folder", ["nets", "data"])
+def test_nets_and_data_know_nothing_above(folder: str) -> None:
+    for path in (REPOSITORY / "cl" / folder).rglob("*.py"):
+        for module in imported(path):
+            assert not re.match(r"cl\.(method|methods|train|selection|sequence|unit|pool)\b", module), path
