@@ -1,5 +1,17 @@
 """Tasks: prepared once into arrays on disk, read back memory-mapped."""
 
-from cl.data.task import Sequence, Split, Task, joined, load
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cl.data.task import Sequence, Split, Task, joined, load
 
 __all__ = ["Sequence", "Split", "Task", "joined", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the tensors' side only when it is asked for: preparing data needs no torch, and starts at once."""
+    if name not in __all__:
+        raise AttributeError(name)
+    from cl.data import task
+
+    return getattr(task, name)

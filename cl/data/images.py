@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import queue
 import subprocess
@@ -22,8 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cl.data import decode
-from cl.data.decode import Images
-from cl.data.prepare import Format, Labels, RawTask
+from cl.data.prepare import Format, Images, Labels, RawTask
 from cl.errors import UserError
 
 IMAGENET = Format(scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
@@ -127,6 +127,10 @@ def _readable(root: Path) -> Iterator[None]:
         ) from None
 
 
+def _channels_first(memory: bytearray | mmap.mmap, size: int) -> Images:
+    return np.frombuffer(memory, np.uint8).reshape(-1, size, size, 3).transpose(0, 3, 1, 2)
+
+
 class _Progress:
     def __init__(self, total: int, say: Say | None) -> None:
         self.total, self.say, self.done = total, say, 0
@@ -164,7 +168,9 @@ class _Readers:
         faults: dict[int, str] = {}
         with _readable(self.root):
             if len(paths) <= self.batch:
-                faults = decode.decode_many(paths, images)
+                memory = bytearray(images.nbytes)
+                faults = decode.decode_many(paths, self.size, memory)
+                images[:] = _channels_first(memory, self.size)
                 self.progress.add(len(paths))
             else:
                 faults = self._read_in_parallel(paths, images)
@@ -204,17 +210,17 @@ class _Reader:
     """A process that runs `decode.serve`: no process with threads is forked, no main module imported twice."""
 
     def __init__(self, count: int, size: int) -> None:
-        memory = os.memfd_create("images")
-        os.truncate(memory, count * 3 * size * size)
-        self.images = decode.shared(memory, count, size)
-        command = [sys.executable, "-P", decode.__file__, *map(str, (memory, count, size))]
+        shared = os.memfd_create("images")
+        os.truncate(shared, count * 3 * size * size)
+        self.size, self.memory = size, mmap.mmap(shared, 0)
+        command = [sys.executable, "-P", decode.__file__, str(shared), str(size)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[memory], encoding="utf-8"
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[shared], encoding="utf-8"
         )
-        os.close(memory)
+        os.close(shared)
 
     def decode_many(self, paths: Sequence[str], images: Images) -> dict[int, str]:
-        """As `decode.decode_many`; raises `UserError` where the process died of it."""
+        """Decode into `images`, as `decode.decode_many` does; raises `UserError` where the process dies of it."""
         requests, answers = self.process.stdin, self.process.stdout
         assert requests is not None
         assert answers is not None
@@ -229,7 +235,7 @@ class _Reader:
         answer = json.loads(line)
         if "error" in answer:
             raise OSError(*answer["error"])
-        images[:] = self.images[: len(paths)]
+        images[:] = _channels_first(self.memory, self.size)[: len(paths)]
         return {int(index): reason for index, reason in answer["faults"].items()}
 
     def close(self) -> None:

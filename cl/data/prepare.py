@@ -25,6 +25,7 @@ from cl.rng import numpy_generator
 
 SCHEMA = 1
 SPLITS = ("train", "validation", "test")
+SECONDS_BETWEEN_LINES = 2.0
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
@@ -79,15 +80,17 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Callable[[str], No
     if manifest_path.exists() and read_manifest(target).get("key") == key and not damaged(target):
         say(f"prepared: {options.name} is already in {target}")
         return manifest_path
-    started = time.monotonic()
+    started = shown = time.monotonic()
     made = target.with_name(f".{target.name}.{os.getpid()}.part")
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     entries: list[dict[str, Any]] = []
     for index, task in enumerate(module.tasks(options, raw)):
         entries.append(_write(task, index, made, module.FORMAT))
-        counts = " + ".join(str(entries[-1]["splits"][split]["samples"]) for split in SPLITS)
-        say(f"prepared: task {index + 1} {task.name}, {len(task.classes)} classes, {counts} images")
+        if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+            shown = time.monotonic()
+            counts = " + ".join(str(entries[-1]["splits"][split]["samples"]) for split in SPLITS)
+            say(f"prepared: task {index + 1} {task.name}, {len(task.classes)} classes, {counts} images")
     if not entries:
         raise UserError(f"{options.name}: no tasks; check benchmark.path, benchmark.order and benchmark.tasks")
     shapes = {tuple(entry["input_shape"]) for entry in entries}

@@ -104,7 +104,7 @@ def test_bad_methods(tmp_path: Path, text: str, said: tuple[str, ...]) -> None:
         (b"methods: {\xff: {}}\n", ("params.yaml",)),
         ("\x00", ("params.yaml", "not valid YAML")),
         ("methods: !!python/object:os.system {}\n", ("params.yaml", "not valid YAML")),
-        ("1: 2\nmethods: {ewc: {}}\n", ("1", "unknown key")),
+        ("1: 2\nmethods: {ewc: {}}\n", ("params.yaml: 1: ", "strings")),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str | bytes, said: tuple[str, ...]) -> None:

@@ -1,0 +1,382 @@
+"""A unit as the process it is: killed for real, locked, damaged, in parallel."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cl.errors import UserError
+from cl.params import Params
+from cl.unit import choose_device, publish_if_finished, unit_folder, unit_key
+from tests.cl.small import REPOSITORY, output, params_for, published, run
+
+KILLED = ("packnet", "si")
+"""A method that trains inside end_task too, and one that carries much state from step to step."""
+
+
+def params_of(method: str) -> Params:
+    """Long enough to be killed in the middle: seconds of training."""
+    return params_for(method, training={"epochs": 60, "batch_size": 4})
+
+
+def started(params: Params, out: Path, *options: str) -> subprocess.Popen[str]:
+    file = out / "params.json"
+    file.write_text(params.model_dump_json())
+    command = [sys.executable, "-m", "cl.unit", "--params", str(file), "--method", next(iter(params.methods))]
+    command += ["--seed", "0", "--out", str(out), *options]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(params: Params, out: Path, *options: str) -> tuple[int, list[dict[str, Any]], str]:
+    child = started(params, out, *options)
+    stdout, stderr = child.communicate(timeout=300)
+    return child.returncode, events_of(stdout), stderr
+
+
+def events_of(stdout: str) -> list[dict[str, Any]]:
+    """What a unit said, but for the progress of single trials."""
+    return [event for line in stdout.splitlines() if (event := json.loads(line))["event"] != "trial"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    done: dict[str, tuple[Path, float]] = {}
+
+    def of(method: str) -> tuple[Path, float]:
+        if method not in done:
+            out = output(tmp_path_factory.mktemp(method), prepared[3])
+            before = time.monotonic()
+            code, events, stderr = finished(params_of(method), out)
+            assert (code, stderr) == (0, "")
+            assert [event["event"] for event in events] == ["task"] * 3
+            done[method] = out, time.monotonic() - before
+        return done[method]
+
+    return of
+
+
+@pytest.mark.parametrize("method", KILLED)
+def test_killed_again_and_again_ends_in_the_same_bytes(
+    method: str, prepared: dict[int, Path], tmp_path: Path, undisturbed: Any
+) -> None:
+    expected, seconds = undisturbed(method)
+    out, params = output(tmp_path, prepared[3]), params_of(method)
+    draw = random.Random(f"moments {method}")  # noqa: S311
+    kills = 0
+    for _ in range(5):
+        child = started(params, out)
+        time.sleep(seconds * draw.uniform(0.3, 0.9))
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            kills += 1
+        child.communicate()
+    assert kills >= 2, "the case under test"
+    code, _, stderr = finished(params, out)
+    assert (code, stderr) == (0, "")
+    assert published(out) == published(expected)
+
+
+def test_published_files(undisturbed: Any) -> None:
+    out, _ = undisturbed("si")
+    files = {"manifest.json", "net.safetensors", "record.json", "state.json", "state.safetensors"}
+    expected = {f"checkpoints/si/seed-0/task-{k}/{name}" for k in range(3) for name in files}
+    assert published(out).keys() == expected | {"results/si/seed-0.json", "results/si/seed-0.trials.json"}
+    result = json.loads((out / "results/si/seed-0.json").read_bytes())
+    assert set(result) == {
+        "schema",
+        "benchmark",
+        "method",
+        "seed",
+        "tasks",
+        "accuracy",
+        "average_accuracy",
+        "average_forgetting",
+        "per_task",
+    }
+    assert [[value is None for value in row] for row in result["accuracy"]] == [
+        [False, True, True],
+        [False, False, True],
+        [False, False, False],
+    ]
+    assert [entry["task"] for entry in result["per_task"]] == result["tasks"]
+    assert set(result["per_task"][0]) == {
+        "task",
+        "learning_rate",
+        "plasticity_accuracy",
+        "threshold",
+        "knobs",
+        "attempts",
+        "validation_accuracy",
+        "steps",
+        "state_bytes",
+    }
+    cost = json.loads((out / "results/si/seed-0.cost.json").read_bytes())
+    assert set(cost) == {
+        "schema",
+        "benchmark",
+        "method",
+        "seed",
+        "machine",
+        "seconds",
+        "process_seconds",
+        "step_seconds",
+        "peak_memory_bytes",
+        "per_task",
+    }
+    assert 0 < cost["step_seconds"] <= cost["process_seconds"]
+    assert 50e6 < cost["peak_memory_bytes"] < 1.5e9
+    assert [entry["task"] for entry in cost["per_task"]] == result["tasks"]
+
+
+def test_joint_fills_its_last_row_only(prepared: dict[int, Path], tmp_path: Path) -> None:
+    out = output(tmp_path, prepared[3])
+    run(params_for("joint"), out)
+    result = json.loads((out / "results/joint/seed-0.json").read_bytes())
+    assert result["accuracy"][:2] == [[None] * 3] * 2
+    assert None not in result["accuracy"][2]
+    assert result["average_forgetting"] is None
+    assert [entry["task"] for entry in result["per_task"]] == ["all"]
+    assert [path.name for path in (out / "checkpoints/joint/seed-0").iterdir()] == ["task-0"]
+
+
+def test_selection_off(prepared: dict[int, Path], tmp_path: Path) -> None:
+    out = output(tmp_path, prepared[2])
+    run(params_for("ewc", selection={"enabled": False}), out)
+    result = json.loads((out / "results/ewc/seed-0.json").read_bytes())
+    trials = json.loads((out / "results/ewc/seed-0.trials.json").read_bytes())["trials"]
+    assert [(e["plasticity_accuracy"], e["threshold"], e["learning_rate"]) for e in result["per_task"]] == [
+        (None, None, 0.1)
+    ] * 2
+    assert [(t["phase"], t["trial"], t["kept"], t["threshold"]) for t in trials] == [("learn", 0, True, None)] * 2
+
+
+def test_files_of_a_running_unit_name_all_tasks(
+    prepared: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cl.sequence import Learner
+
+    out, params = output(tmp_path, prepared[3]), params_for("si")
+    original = Learner.open
+
+    def dying(self: Learner, task: Any) -> None:
+        if task.index == 2:
+            raise KeyboardInterrupt
+        original(self, task)
+
+    monkeypatch.setattr(Learner, "open", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(params, out)
+    folder = unit_folder(params, "si", 0, out)
+    result = json.loads((folder / "result.json").read_bytes())
+    assert result["tasks"] == [f"permutation-{k:02d}" for k in (1, 2, 3)]
+    assert result["accuracy"][2] == [None] * 3
+    assert result["average_accuracy"] == pytest.approx(sum(result["accuracy"][1][:2]) / 2)
+    assert len(result["per_task"]) == 2
+    assert {t["task_index"] for t in json.loads((folder / "trials.json").read_bytes())["trials"]} == {0, 1}
+    assert not (out / "results").exists()
+
+
+@pytest.mark.parametrize("method", ["ewc", "packnet"])
+def test_trials_in_parallel_give_the_same_bytes(method: str, prepared: dict[int, Path], tmp_path: Path) -> None:
+    serial, parallel = output(tmp_path / "serial", prepared[2]), output(tmp_path / "parallel", prepared[2])
+    params = params_for(method)
+    run(params, serial)
+    code, _, stderr = finished(params, parallel, "--trial-workers", "2")
+    assert (code, stderr) == (0, "")
+    assert published(parallel) == published(serial)
+
+
+# What is there already, and what is damaged.
+
+
+def test_finished_unit_is_published_again_without_learning(prepared: dict[int, Path], tmp_path: Path) -> None:
+    out, params = output(tmp_path, prepared[2]), params_for("si")
+    assert not publish_if_finished(params, ("si", 0), out, print)
+    run(params, out)
+    expected = published(out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and ".work" not in path.parts}
+    assert publish_if_finished(params, ("si", 0), out, print)
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "what is right is not written again"
+    (out / "results/si/seed-0.json").write_text("{}")
+    assert publish_if_finished(params, ("si", 0), out, print)
+    assert published(out) == expected
+    output(out, prepared[3])
+    assert not publish_if_finished(params, ("si", 0), out, print), "there is a task to learn"
+
+
+def test_another_knob_is_another_unit(prepared: dict[int, Path], tmp_path: Path) -> None:
+    base = params_for("ewc")
+    others = [
+        params_for("ewc", {"strength": 1.0}),
+        params_for("ewc", training={"epochs": 5}),
+        params_for("ewc", selection={"drop_margin": 0.3}),
+        params_for("ewc", model={"hidden": [8]}),
+    ]
+    keys = {unit_key(params, "ewc", 0) for params in [base, *others]} | {unit_key(base, "ewc", 1)}
+    assert len(keys) == 6
+    same = [params_for("ewc", execution={"workers": 7}), params_for("ewc", tracking={"enabled": False})]
+    assert {unit_key(params, "ewc", 0) for params in same} == {unit_key(base, "ewc", 0)}
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "manifest.json", "record.json"])
+def test_damaged_published_checkpoint_is_named_and_replaced(
+    prepared: dict[int, Path], tmp_path: Path, name: str
+) -> None:
+    out, params = output(tmp_path, prepared[2]), params_for("si")
+    run(params, out)
+    expected = published(out)
+    path = out / "checkpoints/si/seed-0/task-1" / name
+    path.write_bytes(path.read_bytes()[:-5])
+    events = run(params, out)
+    warnings = [event["message"] for event in events if event["event"] == "warning"]
+    assert len(warnings) == 1
+    assert str(path) in warnings[0]
+    assert published(out) == expected
+
+
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+def test_damaged_work_checkpoint_is_named_and_learned_again(
+    prepared: dict[int, Path], tmp_path: Path, damaged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cl.sequence import Learner
+
+    out, params = output(tmp_path, prepared[3]), params_for("ewc")
+    run(params, out)
+    expected = published(out)
+    path = unit_folder(params, "ewc", 0, out) / f"task-{damaged:03d}" / "state.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    opened: list[int] = []
+    original = Learner.open
+    monkeypatch.setattr(Learner, "open", lambda self, task: (opened.append(task.index), original(self, task))[1])
+    events = run(params, out)
+    warnings = [event["message"] for event in events if event["event"] == "warning"]
+    assert len(warnings) == 1
+    assert str(path) in warnings[0]
+    assert f"task {damaged + 1}" in warnings[0]
+    assert opened == [damaged]
+    assert published(out) == expected
+
+
+def test_tasks_taken_away_leave_no_trace(prepared: dict[int, Path], tmp_path: Path) -> None:
+    out, fresh, params = output(tmp_path / "a", prepared[3]), output(tmp_path / "b", prepared[2]), params_for("si")
+    run(params, out)
+    run(params, output(out, prepared[2]))
+    run(params, fresh)
+    assert published(out) == published(fresh)
+
+
+# Errors.
+
+
+def only_error(result: tuple[int, list[dict[str, Any]], str]) -> str:
+    code, events, stderr = result
+    assert (code, stderr) == (2, "")
+    assert [event["event"] for event in events] == ["error"]
+    message: str = events[0]["message"]
+    assert "\n" not in message
+    return message
+
+
+def test_unknown_knob(prepared: dict[int, Path], tmp_path: Path) -> None:
+    message = only_error(finished(params_for("ewc", {"strenght": 1.0}), output(tmp_path, prepared[2])))
+    assert "methods.ewc.strenght" in message
+    assert "'strength'" in message
+
+
+def test_nothing_prepared(tmp_path: Path) -> None:
+    assert "manifest.json: not there; prepare" in only_error(finished(params_for("ewc"), tmp_path))
+
+
+def test_damaged_array(prepared: dict[int, Path], tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(prepared[2], tmp_path / "prepared")
+    path = tmp_path / "prepared/task-001/train-images.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    child = started(params_for("finetune"), tmp_path)
+    stdout, stderr = child.communicate()
+    events = events_of(stdout)
+    assert (child.returncode, stderr) == (2, "")
+    assert [event["event"] for event in events] == ["task", "error"], "the first task is kept"
+    assert f"{path}: missing or cut short" in events[1]["message"]
+
+
+def test_unit_at_work_is_left_alone(prepared: dict[int, Path], tmp_path: Path) -> None:
+    out, params = output(tmp_path, prepared[2]), params_for("si")
+    folder = unit_folder(params, "si", 0, out)
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=r"si/seed-0: another process is at work on it \(.*lock\)"):
+            run(params, out)
+    run(params, out)
+
+
+def test_output_that_cannot_be_written(prepared: dict[int, Path], tmp_path: Path) -> None:
+    out = output(tmp_path, prepared[2])
+    (out / "results").write_text("in the way")
+    message = only_error_after_tasks(finished(params_for("finetune"), out))
+    assert "results" in message
+    (out / "results").unlink()
+    assert finished(params_for("finetune"), out)[0] == 0
+
+
+def only_error_after_tasks(result: tuple[int, list[dict[str, Any]], str]) -> str:
+    code, events, stderr = result
+    assert (code, stderr) == (2, "")
+    assert [event["event"] for event in events] == ["task", "task", "error"]
+    return str(events[-1]["message"])
+
+
+def test_device_that_is_not_there() -> None:
+    import torch
+
+    assert choose_device("cpu").type == "cpu"
+    if torch.cuda.is_available():
+        assert choose_device("auto").type == "cuda"
+    else:
+        assert choose_device("auto").type == "cpu"
+        with pytest.raises(UserError, match=r"execution\.device: cuda is not available here; use auto or cpu"):
+            choose_device("cuda")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are tied to their parent on Linux only")
+def test_unit_dies_with_its_parent(prepared: dict[int, Path], tmp_path: Path) -> None:
+    out = output(tmp_path, prepared[3])
+    file = out / "params.json"
+    file.write_text(params_for("si", training={"epochs": 500, "batch_size": 1}).model_dump_json())
+    code = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-m', 'cl.unit', '--params', {str(file)!r}, '--method', 'si', "
+        f"'--seed', '0', '--out', {str(out)!r}])\nprint(child.pid, flush=True)\nchild.wait()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    deadline = time.monotonic() + 60
+    while not list(out.glob(".work/si/seed-0/*/studies.log")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    parent.kill()
+    parent.communicate()
+    while time.monotonic() < deadline:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        if Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return  # dead, and its new parent has not looked yet
+        time.sleep(0.1)
+    pytest.fail("the unit outlived its parent")
