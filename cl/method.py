@@ -73,8 +73,9 @@ def knob(
 ) -> Any:
     """Declare a hyperparameter: ``strength: float = knob(400.0, decay=shrink, range=(0, 1e9), help="lambda")``.
 
-    That one line feeds the check of params.yaml, the decay phase, Optuna's space, MLflow's parameters and the page
-    of the method. Knobs with a `decay` trade stability for plasticity and decay in the order they are declared.
+    That one line feeds the check of params.yaml, the decay phase, the trials, MLflow's parameters and the page of the
+    method. Knobs with a `decay` trade stability for plasticity and decay in the order they are declared; `range`
+    bounds what a user may give, not how far the decay goes.
     """
     return Knob(default, decay, range, choices, help)
 

@@ -94,9 +94,9 @@ class Ledger:
         except (ValueError, KeyError) as error:
             raise UserError(f"{path}: the journal of trials is damaged ({error}); delete it to search anew") from None
 
-    def study(self, task: int, phase: str) -> Study:
-        """The study of this task and phase, as far as it has come."""
-        name = f"task-{task:03d}/{phase}"
+    def study(self, task: int, phase: str, key: str) -> Study:
+        """The study of this task and phase, as far as it has come; `key` names the data and all else it rests on."""
+        name = f"task-{task:03d}/{phase} {key[:8]}"
         study = optuna.create_study(
             storage=self._storage,
             sampler=_Listed(),
@@ -108,44 +108,46 @@ class Ledger:
 
 
 class Study:
-    """One phase of one task: trials at points we name, in order, each at most once."""
+    """One phase of one task: numbered trials at points we name, each at most once."""
 
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
-        self._done: dict[str, Outcome] = {}
+        self._done: dict[int, Outcome] = {}
         for trial in study.get_trials(deepcopy=False):
             if trial.state == TrialState.COMPLETE:
-                self._done[_name(trial.params)] = Outcome(**trial.user_attrs["outcome"])
+                self._done[trial.user_attrs["number"]] = Outcome(**trial.user_attrs["outcome"])
             elif not trial.state.is_finished():  # the process that ran it was killed
                 study.tell(trial.number, state=TrialState.FAIL)
 
-    def known(self, point: Knobs) -> Outcome | None:
-        """The outcome at this point, where it has been tried."""
-        return self._done.get(_name(point))
+    def known(self, number: int) -> Outcome | None:
+        """The outcome of the trial of this number, where it has been run."""
+        return self._done.get(number)
 
-    def begin(self, point: Knobs) -> optuna.Trial:
-        """Open a trial at this point."""
+    def begin(self, number: int, point: Knobs) -> optuna.Trial:
+        """Open the trial of this number at this point."""
         sampler = self._study.sampler
         assert isinstance(sampler, _Listed)
         sampler.point = point
-        return self._study.ask({name: _distribution(value) for name, value in point.items()})
+        trial = self._study.ask({name: _distribution(value) for name, value in point.items()})
+        trial.set_user_attr("number", number)
+        return trial
 
-    def end(self, trial: optuna.Trial, point: Knobs, outcome: Outcome, **notes: Any) -> Outcome:
+    def end(self, trial: optuna.Trial, outcome: Outcome, **notes: Any) -> Outcome:
         """Close the trial with its outcome; `notes` are shown with it (threshold, learning rate)."""
         trial.set_user_attr("outcome", asdict(outcome))
         for name, value in notes.items():
             trial.set_user_attr(name, value)
         self._study.tell(trial, outcome.accuracy)
-        self._done[_name(point)] = outcome
+        self._done[trial.user_attrs["number"]] = outcome
         return outcome
 
-    def run(self, point: Knobs, train: Callable[[], Outcome], **notes: Any) -> Outcome:
-        """The outcome at this point: as known, or by training now."""
-        known = self.known(point)
+    def run(self, number: int, point: Knobs, train: Callable[[], Outcome], **notes: Any) -> Outcome:
+        """The outcome of the trial of this number: as known, or by training now."""
+        known = self.known(number)
         if known is not None:
             return known
-        trial = self.begin(point)
-        return self.end(trial, point, train(), **notes)
+        trial = self.begin(number, point)
+        return self.end(trial, train(), **notes)
 
 
 def best_learning_rate(outcomes: Mapping[float, Outcome]) -> tuple[float, float]:
@@ -210,7 +212,3 @@ def _distribution(value: Value) -> BaseDistribution:
     if isinstance(value, float):
         return FloatDistribution(-1e15, 1e15)
     return CategoricalDistribution([value])
-
-
-def _name(point: Mapping[str, Any]) -> str:
-    return repr(sorted(point.items()))

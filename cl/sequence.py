@@ -6,6 +6,7 @@ last finished trial, and ends in the same bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import platform
@@ -31,7 +32,7 @@ from cl.metrics import average_accuracy, average_forgetting
 from cl.nets import build
 from cl.params import Params
 from cl.rng import generator
-from cl.selection import Knobs, Ledger, Outcome, Trial, best_learning_rate, decay_until_accepted
+from cl.selection import Knobs, Ledger, Outcome, Study, Trial, best_learning_rate, decay_until_accepted
 from cl.train import Fit, Snapshot, fit
 
 Say = Callable[[dict[str, Any]], None]
@@ -272,6 +273,8 @@ class Unit:
             if own:
                 self._restore_candidate(index, winner, eta, knobs, own=True)
                 final = self.learner.consolidate("plasticity", winner, eta, knobs, outcomes[eta])
+                cost = dataclasses.replace(final, accuracy=outcomes[eta].accuracy)
+                searched[winner] = dataclasses.replace(searched[winner], outcome=cost)
                 learned = Learned(searched, searched[winner], final.accuracy, best, threshold, 1, knobs)
             else:
                 attempts, next_knobs = self._stability(index, knobs, eta, winner, outcomes[eta], threshold)
@@ -286,31 +289,30 @@ class Unit:
     def _learn_as_told(self, index: int, knobs: Knobs, clock: Clock) -> Learned:
         """Selection off: one training at the learning rate and the knobs as given."""
         learning_rate, learner = self.params.training.learning_rate, self.learner
-        study = self.ledger.study(index, "learn")
+        study = self._study(index, "learn")
         point: Knobs = {"learning_rate": learning_rate, **knobs}
         with clock.phase("learn"):
-            trial = study.begin(point)
+            trial = study.begin(0, point)
             trained = learner.train("learn", 0, learning_rate, knobs, plain=False)
-            outcome = study.end(trial, point, learner.consolidate("learn", 0, learning_rate, knobs, trained))
+            outcome = study.end(trial, learner.consolidate("learn", 0, learning_rate, knobs, trained))
         clock.step_seconds = outcome.step_seconds
         kept = Trial("learn", 0, learning_rate, knobs, None, outcome)
         return Learned([kept], kept, outcome.accuracy, None, None, 1, knobs)
 
     def _plasticity(self, index: int, grid: list[float], knobs: Knobs, *, own: bool) -> dict[float, Outcome]:
         """Maximal plasticity search: every learning rate once, from the model of the task before."""
-        study = self.ledger.study(index, "plasticity")
-        missing = [lr for lr in grid if study.known({"learning_rate": lr}) is None]
+        study = self._study(index, "plasticity")
+        missing = [(number, lr) for number, lr in enumerate(grid) if study.known(number) is None]
         if self.pool is None or len(missing) < 2:
-            for lr in missing:
-                search = functools.partial(self.search, index, grid.index(lr), lr, knobs, own=own)
-                self._tell("plasticity", index, {"learning_rate": lr}, study.run({"learning_rate": lr}, search))
+            for number, lr in missing:
+                search = functools.partial(self.search, index, number, lr, knobs, own=own)
+                self._tell("plasticity", index, {"learning_rate": lr}, study.run(number, {"learning_rate": lr}, search))
         else:
-            open_trials = [study.begin({"learning_rate": lr}) for lr in missing]
-            futures = [self.pool(index, grid.index(lr), lr, knobs, own) for lr in missing]
-            for trial, future, lr in zip(open_trials, futures, missing, strict=True):
-                point: Knobs = {"learning_rate": lr}
-                self._tell("plasticity", index, point, study.end(trial, point, future.result()))
-        return {lr: found for lr in grid if (found := study.known({"learning_rate": lr})) is not None}
+            trials = [study.begin(number, {"learning_rate": lr}) for number, lr in missing]
+            futures = [self.pool(index, number, lr, knobs, own) for number, lr in missing]
+            for trial, future, (_, lr) in zip(trials, futures, missing, strict=True):
+                self._tell("plasticity", index, {"learning_rate": lr}, study.end(trial, future.result()))
+        return {lr: found for number, lr in enumerate(grid) if (found := study.known(number)) is not None}
 
     def search(self, index: int, number: int, learning_rate: float, knobs: Knobs, *, own: bool) -> Outcome:
         """One trial of the plasticity search; keeps its model where the task may go on from it."""
@@ -328,12 +330,12 @@ class Unit:
         self, index: int, knobs: Knobs, eta: float, winner: int, trained: Outcome, threshold: float
     ) -> tuple[list[tuple[Knobs, Outcome]], Knobs]:
         """Stability decay; the model of the last attempt is in place afterwards."""
-        study, learner = self.ledger.study(index, "stability"), self.learner
-        in_place: Knobs | None = None
+        study, learner = self._study(index, "stability"), self.learner
+        in_place: int | None = None
 
         def train(number: int, values: Knobs) -> Outcome:
             nonlocal in_place
-            in_place = values
+            in_place = number
             if learner.method.selection == "consolidation-decay":
                 self._restore_candidate(index, winner, eta, knobs, own=False)
                 before = Outcome(trained.accuracy, 0, 0, 0.0)
@@ -343,16 +345,19 @@ class Unit:
 
         def attempt(number: int, values: Knobs) -> Outcome:
             notes = {"threshold": threshold, "learning_rate": eta}
-            outcome = study.run(values, functools.partial(train, number, values), **notes)
+            outcome = study.run(number, values, functools.partial(train, number, values), **notes)
             self._tell("stability", index, values, outcome)
             return outcome
 
         attempts, next_knobs = decay_until_accepted(
             knobs, learner.method.knobs, self.params.selection, threshold, attempt
         )
-        if in_place != attempts[-1][0]:  # killed between the last attempt and the checkpoint: make its model again
+        if in_place != len(attempts) - 1:  # killed between the last attempt and the checkpoint: make its model again
             train(len(attempts) - 1, attempts[-1][0])
         return attempts, next_knobs
+
+    def _study(self, index: int, phase: str) -> Study:
+        return self.ledger.study(index, phase, self.chain_key(index))
 
     def _tell(self, phase: str, index: int, point: Knobs, outcome: Outcome) -> None:
         tried = {"phase": phase, "index": index, "tasks": len(self.learner.stages), "point": point}

@@ -69,8 +69,9 @@ def fit(
 
     Stochastic gradient descent with momentum, as the survey's code: after `patience.drop_after` epochs in a row
     without a better validation accuracy the learning rate is multiplied by `patience.factor`, after more than
-    `patience.stop_after` training ends. A loss that is not finite ends it at once. Ties are no improvement, and an
-    epoch at accuracy 0 is never the best; where no epoch is, the model goes back to where it started, at accuracy 0.
+    `patience.stop_after` training ends. A loss or a weight that is not finite after an epoch ends it too, that epoch
+    not counting. Ties are no improvement, and an epoch at accuracy 0 is never the best; where no epoch is, the model
+    goes back to where it started, at accuracy 0.
 
     Args:
         method: attached to its network; its hooks are called as `cl.method` says.
@@ -82,7 +83,7 @@ def fit(
     """
     training = method.training
     patience = method.patience or training.patience
-    parameters = [p for p in method.net.parameters() if p.requires_grad]
+    parameters: list[Tensor] = [p for p in method.net.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(  # not fused: that fails where a head gets its first gradient later than others
         parameters,
         lr=learning_rate,
@@ -123,7 +124,7 @@ def fit(
         step_seconds += time.process_time() - started
         steps += method.step
         assert loss is not None
-        if not torch.isfinite(loss):
+        if not torch.isfinite(loss.detach() + torch.stack(torch._foreach_norm(parameters)).sum()):
             break
         found = accuracy(method, data.validation, inference=False)
         if found > best_accuracy:

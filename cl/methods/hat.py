@@ -112,7 +112,7 @@ class HAT(Method):
         """Cross-entropy at the slope of this step, and the price of the units."""
         if self.plain:
             return cross_entropy(self.net, x, y, t)
-        share = self.step / max(self.steps_per_epoch - 1, 1)
+        share = self.step / (self.steps_per_epoch - 1) if self.steps_per_epoch > 1 else 1.0
         for gate in self.gates:
             gate.s = 1 / self.s_max + (self.s_max - 1 / self.s_max) * share
         return cross_entropy(self.net, x, y, t) + self.sparsity * regulariser(
@@ -127,6 +127,8 @@ class HAT(Method):
                 grad = shared[name].grad
                 assert grad is not None
                 grad *= free
+                if self.training.weight_decay:  # the optimizer adds decay * p: leave the masked share of it
+                    grad -= self.training.weight_decay * (1 - free) * shared[name].detach()
         if self.plain:
             return
         for gate in self.gates:
@@ -136,6 +138,9 @@ class HAT(Method):
         for p in self.net.parameters():
             if p.grad is not None:
                 nn.utils.clip_grad_norm_([p], GRADIENT_NORM_BOUND)
+        for gate in self.gates:
+            assert gate.embedding.grad is not None
+            gate.embedding.grad -= self.training.weight_decay * gate.embedding.detach()  # embeddings do not decay
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
         """Keep the embeddings where their sigmoid still has a gradient."""
@@ -165,7 +170,7 @@ class HAT(Method):
 
 
 def regulariser(attention: list[Tensor], used: list[Tensor] | None) -> Tensor:
-    """sum a (1 - used) / sum (1 - used) over all units (eq. 6); the mean of a where nothing, or everything, is used."""
+    """sum a (1 - used) / sum (1 - used) over all units (eq. 5); the mean of a where nothing, or everything, is used."""
     a = torch.cat(attention)
     room = 1 - torch.cat(used) if used is not None else torch.ones_like(a)
     if not bool(room.sum() > 0):
@@ -174,6 +179,6 @@ def regulariser(attention: list[Tensor], used: list[Tensor] | None) -> Tensor:
 
 
 def compensation(embedding: Tensor, s: float, s_max: float) -> Tensor:
-    """(s_max / s) (cosh(s e) + 1) / (cosh(e) + 1), its exponent bounded (eq. 5)."""
+    """(s_max / s) (cosh(s e) + 1) / (cosh(e) + 1), its exponent bounded (section 2.5)."""
     steep = torch.cosh((s * embedding).clamp(-EXPONENT_BOUND, EXPONENT_BOUND)) + 1
     return s_max / s * steep / (torch.cosh(embedding) + 1)

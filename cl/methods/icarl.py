@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl.data import Split, Task
+from cl.errors import UserError
 from cl.memory import herd
 from cl.method import Method, TaskIds, knob, shrink
 
@@ -40,7 +41,7 @@ class ICaRL(Method):
         """The exemplars as the network takes them, and what the network says of them before it learns."""
         if not self.exemplars_ or self.strength == 0:
             return
-        images = torch.cat([images for task in self.exemplars_ for images in task])
+        images = torch.cat([images.cpu() for task in self.exemplars_ for images in task])
         of_class = [(s, c, len(images)) for s, task in enumerate(self.exemplars_) for c, images in enumerate(task)]
         counts = torch.tensor([count for _, _, count in of_class])
         x = data.train.normalise(images)
@@ -85,6 +86,11 @@ class ICaRL(Method):
         self.replay_ = self.drawn_ = None
         classes = sum(self.net.classes())
         share = self.memory_budget // classes
+        if share == 0:
+            raise UserError(
+                f"methods.icarl.memory_budget: {self.memory_budget} exemplars cannot hold one of each of the {classes} "
+                "classes seen; raise it"
+            )
         self.net.eval()
         kept = [[images[:share].clone() for images in task] for task in self.exemplars_ or []]
         new = []

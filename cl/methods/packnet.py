@@ -30,15 +30,15 @@ class PackNet(Method):
     retrain_epochs: int = knob(10, range=(0, 1e6), help="after pruning, at a tenth of the learning rate")
 
     owner_: Tensors | None = None
-    """Per weight tensor: 0 free, s + 1 owned by task s; uint8."""
+    """Per weight tensor: 0 free, s + 1 owned by task s; int16."""
     pruned_: bool = False
     fixed_: Tensors | None = None
 
     def begin_task(self, data: Task) -> None:
         """The free weights become this task's."""
         weights = {name: p for name, p in self.shared.items() if p.dim() > 1}
-        owner = self.owner_ or {name: torch.zeros_like(p, dtype=torch.uint8) for name, p in weights.items()}
-        self.owner_ = {name: torch.where(o == 0, self.task + 1, o).to(torch.uint8) for name, o in owner.items()}
+        owner = self.owner_ or {name: torch.zeros_like(p, dtype=torch.int16) for name, p in weights.items()}
+        self.owner_ = {name: torch.where(o == 0, self.task + 1, o).to(torch.int16) for name, o in owner.items()}
         self.pruned_ = False
         self._fix()
 

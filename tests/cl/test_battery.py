@@ -52,7 +52,7 @@ class Killed(BaseException):
 
 
 def global_randomness() -> tuple[bytes, Any, str]:
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), repr(np.random.get_state())  # noqa: NPY002
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), repr(np.random.get_state())
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def counted(patch: pytest.MonkeyPatch, die_at: int | None = None) -> Iterator[di
 
         patch.setattr(owner, name, hooked)
 
-    with patch.context() as patch:  # noqa: PLW2901
+    with patch.context() as patch:
         before(torch.optim.SGD, "step", "moments")  # every step of every training, also of those inside end_task
         before(Study, "begin", "moments")
         before(Study, "end", "moments")
@@ -206,7 +206,7 @@ def test_kill_at_any_moment_changes_nothing(
     params = params_for(name)
     with counted(monkeypatch) as whole:
         run(params, output(tmp_path / "counted", prepared[3]))
-    draw = random.Random(f"kill {name}")  # noqa: S311
+    draw = random.Random(f"kill {name}")
     for part in range(MOMENTS):
         moment = draw.randrange(part * whole["moments"] // MOMENTS, (part + 1) * whole["moments"] // MOMENTS)
         out = output(tmp_path / f"killed-{moment}", prepared[3])

@@ -178,9 +178,7 @@ class MadeUp:
             outer.trained.append((self.task.index, phase, rate, {} if plain else dict(knobs)))
             return outcome(accuracy(self.task.index, phase, rate, knobs))
 
-        def consolidate(
-            self: Learner, phase: str, trial: int, rate: float, knobs: Knobs, trained: Outcome
-        ) -> Outcome:
+        def consolidate(self: Learner, phase: str, trial: int, rate: float, knobs: Knobs, trained: Outcome) -> Outcome:
             self.attach(self.method, phase, trial, rate)
             return trained
 
@@ -279,7 +277,8 @@ def opened(path: Path) -> dict[str, optuna.Study]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
-    return {s.study_name: optuna.load_study(study_name=s.study_name, storage=storage) for s in storage.get_all_studies()}
+    names = [study.study_name for study in storage.get_all_studies()]
+    return {name: optuna.load_study(study_name=name, storage=storage) for name in names}
 
 
 def test_journal_is_readable_with_plain_optuna(prepared: dict[int, Path], tmp_path: Path) -> None:

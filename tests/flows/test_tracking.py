@@ -584,7 +584,7 @@ def test_logging_ten_tasks_is_cheap(out: Path) -> None:
     unit = FakeUnit(out, tasks=10).learn()
     before = time.process_time()
     assert track.sync(unit, finished=True)
-    assert time.process_time() - before < 1.5
+    assert time.process_time() - before < 0.8  # it takes 0.2
     track.close()
 
 
@@ -678,6 +678,8 @@ def test_a_server_killed_between_two_syncs_costs_nothing(
 def test_a_server_that_never_answers_does_not_stall_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    import mlflow  # noqa: F401  # that takes its time, too, but only once
+
     out = tmp_path / "out"
     unit = FakeUnit(out)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and leaves it at that
@@ -685,7 +687,7 @@ def test_a_server_that_never_answers_does_not_stall_training(
         track = Tracker(Tracking(out, uri, "digits", retry_seconds=0.5), TAGS, PARAMS)
         before = time.monotonic()
         assert not track.sync(unit.learn(1))
-        assert 4 < time.monotonic() - before < 7
+        assert 3 < time.monotonic() - before < 6
         before = time.monotonic()
         assert not track.sync(unit.learn(2))  # not tried again so soon
         assert time.monotonic() - before < 0.5

@@ -20,7 +20,6 @@ def fisher_of(samples: int, estimator: str, batch_size: int) -> Tensor:
     return method.fisher_["1.weight"]
 
 
-
 def test_fisher_of_one_sample() -> None:
     torch.testing.assert_close(fisher_of(1, "per-sample", 200), FISHER)
 

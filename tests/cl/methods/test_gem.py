@@ -15,9 +15,7 @@ def vector(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)
 
 
-@pytest.mark.parametrize(
-    ("margin", "expected"), [(0.0, (0.500250, 0.499750)), (0.5, (0.5, 0.5)), (1.0, (0.0, 1.0))]
-)
+@pytest.mark.parametrize(("margin", "expected"), [(0.0, (0.500250, 0.499750)), (0.5, (0.5, 0.5)), (1.0, (0.0, 1.0))])
 def test_one_violated_constraint(margin: float, expected: tuple[float, float]) -> None:
     found = project(vector(1, 0), vector(-1, 1).unsqueeze(0), margin)
     torch.testing.assert_close(found, vector(*expected), atol=1e-6, rtol=0)

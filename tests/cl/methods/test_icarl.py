@@ -58,7 +58,6 @@ def test_budget_is_shared_by_the_classes_seen_and_lists_are_prefixes() -> None:
         before = kept
 
 
-
 def test_exemplars_are_the_classes_own() -> None:
     kept = learned(2, memory_budget=8).exemplars_
     for index, of_task in enumerate(kept):

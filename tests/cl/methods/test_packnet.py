@@ -149,7 +149,9 @@ def test_pruning_less_after_a_failure_starts_from_the_same_training(prepared: di
         patch.setattr(
             Learner,
             "consolidate",
-            lambda self, *given: replace((shares.append(given[3]["prune"]), consolidate(self, *given))[1], accuracy=0.0),
+            lambda self, *given: replace(
+                (shares.append(given[3]["prune"]), consolidate(self, *given))[1], accuracy=0.0
+            ),
         )
         unit.run()
     assert set(trainings) == {"plasticity"}
