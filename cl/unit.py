@@ -75,13 +75,13 @@ def unit_folder(params: Params, method: str, seed: int, out: Path) -> Path:
 def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_workers: int = 1) -> None:
     """Run the unit to its end, from wherever it stands, and publish its results and checkpoints under `out`.
 
-    Raises `UserError` for bad input, and where another process is at work on the same unit.
+    Waits where another process is at work on the same unit. Raises `UserError` for bad input.
     """
     from cl.sequence import Unit
 
     folder = unit_folder(params, method, seed, out)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, f"{method}/seed-{seed}"), contextlib.ExitStack() as stack:
+    with _alone(folder, f"{method}/seed-{seed}", say), contextlib.ExitStack() as stack:
         pool = None
         if trial_workers > 1:
             executor = stack.enter_context(
@@ -161,12 +161,13 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, name: str) -> Iterator[None]:
+def _alone(folder: Path, name: str, say: Say) -> Iterator[None]:
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"{name}: another process is at work on it ({folder / 'lock'}); wait or stop it") from None
+            say({"event": "warning", "message": f"another process is at work on {name} in {folder}; waiting for it"})
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -125,6 +125,7 @@ def serve(descriptor: int, size: int) -> None:
     message, path]}, once the images are in the shared memory of that descriptor.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; we end when it closes our input
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent is gone: nobody is left to tell
     memory = mmap.mmap(descriptor, 0)
     for line in sys.stdin:
         try:

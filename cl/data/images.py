@@ -15,10 +15,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -59,6 +59,10 @@ class Bad:
     reason: str
 
 
+Splits = Mapping[str, tuple[Images, Labels]]
+Read = tuple[Splits, list[Bad]]
+
+
 def raw_tasks(
     root: Path, listings: Sequence[Listing], size: int, on_bad_image: Literal["refuse", "skip"], say: Say | None = None
 ) -> Iterator[RawTask]:
@@ -70,17 +74,16 @@ def raw_tasks(
     """
     bad: list[Bad] = []
     total = sum(len(files) for listing in listings for files in listing.splits.values())
-    with _Readers(root, size, _Progress(total, say)) as readers:
-        for listing in listings:
-            splits, skipped = {}, []
-            for split, files in listing.splits.items():
-                images, kept, faults = readers.read([path for path, _ in files])
-                splits[split] = images, np.array([label for _, label in files], dtype=np.int64)[kept]
-                skipped += faults
+    with _Readers(root, size, total) as readers:
+        following = [readers.start(listing) for listing in listings[:1]]
+        for index, listing in enumerate(listings):
+            splits, skipped = _wait(following.pop(), readers, total, say)
+            # While the caller writes this task, the next is read.
+            following = [readers.start(after) for after in listings[index + 1 : index + 2]]
             bad += skipped
             if bad and on_bad_image == "refuse":
                 continue  # only to name all that is bad at once
-            _check_classes(listing, {split: labels for split, (_, labels) in splits.items()}, skipped)
+            _check_classes(listing, splits, skipped)
             if skipped and say is not None:
                 say(f"{listing.name}: {len(skipped)} bad images skipped, named in the manifest")
             yield RawTask(listing.name, listing.classes, splits, {"skipped": [vars(fault) for fault in skipped]})
@@ -103,8 +106,17 @@ def fingerprint(root: Path, listings: Sequence[Listing]) -> str:
     return hasher.hexdigest()
 
 
-def _check_classes(listing: Listing, splits: Mapping[str, Any], skipped: Sequence[Bad]) -> None:
-    for split, labels in splits.items():
+def _wait(reading: Future[Read], readers: _Readers, total: int, say: Say | None) -> Read:
+    while True:
+        try:
+            return reading.result(SAY_EVERY)
+        except TimeoutError:
+            if say is not None:
+                say(f"read {readers.done:,} of {total:,} images in {time.monotonic() - readers.started:,.0f} s")
+
+
+def _check_classes(listing: Listing, splits: Splits, skipped: Sequence[Bad]) -> None:
+    for split, (_, labels) in splits.items():
         for label in sorted(set(range(len(listing.classes))) - set(labels.tolist())):
             raise UserError(
                 f"task {listing.name}: no usable {split} image of class {listing.classes[label]} is left "
@@ -131,79 +143,73 @@ def _channels_first(memory: bytearray | mmap.mmap, size: int) -> Images:
     return np.frombuffer(memory, np.uint8).reshape(-1, size, size, 3).transpose(0, 3, 1, 2)
 
 
-class _Progress:
-    def __init__(self, total: int, say: Say | None) -> None:
-        self.total, self.say, self.done = total, say, 0
-        self.started = self.said = time.monotonic()
-
-    def add(self, count: int) -> None:
-        self.done += count
-        now = time.monotonic()
-        if self.say is not None and now - self.said >= SAY_EVERY and self.done < self.total:
-            self.said = now
-            rate = self.done / (now - self.started)
-            self.say(f"read {self.done:,} of {self.total:,} images, {rate:,.0f} a second")
-
-
 class _Readers:
-    """Processes that decode, as many as there are cores, started when there is enough to do for them."""
+    """Processes that decode, as many as there are cores, and the threads that wait for them."""
 
-    def __init__(self, root: Path, size: int, progress: _Progress) -> None:
-        self.root, self.size, self.progress = root, size, progress
+    def __init__(self, root: Path, size: int, total: int) -> None:
+        self.root, self.size = root, size
+        self.done, self.started = 0, time.monotonic()
         self.batch = max(1, min(BATCH, BATCH_BYTES // (3 * size * size)))
+        count = max(1, min(len(os.sched_getaffinity(0)), total // self.batch))
+        self._all = [_Reader(self.batch, size) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
-        self._all: list[_Reader] = []
+        for reader in self._all:
+            self._idle.put(reader)
+        self._waiting, self._ahead = ThreadPoolExecutor(count), ThreadPoolExecutor(1)
 
     def __enter__(self) -> _Readers:
         return self
 
     def __exit__(self, *_: object) -> None:
         for reader in self._all:
+            reader.process.kill()  # idle, or (after an error, or Ctrl-C) at work that nobody waits for any more
+        self._ahead.shutdown(cancel_futures=True)
+        self._waiting.shutdown(cancel_futures=True)
+        for reader in self._all:
             reader.close()
 
-    def read(self, files: Sequence[str]) -> tuple[Images, Labels, list[Bad]]:
+    def start(self, listing: Listing) -> Future[Read]:
+        """Begin to read a task: the arrays of each split without the bad images, and these."""
+        return self._ahead.submit(self._read_task, listing)
+
+    def _read_task(self, listing: Listing) -> Read:
+        splits, bad = {}, []
+        for split, files in listing.splits.items():
+            images, kept, faults = self._read([path for path, _ in files])
+            splits[split] = images, np.array([label for _, label in files], dtype=np.int64)[kept]
+            bad += faults
+        return splits, bad
+
+    def _read(self, files: Sequence[str]) -> tuple[Images, Labels, list[Bad]]:
         """The images that are good, (K, 3, size, size), which of the files they are, and the bad ones."""
         paths = [os.path.join(self.root, file) for file in files]
         images: Images = np.empty((len(paths), 3, self.size, self.size), np.uint8)
         faults: dict[int, str] = {}
-        with _readable(self.root):
-            if len(paths) <= self.batch:
-                memory = bytearray(images.nbytes)
-                faults = decode.decode_many(paths, self.size, memory)
-                images[:] = _channels_first(memory, self.size)
-                self.progress.add(len(paths))
-            else:
-                faults = self._read_in_parallel(paths, images)
+        step = max(1, min(self.batch, len(paths) // (4 * len(self._all))))  # smaller where there is little to share out
+        jobs = [
+            self._waiting.submit(self._read_some, paths[start : start + step], images[start : start + step])
+            for start in range(0, len(paths), step)
+        ]
+        try:
+            with _readable(self.root):
+                for number, job in enumerate(jobs):
+                    faults.update({number * step + index: reason for index, reason in job.result().items()})
+        finally:
+            for job in jobs:
+                job.cancel()
         kept = np.array([index for index in range(len(paths)) if index not in faults], dtype=np.int64)
         if faults:
             for place, index in enumerate(kept):  # closed up in place: a second array might not fit
                 images[place] = images[index]
         return images[: len(kept)], kept, [Bad(files[index], faults[index]) for index in sorted(faults)]
 
-    def _read_in_parallel(self, paths: Sequence[str], images: Images) -> dict[int, str]:
-        if not self._all:
-            for _ in range(len(os.sched_getaffinity(0))):
-                self._all.append(_Reader(self.batch, self.size))
-                self._idle.put(self._all[-1])
-
-        def read(start: int) -> tuple[int, int, dict[int, str]]:
-            reader = self._idle.get()
-            try:
-                stop = min(start + self.batch, len(paths))
-                return start, stop, reader.decode_many(paths[start:stop], images[start:stop])
-            finally:
-                self._idle.put(reader)
-
-        faults = {}
-        with ThreadPoolExecutor(len(self._all)) as pool:  # threads that wait, each for one process
-            try:
-                for done in as_completed([pool.submit(read, start) for start in range(0, len(paths), self.batch)]):
-                    start, stop, found = done.result()
-                    faults.update({start + index: reason for index, reason in found.items()})
-                    self.progress.add(stop - start)
-            finally:
-                pool.shutdown(cancel_futures=True)
-        return faults
+    def _read_some(self, paths: Sequence[str], images: Images) -> dict[int, str]:
+        reader = self._idle.get()
+        try:
+            return reader.decode_many(paths, images)
+        finally:
+            self._idle.put(reader)
+            self.done += len(paths)
 
 
 class _Reader:

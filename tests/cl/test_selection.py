@@ -91,6 +91,7 @@ def test_decay_of_a_methods_own() -> None:
 
 # Attempts.
 
+KEY = "0123456789abcdef"
 ONE = {"strength": Knob(400.0, decay=shrink)}
 
 
@@ -288,7 +289,7 @@ def test_journal_is_readable_with_plain_optuna(prepared: dict[int, Path], tmp_pa
     found = []
     for name, study in sorted(opened(out / "results/ewc/seed-0.studies.log").items()):
         task = int(name.split("/")[0].removeprefix("task-"))
-        phase = name.split("/")[1]
+        phase = name.split("/")[1].split()[0]
         assert study.direction == optuna.study.StudyDirection.MAXIMIZE
         for trial in study.trials:
             assert trial.state == optuna.trial.TrialState.COMPLETE
@@ -312,46 +313,54 @@ def test_journal_is_readable_with_plain_optuna(prepared: dict[int, Path], tmp_pa
 
 def test_running_trial_of_a_killed_process_is_run_again(tmp_path: Path) -> None:
     journal = tmp_path / "studies.log"
-    study = Ledger(journal).study(0, "plasticity")
-    study.run({"learning_rate": 0.1}, lambda: outcome(0.5))
-    study.begin({"learning_rate": 0.05})  # and the process is gone
-    again = Ledger(journal).study(0, "plasticity")
-    assert again.known({"learning_rate": 0.1}) == outcome(0.5)
-    assert again.known({"learning_rate": 0.05}) is None
+    study = Ledger(journal).study(0, "plasticity", KEY)
+    study.run(0, {"learning_rate": 0.1}, lambda: outcome(0.5))
+    study.begin(1, {"learning_rate": 0.05})  # and the process is gone
+    again = Ledger(journal).study(0, "plasticity", KEY)
+    assert again.known(0) == outcome(0.5)
+    assert again.known(1) is None
     trained: list[float] = []
-    for rate in (0.1, 0.05):
-        again.run({"learning_rate": rate}, lambda rate=rate: (trained.append(rate), outcome(0.6))[1])  # type: ignore[misc]
+    for number, rate in enumerate((0.1, 0.05)):
+        again.run(number, {"learning_rate": rate}, lambda rate=rate: (trained.append(rate), outcome(0.6))[1])  # type: ignore[misc]
     assert trained == [0.05]
     states = [trial.state.name for trial in next(iter(opened(journal).values())).trials]
     assert states == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
+def test_trials_on_other_data_are_not_known(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "studies.log")
+    ledger.study(0, "plasticity", KEY).run(0, {"learning_rate": 0.1}, lambda: outcome(0.5))
+    assert ledger.study(0, "plasticity", KEY).known(0) == outcome(0.5)
+    for task, phase, key in ((1, "plasticity", KEY), (0, "stability", KEY), (0, "plasticity", "f" + KEY)):
+        assert ledger.study(task, phase, key).known(0) is None
+
+
 def test_lock_left_behind_does_not_hold_up(tmp_path: Path) -> None:
     Path(tmp_path / "studies.log.lock").write_text("")
-    Ledger(tmp_path / "studies.log").study(0, "plasticity").run({"learning_rate": 0.1}, lambda: outcome(0.5))
+    Ledger(tmp_path / "studies.log").study(0, "plasticity", KEY).run(0, {"learning_rate": 0.1}, lambda: outcome(0.5))
 
 
 @pytest.mark.parametrize("cut", [1, 7, 40])
 def test_journal_cut_short_by_a_kill_goes_on(tmp_path: Path, cut: int) -> None:
     """The last line was being written."""
     journal = tmp_path / "studies.log"
-    study = Ledger(journal).study(0, "plasticity")
-    study.run({"learning_rate": 0.1}, lambda: outcome(0.5))
-    study.run({"learning_rate": 0.05}, lambda: outcome(0.6))
+    study = Ledger(journal).study(0, "plasticity", KEY)
+    study.run(0, {"learning_rate": 0.1}, lambda: outcome(0.5))
+    study.run(1, {"learning_rate": 0.05}, lambda: outcome(0.6))
     journal.write_bytes(journal.read_bytes()[:-cut])
     for _ in range(2):
-        again = Ledger(journal).study(0, "plasticity")
-        assert again.run({"learning_rate": 0.1}, lambda: outcome(0.0)) == outcome(0.5)
-        assert again.run({"learning_rate": 0.05}, lambda: outcome(0.6)) == outcome(0.6)
+        again = Ledger(journal).study(0, "plasticity", KEY)
+        assert again.run(0, {"learning_rate": 0.1}, lambda: outcome(0.0)) == outcome(0.5)
+        assert again.run(1, {"learning_rate": 0.05}, lambda: outcome(0.6)) == outcome(0.6)
 
 
 def test_damaged_journal_is_named(tmp_path: Path) -> None:
     journal = tmp_path / "studies.log"
-    Ledger(journal).study(0, "plasticity").run({"learning_rate": 0.1}, lambda: outcome(0.5))
+    Ledger(journal).study(0, "plasticity", KEY).run(0, {"learning_rate": 0.1}, lambda: outcome(0.5))
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(lines[0] + b"\x00garbage\n" + b"".join(lines[1:]))
     with pytest.raises(UserError, match=r"studies\.log.*delete it"):
-        Ledger(journal).study(0, "plasticity")
+        Ledger(journal).study(0, "plasticity", KEY)
 
 
 def test_other_data_are_searched_anew(prepared: dict[int, Path], tmp_path: Path) -> None:

@@ -38,12 +38,12 @@ def test_slope_rises_over_the_epoch() -> None:
     assert [values[i] for i in (0, 1, 20, 39)] == pytest.approx([0.00125, 20.514038, 410.257019, 800], rel=1e-6)
 
 
-def test_epoch_of_one_step() -> None:
+def test_epoch_of_one_step_is_at_the_greatest_slope() -> None:
     method = wrapped(mlp())
     method.begin_task(DATA)
     method.steps_per_epoch = 1
     method.loss(DATA.train.x, DATA.train.y, 0)
-    assert method.gates[0].s == 1 / 800
+    assert method.gates[0].s == 800
 
 
 def test_evaluation_is_at_the_greatest_slope() -> None:
