@@ -10,6 +10,7 @@ from cl.errors import UserError
 from cl.params import Params
 from flows import provenance
 from flows.engine import Plain, engine
+from flows.follower import tracking_of
 from flows.prepare import prepare
 from flows.report import report, show
 from flows.train import train
@@ -46,7 +47,7 @@ def main() -> int:
         benchmark(params, given.out, engine())
     finally:
         if (given.out / "report").exists():
-            print(show(given.out, params.tracking.uri))
+            print(show(tracking_of(params, given.out)))
     return 0
 
 

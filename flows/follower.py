@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from cl.params import Params
 from flows.tracking import Tracker, Tracking
@@ -22,6 +21,11 @@ class _Look:
     unit: Path
     finished: bool
     failed: str | None
+
+
+def tracking_of(params: Params, out: Path) -> Tracking:
+    """Where a run of these params is shown."""
+    return Tracking(out, params.tracking.uri, params.tracking.experiment or params.benchmark.name)
 
 
 class Follower:
@@ -38,9 +42,8 @@ class Follower:
         """A follower for a run of these params; one that does nothing where tracking is off."""
         if not params.tracking.enabled:
             return Follower(None)
-        where = Tracking(out, params.tracking.uri, params.tracking.experiment or params.benchmark.name)
-        settings = params.model_dump(mode="json", exclude={"methods", "seeds", "tracking", "execution"})
-        return Follower(Tracker(where, tags, flat(settings)))
+        settings = params.model_dump(mode="json", exclude={"seeds", "tracking", "execution"})
+        return Follower(Tracker(tracking_of(params, out), tags, settings))
 
     def look(self, unit: Path, finished: bool = False, failed: str | None = None) -> None:
         """The unit has come further (or to its end)."""
@@ -63,15 +66,7 @@ class Follower:
 
     def _work(self) -> None:
         while (look := self._queue.get()) is not None:
-            if self._tracker is not None and (look.unit / "result.json").exists():
+            if self._tracker is not None:
                 self._tracker.sync(look.unit, finished=look.finished, failed=look.failed)
         if self._tracker is not None:
             self._tracker.close()
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found

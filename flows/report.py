@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cl.params import Params
     from flows import report_plots
     from flows.engine import Plain
+    from flows.tracking import Tracking
 
 # Only the standard library up here: `--show` is asked for after every run and must answer at once.
 
@@ -383,16 +384,13 @@ def describe(machine: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in [*parts, machine.get("device")] if part)
 
 
-def where_to_look_next(out: Path, tracking_uri: str | None = None) -> str:
-    """The report, and the commands that open MLflow and Prefect, as a person would paste them here.
-
-    `tracking_uri` is the address of an MLflow server; None or an SQLite address stand for the database in `out`.
-    """
+def where_to_look_next(where: Tracking) -> str:
+    """The report, and the commands that open MLflow and Prefect, as a person would paste them here."""
     from flows import tracking  # which imports MLflow only when it sends something
 
-    server = None if (tracking_uri or "sqlite:").startswith("sqlite:") else tracking_uri
-    comparison = tracking.comparison_url(server or "http://127.0.0.1:5000", tracking.Tracking(out, server, ""))
-    mlflow = [comparison] if server else [tracking.ui_command(out), f"then {comparison}"]
+    served = (where.uri or "").startswith("http")
+    comparison = tracking.comparison_url(where.uri if served and where.uri else "http://127.0.0.1:5000", where)
+    mlflow = [comparison] if served else [tracking.ui_command(where), f"then {comparison}"]
     if api := os.environ.get("PREFECT_API_URL"):
         prefect = [api.rstrip("/").removesuffix("/api")]
     else:
@@ -403,17 +401,17 @@ def where_to_look_next(out: Path, tracking_uri: str | None = None) -> str:
         here = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
         prefect = [" ".join([*settings, shlex.quote(str(here)), "-m prefect server start"])]
         prefect += ["then http://127.0.0.1:4200"]
-    blocks = {"report": [str(out / "report" / "index.html")], "MLflow": mlflow, "Prefect": prefect}
+    blocks = {"report": [str(where.out / "report" / "index.html")], "MLflow": mlflow, "Prefect": prefect}
     lines = [f"  {name if i == 0 else '':8} {line}" for name, block in blocks.items() for i, line in enumerate(block)]
     return "\n".join(["Where to look next", *lines])
 
 
-def show(out: Path, tracking_uri: str | None) -> str:
+def show(where: Tracking) -> str:
     """The leaderboard last written and where to look next; UserError where no report was built yet."""
-    table = out / "report" / "leaderboard.md"
+    table = where.out / "report" / "leaderboard.md"
     if not table.exists():
-        raise UserError(f"no report under {table.parent}: run `python -m flows.report --out {out}` first.")
-    return table.read_text(encoding="utf-8") + "\n" + where_to_look_next(out, tracking_uri)
+        raise UserError(f"no report under {table.parent}: run `python -m flows.report --out {where.out}` first.")
+    return table.read_text(encoding="utf-8") + "\n" + where_to_look_next(where)
 
 
 def report(params: Params, out: Path, prefect: Plain) -> None:
@@ -435,13 +433,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build the report of the methods and seeds of the params file, or print the last one's leaderboard."""
     from cl import cli
     from flows.engine import engine
+    from flows.follower import tracking_of
 
     parser = cli.parser("flows.report", main.__doc__)
     parser.add_argument("--show", action="store_true", help="print the last leaderboard and where to look next")
     given = parser.parse_args(argv)
     params = cli.params_of(given)
     if given.show:
-        print(show(given.out, params.tracking.uri))
+        print(show(tracking_of(params, given.out)))
     else:
         report(params, given.out, engine())
     return 0

@@ -26,7 +26,6 @@ import sqlite3
 import sys
 import threading
 import time
-import urllib.parse
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ METRICS, PAIRS = 1000, 100  # what MLflow takes at most in one request: metrics;
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 8000
 FILES = ("result.json", "trials.json", "cost.json")
 STATUS = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-MARKER = "average_accuracy"  # sent with the last metrics of a task: where it is, the task was logged
+MARKER = "average_accuracy"  # stored with the last metrics of a task: where it is, the task was logged
 VIEW = "compare"  # name of the curated comparison
 SHOWN = "tags.comparison = 'current' and attributes.status != 'FAILED' and attributes.status != 'KILLED'"
 COLUMNS = ("average_accuracy", "average_forgetting", "seconds", "peak_memory_bytes", "state_bytes")
@@ -84,8 +83,7 @@ class Tracking:
         """Name of the place that is sent to: without passwords, and the same after the project was moved."""
         if self.uri is None:
             return "embedded"
-        scheme, netloc, *rest = urllib.parse.urlsplit(self.uri)
-        return urllib.parse.urlunsplit((scheme, netloc.rpartition("@")[2], *rest))
+        return re.sub(r"(?<=://)[^/@]*@", "", self.uri)
 
 
 class Tracker:
@@ -110,10 +108,10 @@ class Tracker:
     def sync(self, unit: Path, *, finished: bool = False, failed: str | None = None) -> bool:
         """Send what MLflow does not have yet of a unit's folder, `<out>/.work/<method>/seed-<s>/<key>`.
 
-        To be called when its files agree with each other: after a task, and at the end. `finished` ends its
-        run as finished, `failed` as failed with that reason as the tag `error`; otherwise it goes on. Returns
-        whether MLflow is up to date, also where nothing had to be sent. Where it is not, the rest follows
-        with a later sync, at `close` or with the next run.
+        To be called now and then, for instance after each task, and at the end: `finished` ends its run as
+        finished, `failed` as failed with that reason as the tag `error`. Returns whether MLflow is up to date,
+        also where nothing had to be sent. Where it is not, the rest follows with a later sync, at `close` or
+        with the next run.
         """
         name = "/".join(unit.resolve().parts[-3:])
         state = "failed" if failed is not None else "finished" if finished else "running"
@@ -201,7 +199,7 @@ class Tracker:
         server = self._server
         self._ledger.connected(*server.connect())
         entry = self._ledger.units()[name]
-        unit = _Unit(name, self._ledger.folder(entry))
+        unit = _Unit(name, self._ledger.folder(entry), live=entry["state"] == "running")
         mark = self._ledger.mark(name)
         found = server.find(mark)
         run = next((run for run in found if run.data.tags["unit"] == mark), None)
@@ -244,13 +242,13 @@ class Tracker:
         self._ledger.update(name, run=run.info.run_id, tasks=len(unit.tasks), sent=sent)
 
 
-def ui_command(out: Path) -> str:
-    """The shell command that shows the embedded database of `out` in a browser, with the fewest processes."""
-    tracking = Tracking(out, None, "")
+def ui_command(tracking: Tracking) -> str:
+    """The shell command that shows the database of `tracking` in a browser, with the fewest processes."""
     words = [_here(Path(sys.executable)), "-m", "mlflow", "server", "--workers", "1"]
     words += ["--host", "127.0.0.1", "--port", "5000"]
-    words += ["--backend-store-uri", f"sqlite:///{_here(tracking.database)}"]
-    words += ["--artifacts-destination", _here(tracking.folder / "artifacts")]
+    words += ["--backend-store-uri", tracking.uri or f"sqlite:///{_here(tracking.database)}"]
+    if tracking.uri is None:
+        words += ["--artifacts-destination", _here(tracking.folder / "artifacts")]
     return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true {shlex.join(words)}"
 
 
@@ -277,13 +275,16 @@ class _Task:
     end: int
     params: dict[str, str]  # of the nested run
     facts: dict[int, dict[str, float]]  # metrics of the nested run by step: of each trial, and of the task at 0
-    progress: dict[str, float]  # metrics of the unit's run, the marker last
+    progress: dict[str, float]  # metrics of the unit's run, the marker first
 
 
 class _Unit:
-    """A unit as its folder describes it; the folder may be empty or gone where nothing was learned."""
+    """A unit as its folder describes it; the folder may be empty or gone where nothing was learned.
 
-    def __init__(self, name: str, folder: Path) -> None:
+    Of a live one only those tasks count that cost.json has, too: it is the last file to be written.
+    """
+
+    def __init__(self, name: str, folder: Path, live: bool) -> None:
         method, seed, _ = name.split("/")
         self.label = f"{method}/{seed}"
         self.digest = _digest(folder)
@@ -297,13 +298,13 @@ class _Unit:
         written = [file.stat().st_mtime for file in self.files] or [time.time()]
         self.end = int(1000 * max(written))  # milliseconds since the epoch
         self.start = self.end - int(1000 * self.cost.get("seconds", 0))
-        self.tasks = self._tasks() if self.result else []
+        self.tasks = self._tasks(live) if self.result else []
 
     def wants(self, key: str) -> bool:
         """Whether this key of params.yaml concerns the unit: all but the knobs of other methods."""
         return not key.startswith("methods.") or key.startswith(f"methods.{self.params['method']}.")
 
-    def _tasks(self) -> list[_Task]:
+    def _tasks(self, live: bool) -> list[_Task]:
         matrix, names = self.result["accuracy"], _metric_names(self.result["tasks"])
         rows = [row for row, values in enumerate(matrix) if any(value is not None for value in values)]
         costs = {cost["task"]: cost for cost in self.cost.get("per_task", [])}
@@ -312,9 +313,15 @@ class _Unit:
         for row, entry in zip(rows, self.result["per_task"], strict=True):
             name = left.pop(0)
             knobs = {f"knob.{key}": value for key, value in entry["knobs"].items()}
-            facts = _numbers(entry | knobs)
-            progress = dict(facts)
+            seen = matrix[: row + 1]
+            forgetting, learning = metrics.average_forgetting(seen), metrics.learning_accuracy(seen)
+            # In this order MLflow shows and offers them.
+            progress = {MARKER: metrics.average_accuracy(seen)}
+            progress |= _numbers({"average_forgetting": forgetting, "learning_accuracy": learning})
+            facts = {"test_accuracy": progress[MARKER] if learning is None else matrix[row][row]}
             start = end = tasks[-1].end if tasks else 0
+            if name not in costs and live:
+                break
             if name in costs:
                 # The whole cost so far is the total less what came later: it ends at the total of the file.
                 later = [costs[task] for task in left if task in costs]
@@ -322,16 +329,13 @@ class _Unit:
                 progress["step_seconds"] = self.cost["step_seconds"] - sum(cost["step_seconds"] for cost in later)
                 end = max(start, int(1000 * progress["seconds"]))
                 facts["seconds"] = sum(costs[name]["seconds"].values())
-                facts["step_seconds"] = costs[name]["step_seconds"]
+                facts |= _numbers(costs[name])
                 facts |= {f"phase_seconds/{phase}": value for phase, value in costs[name]["seconds"].items()}
                 if not left:  # known of the process as a whole only
                     progress["peak_memory_bytes"] = self.cost["peak_memory_bytes"]
+            facts |= _numbers(entry | knobs)
+            progress |= _numbers(entry | knobs)
             progress |= {f"accuracy/{key}": a for key, a in zip(names, matrix[row], strict=True) if a is not None}
-            seen = matrix[: row + 1]
-            forgetting, learning = metrics.average_forgetting(seen), metrics.learning_accuracy(seen)
-            progress |= _numbers({"average_forgetting": forgetting, "learning_accuracy": learning})
-            progress[MARKER] = metrics.average_accuracy(seen)
-            facts["test_accuracy"] = progress[MARKER] if learning is None else matrix[row][row]
             params = _flatten({"task": name, "learning_rate": entry["learning_rate"]} | knobs)
             points = self._trials(name)
             points[0] = facts | points.get(0, {})
@@ -532,7 +536,7 @@ class _Server:
         kinds: list[tuple[str, Sequence[object], int]]
         kinds = [("params", pairs, PAIRS), ("tags", labels, PAIRS), ("metrics", numbers, METRICS)]
         for kind, items, size in kinds:
-            for i in range(0, len(items), size):
+            for i in reversed(range(0, len(items), size)):  # the first ones last: the marker is among them
                 self.client.log_batch(run.info.run_id, **{kind: items[i : i + size]})
 
     def artifacts(self, run: Any, texts: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ Imports Pillow alone, nothing of this project and no numpy: such a process is at
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import mmap
@@ -53,8 +54,10 @@ def decode(path: str, size: int) -> bytes:
             image.draft(None, (2 * size, 2 * size))
         image.load()
         return _square(image, size).tobytes()
-    except (BadImage, MemoryError):
+    except BadImage:
         raise
+    except MemoryError:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), path) from None
     except UnidentifiedImageError:
         raise BadImage("not a picture of a known format") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -13,6 +13,7 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +31,7 @@ IMAGENET = Format(scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.2
 """How the survey normalises every set of photographs (its dataset preparation; ImageNet's statistics)."""
 RECIPE = 1
 """Of `decode`: another number where the same file becomes other bytes, so that what is prepared is made anew."""
-BATCH = 32
+BATCH = 128
 BATCH_BYTES = 2**22
 """A process is given so many images at a time, or so few that they take no more than these bytes."""
 SHOWN = 5
@@ -178,14 +179,14 @@ class _Readers:
             images, kept, faults = self._read([path for path, _ in files])
             splits[split] = images, np.array([label for _, label in files], dtype=np.int64)[kept]
             bad += faults
-        return splits, bad
+        return splits, sorted(bad, key=lambda fault: fault.path)
 
     def _read(self, files: Sequence[str]) -> tuple[Images, Labels, list[Bad]]:
         """The images that are good, (K, 3, size, size), which of the files they are, and the bad ones."""
         paths = [os.path.join(self.root, file) for file in files]
         images: Images = np.empty((len(paths), 3, self.size, self.size), np.uint8)
         faults: dict[int, str] = {}
-        step = max(1, min(self.batch, len(paths) // (4 * len(self._all))))  # smaller where there is little to share out
+        step = max(1, min(self.batch, len(paths) // (8 * len(self._all))))  # smaller where there is little to share out
         jobs = [
             self._waiting.submit(self._read_some, paths[start : start + step], images[start : start + step])
             for start in range(0, len(paths), step)
@@ -220,8 +221,14 @@ class _Reader:
         os.truncate(shared, count * 3 * size * size)
         self.size, self.memory = size, mmap.mmap(shared, 0)
         command = [sys.executable, "-P", decode.__file__, str(shared), str(size)]
+        self.complaints = tempfile.TemporaryFile()  # noqa: SIM115 - of libtiff, mostly, which nobody needs to see
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[shared], encoding="utf-8"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.complaints,
+            pass_fds=[shared],
+            encoding="utf-8",
         )
         os.close(shared)
 
@@ -234,8 +241,11 @@ class _Reader:
             print(json.dumps(list(paths)), file=requests, flush=True)
         line = answers.readline()
         if not line.endswith("\n"):
+            code = self.process.wait()
+            self.complaints.seek(0)
+            last = self.complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
             raise UserError(
-                f"a process that reads images died between {paths[0]} and {paths[-1]} (code {self.process.wait()}); "
+                f"a process that reads images died between {paths[0]} and {paths[-1]} (code {code}: {last}); "
                 "is there enough memory? If it dies of one of these files again, remove that file"
             )
         answer = json.loads(line)
@@ -245,9 +255,9 @@ class _Reader:
         return {int(index): reason for index, reason in answer["faults"].items()}
 
     def close(self) -> None:
-        """End the process."""
-        for stream in (self.process.stdin, self.process.stdout):
+        """Give back what the process held, once it was killed."""
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.complaints):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
-        self.process.wait()

@@ -129,7 +129,7 @@ def _write(task: RawTask, index: int, folder: Path, numbers: Format) -> dict[str
             files[kind] = {
                 "path": path.relative_to(folder).as_posix(),
                 "bytes": path.stat().st_size,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "sha256": _sha256(path),
             }
         entry["splits"][split] = {"samples": len(images), **files}
         entry["input_shape"] = list(images.shape[1:])
@@ -159,9 +159,14 @@ def damaged(folder: Path) -> list[str]:
         for split in task["splits"].values():
             for file in (split["images"], split["labels"]):
                 path = folder / file["path"]
-                if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"]:
+                if not path.exists() or _sha256(path) != file["sha256"]:
                     faults.append(str(path))
     return faults
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:  # never the whole of it in memory
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:

@@ -309,13 +309,14 @@ def test_state_round_trips_bit_for_bit(name: str, prepared: dict[int, Path], tmp
         assert same(Snapshot.of(live.method).state, Snapshot.of(restored.method).state)
 
 
+@pytest.mark.parametrize("earlier", [0, 1])
 @pytest.mark.parametrize("name", NAMES)
-def test_failed_attempt_leaves_no_trace(name: str, prepared: dict[int, Path]) -> None:
+def test_failed_attempt_leaves_no_trace(name: str, earlier: int, prepared: dict[int, Path]) -> None:
     params = params_for(name, selection=OFF)
     disturbed, direct = learner_for(params, prepared[2]), learner_for(params, prepared[2])
     for learner in (disturbed, direct):
-        learn_tasks(learner, len(learner.stages) - 1)
-        learner.open(learner.stages[-1])
+        learn_tasks(learner, min(earlier, len(learner.stages) - 1))
+        learner.open(learner.stages[min(earlier, len(learner.stages) - 1)])
     failed = disturbed.train("stability", 0, 0.05, disturbed.knobs, plain=False)
     disturbed.consolidate("stability", 0, 0.05, disturbed.knobs, failed)
     for learner in (disturbed, direct):
@@ -323,6 +324,18 @@ def test_failed_attempt_leaves_no_trace(name: str, prepared: dict[int, Path]) ->
         learner.consolidate("stability", 1, 0.1, learner.knobs, trained)
     assert same(Snapshot.of(disturbed.method).net, Snapshot.of(direct.method).net)
     assert same(Snapshot.of(disturbed.method).state, Snapshot.of(direct.method).state)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_trial_draws_its_own_numbers(name: str, prepared: dict[int, Path]) -> None:
+    learner = learner_for(params_for(name, selection=OFF), prepared[2])
+    learner.open(learner.stages[0])
+    found = []
+    for phase, trial in (("stability", 0), ("stability", 1), ("learn", 0), ("stability", 0)):
+        learner.train(phase, trial, 0.05, learner.knobs, plain=False)
+        found.append(Snapshot.of(learner.method).net)
+    assert same(found[0], found[3])
+    assert not any(same(a, b) for a, b in ((found[0], found[1]), (found[0], found[2]), (found[1], found[2])))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,7 +27,7 @@ KILLED = ("packnet", "si")
 
 def params_of(method: str) -> Params:
     """Long enough to be killed in the middle: seconds of training."""
-    return params_for(method, training={"epochs": 40, "batch_size": 4})
+    return params_for(method, training={"epochs": 40, "batch_size": 8})
 
 
 def started(params: Params, out: Path, *options: str) -> subprocess.Popen[str]:
@@ -51,16 +51,15 @@ def events_of(stdout: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(prepared: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    done: dict[str, tuple[Path, float]] = {}
+    done: dict[str, Path] = {}
 
-    def of(method: str) -> tuple[Path, float]:
+    def of(method: str) -> Path:
         if method not in done:
             out = output(tmp_path_factory.mktemp(method), prepared[3])
-            before = time.monotonic()
             code, events, stderr = finished(params_of(method), out)
             assert (code, stderr) == (0, "")
             assert [event["event"] for event in events] == ["task"] * 3
-            done[method] = out, time.monotonic() - before
+            done[method] = out
         return done[method]
 
     return of
@@ -70,25 +69,24 @@ def undisturbed(prepared: dict[int, Path], tmp_path_factory: pytest.TempPathFact
 def test_killed_again_and_again_ends_in_the_same_bytes(
     method: str, prepared: dict[int, Path], tmp_path: Path, undisturbed: Any
 ) -> None:
-    expected, seconds = undisturbed(method)
     out, params = output(tmp_path, prepared[3]), params_of(method)
     draw = random.Random(f"moments {method}")
-    kills = 0
     for _ in range(4):
         child = started(params, out)
-        time.sleep(seconds * draw.uniform(0.3, 0.9))
-        if child.poll() is None:
-            child.send_signal(signal.SIGKILL)
-            kills += 1
+        assert child.stdout is not None
+        for _ in range(draw.randrange(5)):  # so many trials on, and some way into the next
+            child.stdout.readline()
+        time.sleep(draw.uniform(0, 0.5))
+        assert child.poll() is None, "killed in the middle: the case under test"
+        child.send_signal(signal.SIGKILL)
         child.communicate()
-    assert kills >= 2, "the case under test"
     code, _, stderr = finished(params, out)
     assert (code, stderr) == (0, "")
-    assert published(out) == published(expected)
+    assert published(out) == published(undisturbed(method))
 
 
 def test_published_files(undisturbed: Any) -> None:
-    out, _ = undisturbed("si")
+    out = undisturbed("si")
     files = {"manifest.json", "net.safetensors", "record.json", "state.json", "state.safetensors"}
     expected = {f"checkpoints/si/seed-0/task-{k}/{name}" for k in range(3) for name in files}
     assert published(out).keys() == expected | {"results/si/seed-0.json", "results/si/seed-0.trials.json"}
@@ -314,15 +312,26 @@ def test_damaged_array(prepared: dict[int, Path], tmp_path: Path) -> None:
     assert f"{path}: missing or cut short" in events[1]["message"]
 
 
-def test_unit_at_work_is_left_alone(prepared: dict[int, Path], tmp_path: Path) -> None:
-    out, params = output(tmp_path, prepared[2]), params_for("si")
+def test_unit_at_work_is_waited_for(prepared: dict[int, Path], tmp_path: Path) -> None:
+    out, params = output(tmp_path / "waiting", prepared[2]), params_for("si")
+    alone = output(tmp_path / "alone", prepared[2])
     folder = unit_folder(params, "si", 0, out)
     folder.mkdir(parents=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match=r"si/seed-0: another process is at work on it \(.*lock\)"):
-            run(params, out)
-    run(params, out)
+        child = started(params, out)
+        assert child.stdout is not None
+        said = json.loads(child.stdout.readline())
+        time.sleep(0.5)
+        assert child.poll() is None
+        assert not (folder / "studies.log").exists(), "nothing is touched meanwhile"
+    assert said["event"] == "warning"
+    assert "another process is at work on si/seed-0" in said["message"]
+    assert str(folder) in said["message"]
+    child.communicate(timeout=120)
+    assert child.returncode == 0
+    run(params, alone)
+    assert published(out) == published(alone)
 
 
 def test_output_that_cannot_be_written(prepared: dict[int, Path], tmp_path: Path) -> None:

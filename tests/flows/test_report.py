@@ -14,10 +14,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from cl import metrics
+from cl import cli, metrics
 from cl.errors import UserError
-from cl import cli
 from flows import report, report_plots
+from flows.tracking import Tracking
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -284,8 +284,7 @@ def test_where_to_look_next_without_servers(monkeypatch, tmp_path):
     monkeypatch.setenv("PREFECT_HOME", "my prefect")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
-    text = report.where_to_look_next(Path("out"), "sqlite:///out/mlflow/mlflow.db")
-    assert text == report.where_to_look_next(Path("out"))
+    text = report.where_to_look_next(Tracking(Path("out"), None, "digits"))
     assert "out/report/index.html" in text
     assert " .venv/bin/python -m mlflow " in text
     assert "sqlite:///out/mlflow/mlflow.db" in text
@@ -294,7 +293,7 @@ def test_where_to_look_next_without_servers(monkeypatch, tmp_path):
 
 def test_where_to_look_next_with_servers(monkeypatch, tmp_path):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4300/api")
-    text = report.where_to_look_next(tmp_path, "http://tracking.example:5000") + "\n"
+    text = report.where_to_look_next(Tracking(tmp_path, "http://tracking.example:5000", "digits")) + "\n"
     assert " http://127.0.0.1:4300\n" in text
     assert " http://tracking.example:5000/#/experiments\n" in text
     assert "server start" not in text

@@ -296,6 +296,21 @@ def test_task_by_task_is_the_same_as_all_at_once(out: Path, tmp_path: Path, data
     assert set(history(once, "ewc/seed-0", WHOLE_PROCESS)) == {3}
 
 
+def test_files_that_are_just_being_written_are_sent_once_they_agree(out: Path) -> None:
+    unit = FakeUnit(out)
+    track = tracker(out)
+    earlier = {name: (unit.learn(1) / name).read_bytes() for name in ("trials.json", "cost.json")}
+    unit.learn(2)
+    for name, content in earlier.items():  # training writes result.json first
+        (unit.folder / name).write_bytes(content)
+    assert track.sync(unit.folder)
+    assert set(history(out, "ewc/seed-0", "attempts")) == {1}
+    assert track.sync(unit.learn(2), finished=True)
+    track.close()
+    assert set(history(out, "ewc/seed-0", "seconds")) == {1, 2}
+    assert set(history(out, "ewc/seed-0/permutation-02", "stability.accuracy")) == {0, 1}
+
+
 def test_a_finished_unit_again_logs_nothing_and_does_not_import_mlflow(out: Path) -> None:
     unit = FakeUnit(out, tasks=2)
     track = tracker(out)
@@ -472,6 +487,7 @@ def test_a_lost_answer_anywhere_doubles_nothing(
     for name in requests.split():
         setattr(Lossy, name, lossy(name))
     monkeypatch.setattr(mlflow, "MlflowClient", Lossy)
+    monkeypatch.setattr(tracking, "METRICS", 15)  # so that a task takes several requests
 
     def done(lost: int | None) -> tuple[Path, bool]:
         out = furnish(tmp_path / f"lost-{lost}", database)
@@ -613,7 +629,7 @@ def free_port() -> int:
 @contextlib.contextmanager
 def serving(out: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
     """A server on the embedded database of `out`, started as `ui_command` says; killed at the end."""
-    command = ui_command(out).replace("--port 5000", f"--port {port}")
+    command = ui_command(Tracking(out, None, "")).replace("--port 5000", f"--port {port}")
     with (out / "server.log").open("ab") as log:
         server = subprocess.Popen(command, shell=True, stdout=log, stderr=log, cwd=Path.cwd(), start_new_session=True)
     try:
@@ -717,7 +733,7 @@ def test_the_address_of_the_comparison_is_known_without_mlflow(out: Path) -> Non
 
 def test_the_command_for_the_browser_is_as_seen_from_here(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(out.parent)
-    command = ui_command(Path("out"))
+    command = ui_command(Tracking(Path("out"), None, ""))
     assert command.startswith("MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true ")
     assert command.endswith(
         "-m mlflow server --workers 1 --host 127.0.0.1 --port 5000 "

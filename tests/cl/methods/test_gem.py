@@ -66,6 +66,13 @@ def test_parallel_memory_gradients() -> None:
         torch.testing.assert_close(found / scale, vector(0.5, 0.5), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("scale", [1e8, 1e12])
+def test_parallel_memory_gradients_of_any_size(scale: float) -> None:
+    """Where the ridge is lost in the rounding of P."""
+    found = project(scale * vector(1, 0), scale * torch.stack([vector(-1, 1), vector(-1, 1)]), 0.0)
+    torch.testing.assert_close(found / scale, vector(0.5, 0.5), atol=1e-3, rtol=0)
+
+
 def test_opposed_memory_gradients() -> None:
     """Nothing but a step across both is allowed."""
     found = project(vector(1, 1), torch.stack([vector(-1, 0), vector(1, 0)]), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from cl.methods.packnet import PackNet, to_prune
 from cl.sequence import Learner
-from tests.cl.small import attach, learner_for, linear_net, params_for, toy_task, unit_for
+from tests.cl.small import attach, learner_for, linear_net, output, params_for, run, toy_task, unit_for
 
 TENTHS = torch.arange(1, 11) / 10
 
@@ -132,6 +133,12 @@ def test_retraining_may_not_make_it_worse(prepared: dict[int, Path], monkeypatch
     monkeypatch.setattr(PackNet, "end_task", end_task)
     learner.consolidate("learn", 0, 0.1, learner.knobs, trained)
     assert settings == {"learning_rate": pytest.approx(0.01), "epochs": 10, "may_stay": True}
+
+
+def test_forgetting_is_exactly_zero(prepared: dict[int, Path], tmp_path: Path) -> None:
+    out = output(tmp_path, prepared[3])
+    run(params_for("packnet"), out)
+    assert json.loads((out / "results/packnet/seed-0.json").read_bytes())["average_forgetting"] == 0.0
 
 
 def test_pruning_less_after_a_failure_starts_from_the_same_training(prepared: dict[int, Path], tmp_path: Path) -> None:
