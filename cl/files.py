@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -40,7 +41,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         part.write_bytes(data)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise UserError(f"{path}: cannot be written ({error.strerror}); nothing finished before is lost") from None
 
 
@@ -72,7 +74,9 @@ def verify(folder: Path, key: str | None = None) -> dict[str, bytes]:
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_bytes())
-        hashes, found_key = manifest["files"], manifest["key"]
+        hashes, found_key = dict(manifest["files"]), manifest["key"]
+        if manifest["schema"] != SCHEMA:
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise DamagedCheckpoint(f"{path}: missing or damaged") from None
     if key is not None and found_key != key:

@@ -37,7 +37,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 class Section(BaseModel):
     """A part of params.yaml: immutable, and no key it does not declare."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class Benchmark(Section):
@@ -144,7 +144,11 @@ class Params(Section):
     def _known_methods(cls, methods: Any) -> Any:
         if not isinstance(methods, dict):
             raise ValueError("has to be a mapping from a method's name to its knobs")
-        return {method_name(str(name)): knobs or {} for name, knobs in methods.items()}
+        names = [method_name(str(name)) for name in methods]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]} stands twice")
+        return {name: {} if knobs is None else knobs for name, knobs in zip(names, methods.values(), strict=True)}
 
     @field_validator("seeds")
     @classmethod
@@ -187,6 +191,8 @@ def read(
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a params file with --params") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     try:
         tree = yaml.load(text, _StrictLoader) or {}
     except yaml.YAMLError as error:
@@ -197,6 +203,8 @@ def read(
         _lay_over(tree, override)
     if methods is not None:
         given = tree.get("methods") or {}
+        if not isinstance(given, dict):
+            raise UserError(f"{path}: methods: has to be a mapping from a method's name to its knobs")
         tree["methods"] = {}
         for name in methods:
             try:
@@ -258,6 +266,8 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     mapping: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str | int | float | bool | None):
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
         if key in mapping:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
         mapping[key] = loader.construct_object(value_node, deep=True)

@@ -6,6 +6,7 @@ Optuna study in a journal file, which is also how a run that was killed knows wh
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ from cl.params import Selection
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 Knobs = dict[str, Value]
+ROUNDING = 1e-9
+"""(1 - 0.2) * 0.75 is a hair above 0.6 in binary; an accuracy equal to the threshold is accepted."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():  # a line that a kill or a full disk cut short was never told to anybody
+            data = path.read_bytes()
+            os.truncate(path, data.rfind(b"\n") + 1)
         lock = JournalFileOpenLock(str(path))
         # The unit's own lock keeps others out, so a lock file found here was left behind by a kill.
         Path(f"{path}.lock").unlink(missing_ok=True)
@@ -180,7 +186,7 @@ def decay_until_accepted(
     for number in range(selection.max_attempts if decays else 1):
         tried = dict(decay.knobs)
         attempts.append((tried, attempt(number, tried)))
-        if attempts[-1][1].accuracy >= threshold:
+        if attempts[-1][1].accuracy >= threshold - ROUNDING:
             return attempts, tried
         if decays:
             decay.step()

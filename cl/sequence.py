@@ -162,13 +162,10 @@ class Learner:
         for name, value in knobs.items():
             setattr(self.method, name, value)
 
-    def test(self) -> list[float | None]:
-        """Test accuracy on every task up to this one, null for those to come."""
-        seen = self.task.index
-        return [
-            accuracy(self.method, task.test, inference=True) if task.index <= seen else None
-            for task in self.sequence.tasks
-        ]
+    def test(self) -> list[float]:
+        """Test accuracy on every task up to this one."""
+        seen = self.sequence.tasks[: self.task.index + 1]
+        return [accuracy(self.method, task.test, inference=True) for task in seen]
 
 
 class Unit:
@@ -381,7 +378,7 @@ class Unit:
 
     # What is reported.
 
-    def _record(self, stage: Task, learned: Learned, row: list[float | None]) -> dict[str, Any]:
+    def _record(self, stage: Task, learned: Learned, row: list[float]) -> dict[str, Any]:
         kept = learned.kept
         return {
             "accuracy": row,
@@ -419,7 +416,8 @@ class Unit:
         """Write result.json, trials.json and cost.json as far as things are; return the average accuracy."""
         learner = self.learner
         names = [task.name for task in learner.sequence.tasks]
-        rows = [record["accuracy"] for record in self.records]
+        # A record holds what was there to test, whatever tasks come later: so a task more changes none of them.
+        rows = [row + [None] * (len(names) - len(row)) for row in (record["accuracy"] for record in self.records)]
         empty: list[float | None] = [None] * len(names)
         missing = len(names) - len(rows)
         matrix = [empty] * missing + rows if learner.method.sees_all_tasks else rows + [empty] * missing

@@ -125,6 +125,7 @@ def fit(
         steps += method.step
         assert loss is not None
         if not torch.isfinite(loss.detach() + torch.stack(torch._foreach_norm(parameters)).sum()):
+            epoch += 1
             break
         found = accuracy(method, data.validation, inference=False)
         if found > best_accuracy:

@@ -58,7 +58,8 @@ CODE = (
 def unit_key(params: Params, method: str, seed: int) -> str:
     """Names everything that decides a unit's bytes, but for the data (each checkpoint names those itself)."""
     files = [PACKAGE / f"{name}.py" for name in CODE]
-    files += [*sorted((PACKAGE / "nets").glob("*.py")), PACKAGE / "methods" / f"{method}.py"]
+    files += sorted((PACKAGE / "nets").glob("*.py"))
+    files += [PACKAGE / "methods" / f"{name}.py" for name in sorted({method, "finetune"})]  # which searches for all
     code = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     decides = {
         section: getattr(params, section).model_dump(mode="json") for section in ("model", "training", "selection")

@@ -98,7 +98,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (SyntaxError, struct.error, ValueError, TypeError, KeyError, EOFError):
+    except (SyntaxError, struct.error, ValueError):
         return 1  # EXIF that cannot be read turns nothing; the picture itself is whole
     return orientation if isinstance(orientation, int) else 1
 

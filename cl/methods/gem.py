@@ -27,12 +27,12 @@ class GEM(Method):
     memory_per_task: int = knob(450, range=(0, 1e9), help="samples kept of each task")
 
     memory_: list[dict[str, Tensor]] | None = None
-    replayed_: list[tuple[Tensor, Tensor]] | None = None
+    replayed_: list[dict[str, Tensor]] | None = None
 
     def begin_task(self, data: Task) -> None:
         """The memories as the network takes them."""
         kept = [m for m in self.memory_ or [] if len(m["y"])]
-        self.replayed_ = [(data.train.normalise(m["images"]), m["y"]) for m in kept]
+        self.replayed_ = [{"x": data.train.normalise(m["images"]), "y": m["y"]} for m in kept]
 
     def on_grad(self) -> None:
         """Replace g by its projection, over all parameters, heads included."""
@@ -49,8 +49,8 @@ class GEM(Method):
 
     def _memory_gradient(self, parameters: list[torch.nn.Parameter], s: int) -> Tensor:
         assert self.replayed_ is not None
-        x, y = self.replayed_[s]
-        loss = cross_entropy(self.net, x, y, s)
+        replayed = self.replayed_[s]
+        loss = cross_entropy(self.net, replayed["x"], replayed["y"], s)
         found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         return flatten(found)
 

@@ -149,11 +149,17 @@ def test_the_orientation_of_the_camera_is_applied_once(kind: str, tmp_path: Path
         assert np.abs(apart).max() <= 1, orientation  # scaled before or after the turn: rounding
 
 
-def test_exif_that_cannot_be_read_turns_nothing(tmp_path: Path) -> None:
-    for number, junk in enumerate((b"Exif\0\0", b"Exif\0\0garbage, not TIFF", b"Exif\0\0II*\0\xff\xff\xff\xff")):
-        (tmp_path / "junk").write_bytes(encoded(PICTURE, "JPEG", exif=junk))
-        (tmp_path / "none").write_bytes(encoded(PICTURE, "JPEG"))
-        assert (pixels(tmp_path / "junk", 8) == pixels(tmp_path / "none", 8)).all(), number
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_that_cannot_be_read_turns_nothing(kind: str, tmp_path: Path) -> None:
+    for junk in (
+        b"Exif\0\0",
+        b"Exif\0\0garbage, not TIFF",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0MM\0*\0\0\0\x08\0",
+    ):
+        (tmp_path / "junk").write_bytes(encoded(PICTURE, kind, exif=junk))
+        (tmp_path / "none").write_bytes(encoded(PICTURE, kind))
+        assert (pixels(tmp_path / "junk", 8) == pixels(tmp_path / "none", 8)).all(), junk
 
 
 def test_a_large_photograph_decoded_small_looks_the_same(tmp_path: Path) -> None:
@@ -292,9 +298,9 @@ def test_order_and_number_of_tasks(tmp_path: Path) -> None:
 
 
 def test_a_cap_takes_some_of_the_same_training_images(tmp_path: Path) -> None:
-    root = plant(tmp_path, TREE)
-    whole, capped = (placed(read(root, train_per_class=cap)[0]) for cap in (None, 3))
-    assert len(capped["train"]) == 9
+    root = plant(tmp_path, {"t/x": 20, "t/y": 20})
+    whole, capped = (placed(read(root, train_per_class=cap)[0]) for cap in (None, 2))
+    assert {split: len(found) for split, found in capped.items()} == {"train": 4, "validation": 6, "test": 8}
     assert capped["train"] < whole["train"]
     assert (capped["validation"], capped["test"]) == (whole["validation"], whole["test"])
 
@@ -430,6 +436,13 @@ def test_a_split_that_loses_a_class_is_refused(tmp_path: Path) -> None:
 
 
 # The processes.
+
+
+def test_the_arrays_hold_channels_rows_and_columns(tmp_path: Path) -> None:
+    root = plant(tmp_path, {"t/x": 1})
+    (root / "t/x/00.png").write_bytes(encoded(wood(8, 8)))
+    (task,) = raw_tasks(root, [Listing("t", ["x"], {"train": [("t/x/00.png", 0)]})], 8, "refuse")
+    assert (task.splits["train"][0][0] == np.asarray(wood(8, 8)).transpose(2, 0, 1)).all()
 
 
 def test_many_batches_in_many_processes_come_out_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,6 +227,14 @@ def test_another_knob_is_another_unit(prepared: dict[int, Path], tmp_path: Path)
     assert {unit_key(params, "ewc", 0) for params in same} == {unit_key(base, "ewc", 0)}
 
 
+def test_other_knobs_replace_what_was_published(prepared: dict[int, Path], tmp_path: Path) -> None:
+    out, fresh = output(tmp_path / "out", prepared[2]), output(tmp_path / "fresh", prepared[2])
+    run(params_for("ewc"), out)
+    for folder in (out, fresh):
+        run(params_for("ewc", training={"epochs": 2}), folder)
+    assert published(out) == published(fresh)
+
+
 @pytest.mark.parametrize("name", ["net.safetensors", "manifest.json", "record.json"])
 def test_damaged_published_checkpoint_is_named_and_replaced(
     prepared: dict[int, Path], tmp_path: Path, name: str
@@ -366,11 +374,14 @@ def test_device_that_is_not_there() -> None:
 def test_unit_dies_with_its_parent(prepared: dict[int, Path], tmp_path: Path) -> None:
     out = output(tmp_path, prepared[3])
     file = out / "params.json"
-    file.write_text(params_for("si", training={"epochs": 500, "batch_size": 1}).model_dump_json())
+    endless = {"epochs": 5000, "batch_size": 1, "patience": {"drop_after": 9999, "stop_after": 9999}}
+    file.write_text(params_for("si", training=endless).model_dump_json())
+    command = ["-m", "cl.unit", "--params", str(file), "--method", "si", "--seed", "0", "--out", str(out)]
     code = (
         "import subprocess, sys\n"
-        f"child = subprocess.Popen([sys.executable, '-m', 'cl.unit', '--params', {str(file)!r}, '--method', 'si', "
-        f"'--seed', '0', '--out', {str(out)!r}])\nprint(child.pid, flush=True)\nchild.wait()\n"
+        f"child = subprocess.Popen([sys.executable, *{command!r}], stdout=subprocess.DEVNULL)\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -380,6 +391,7 @@ def test_unit_dies_with_its_parent(prepared: dict[int, Path], tmp_path: Path) ->
         time.sleep(0.1)
     parent.kill()
     parent.communicate()
+    deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         try:
             os.kill(child, 0)
@@ -388,4 +400,5 @@ def test_unit_dies_with_its_parent(prepared: dict[int, Path], tmp_path: Path) ->
         if Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
             return  # dead, and its new parent has not looked yet
         time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
     pytest.fail("the unit outlived its parent")

@@ -163,9 +163,7 @@ def published(out: Path, *units: str) -> dict[str, bytes]:
 def everything(out: Path) -> dict[str, bytes]:
     """Path and bytes of every file a user has of a run: results, checkpoints, report, prepared data."""
     rooms = ("results", "checkpoints", "report", "prepared")
-    return {
-        str(p.relative_to(out)): p.read_bytes() for room in rooms for p in (out / room).rglob("*") if p.is_file()
-    }
+    return {str(p.relative_to(out)): p.read_bytes() for room in rooms for p in (out / room).rglob("*") if p.is_file()}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,232 @@
+"""The stages as flows on a real Prefect server, and without one.
+
+The server is one per session: with several testers, `--dist loadfile` keeps these tests on one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flows.conftest import ENDLESS, REPOSITORY, Finished, Started, environment, learned, options, published, run
+
+UP_SECONDS = 180
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Prefect server on loopback."""
+
+    url: str
+
+    def rows(self, kind: str) -> list[Json]:
+        """All flow runs, task runs or artifacts, the oldest first."""
+        request = urllib.request.Request(
+            f"{self.url}/{kind}/filter", b"{}", {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return sorted(json.load(answer), key=lambda row: str(row["created"]))
+
+    def row(self, kind: str, identity: str) -> Json:
+        """One flow, by its id."""
+        with urllib.request.urlopen(f"{self.url}/{kind}/{identity}", timeout=30) as answer:
+            return dict(json.load(answer))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(port)}
+    # Not the option --port: the UI would look for the server elsewhere.
+    command = [sys.executable, "-m", "prefect", "server", "start"]
+    with (home / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=environment(**settings), stdout=log, stderr=log, cwd=home, start_new_session=True
+        )
+    try:
+        found = Server(f"http://127.0.0.1:{port}/api")
+        deadline = time.monotonic() + UP_SECONDS
+        while True:
+            try:
+                urllib.request.urlopen(f"{found.url}/health", timeout=5).close()
+                break
+            except (urllib.error.URLError, OSError):
+                said = (home / "server.log").read_text()
+                assert process.poll() is None, said
+                assert time.monotonic() < deadline, said
+                time.sleep(0.25)
+        yield found
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A command's end and what the server knows of it."""
+
+    done: subprocess.CompletedProcess[str]
+    flows: dict[str, Json]
+    """Flow runs by the name of the flow."""
+    tasks: list[Json]
+    artifacts: list[Json]
+
+
+def see(server: Server, home: Path, arguments: list[str]) -> Seen:
+    """Run the comparison with the server configured."""
+    before = {kind: {row["id"] for row in server.rows(kind)} for kind in ("flow_runs", "task_runs", "artifacts")}
+    env = {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(home)}
+    done = run("flows.benchmark", arguments, env=env)
+    # Events of task runs reach the server a moment after the run: it is asked until all are in.
+    deadline = time.monotonic() + 30
+    while True:
+        new = {kind: [row for row in server.rows(kind) if row["id"] not in ids] for kind, ids in before.items()}
+        ended = all(row["state_type"] in {"COMPLETED", "FAILED"} for row in new["task_runs"] + new["flow_runs"])
+        if (ended and new["task_runs"]) or time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    flows = {server.row("flows", row["flow_id"])["name"]: row for row in new["flow_runs"]}
+    assert len(flows) == len(new["flow_runs"])
+    return Seen(done, flows, new["task_runs"], new["artifacts"])
+
+
+@pytest.fixture(scope="module")
+def good(server: Server, finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[Seen, Path]:
+    """ewc is learned anew, finetune was finished before."""
+    folder = tmp_path_factory.mktemp("good")
+    out = folder / "out"
+    finished.copy(out)
+    for path in sorted((out / ".work/ewc").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    return see(server, folder / "home", options(out=out)), out
+
+
+def test_the_stages_are_flows(good: tuple[Seen, Path]) -> None:
+    seen, _ = good
+    assert seen.done.returncode == 0, seen.done.stderr
+    assert "Traceback" not in seen.done.stderr
+    assert {name: row["state_name"] for name, row in seen.flows.items()} == dict.fromkeys(
+        ("benchmark", "prepare", "train", "report"), "Completed"
+    )
+    assert {name: row["name"] for name, row in seen.flows.items()} == {
+        "benchmark": "permuted-digits: 2 methods, 2 seeds",
+        "prepare": "prepare permuted-digits",
+        "train": "train permuted-digits: finetune, ewc",
+        "report": "report permuted-digits",
+    }
+    assert all("permuted-digits" in row["tags"] for row in seen.flows.values())
+    assert {"finetune", "ewc"} <= set(seen.flows["train"]["tags"])
+    assert [tag for tag in seen.flows["benchmark"]["tags"] if tag.startswith("git:")]
+    parents = {row["parent_task_run_id"] is not None for name, row in seen.flows.items() if name != "benchmark"}
+    assert parents == {True}, "the stages stand below the comparison"
+
+
+def test_the_units_are_tasks(good: tuple[Seen, Path]) -> None:
+    seen, _ = good
+    units = [row for row in seen.tasks if row["flow_run_id"] == seen.flows["train"]["id"]]
+    assert {row["name"]: row["state_name"] for row in units} == dict.fromkeys(
+        [f"{method}/seed-{seed}" for method in ("finetune", "ewc") for seed in (0, 1)], "Completed"
+    )
+
+
+def test_the_leaderboard_is_an_artifact(good: tuple[Seen, Path]) -> None:
+    seen, out = good
+    (table,) = (row for row in seen.artifacts if row["key"] == "leaderboard")
+    assert table["type"] == "table"
+    assert table["flow_run_id"] == seen.flows["report"]["id"]
+    found = json.loads(table["data"])
+    summary = json.loads((out / "report/summary.json").read_bytes())
+    assert {row["method"] for row in found} == set(summary)
+    for row in found:
+        assert row["average accuracy %"].startswith(f"{100 * summary[row['method']]['average_accuracy']:.2f}")
+    (link,) = (row for row in seen.artifacts if row["key"] == "report")
+    assert (out / "report/index.html").resolve().as_uri() in link["data"]
+
+
+def test_the_bytes_are_the_same_with_a_server(good: tuple[Seen, Path], finished: Finished) -> None:
+    seen, out = good
+    assert learned(seen.done.stdout + seen.done.stderr) == [(f"ewc/seed-{s}", f"{k}/2") for s in (0, 1) for k in (1, 2)]
+    assert published(out) == published(finished.out)
+    assert (out / "report/leaderboard.md").read_text() in seen.done.stdout
+
+
+def test_a_unit_that_fails_is_a_failed_task_in_a_failed_flow(
+    server: Server, finished: Finished, tmp_path: Path
+) -> None:
+    out = finished.copy(tmp_path / "out")
+    arguments = options("methods.icarl.memory_budget=1", out=out, methods="icarl,ewc", seeds="0")
+    seen = see(server, tmp_path / "home", arguments)
+    assert seen.done.returncode == 2
+    errors = [line for line in seen.done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "icarl/seed-0" in errors[0]
+    states = {name: (row["state_name"], row["state"]["message"] or "") for name, row in seen.flows.items()}
+    assert {name: state for name, (state, _) in states.items()} == {
+        "benchmark": "Failed",
+        "prepare": "Completed",
+        "train": "Failed",
+        "report": "Completed",
+    }
+    for name in ("benchmark", "train"):
+        assert "icarl/seed-0" in states[name][1]
+        assert "memory_budget" in states[name][1]
+    units = {row["name"]: row["state_name"] for row in seen.tasks if row["flow_run_id"] == seen.flows["train"]["id"]}
+    assert units == {"icarl/seed-0": "Failed", "ewc/seed-0": "Completed"}
+
+
+def test_an_interrupt_ends_it_and_its_children(
+    server: Server, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = finished.copy(tmp_path / "out")
+    settings = {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(tmp_path / "home")}
+    command = ["env", *(f"{name}={value}" for name, value in settings.items()), sys.executable, "-m", "flows.benchmark"]
+    with Started([*command, *options(*ENDLESS, out=out)], tmp_path) as started:
+        started.wait_for(lambda: len([line for line in started.alive() if "cl.unit" in line]) == 2, "two children")
+        time.sleep(1)
+        os.kill(started.process.pid, signal.SIGINT)
+        started.dies_with_children(seconds=15)
+        assert started.process.returncode == 130
+        assert "the same command goes on from here" in started.stderr
+    assert published(out) == published(finished.out)
+
+
+def test_a_server_that_does_not_answer_is_done_without(finished: Finished, tmp_path: Path) -> None:
+    out = finished.copy(tmp_path / "out")
+    dead = "http://127.0.0.1:9/api"
+    done = run("flows.benchmark", options(out=out), env={"PREFECT_API_URL": dead, "PREFECT_HOME": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (0, "")
+    (warning,) = (line for line in done.stdout.splitlines() if line.startswith("warning: "))
+    assert dead in warning
+    assert published(out) == published(finished.out)
+
+
+def test_without_a_server_prefect_is_not_even_imported(finished: Finished, tmp_path: Path) -> None:
+    """Nor MLflow, where tracking is off."""
+    out = finished.copy(tmp_path / "out")
+    code = (
+        "import sys\n"
+        "from flows.benchmark import main\n"
+        "assert main() == 0\n"
+        "print('imported:', *sorted({name.split('.')[0] for name in sys.modules} & {'prefect', 'mlflow', 'flows'}))\n"
+    )
+    command = [sys.executable, "-c", code, *options(out=out)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported: flows"
