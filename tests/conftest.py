@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         options = Benchmark(name="permuted-digits", tasks=tasks, train_per_class=10)
         prepare(options, RAW, folder / f"tasks-{tasks}", say=lambda line: None)
     return {tasks: folder / f"tasks-{tasks}" for tasks in (2, 3)}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that open a browser are skipped, and say so, where there is none."""
+    browsers = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+    if any(browsers) and shutil.which("chromedriver"):
+        return
+    missing = pytest.mark.skip(reason="no Chromium with its driver on the path (Debian: chromium chromium-driver)")
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(missing)

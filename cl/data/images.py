@@ -61,7 +61,6 @@ class Bad:
 
 
 Splits = Mapping[str, tuple[Images, Labels]]
-Read = tuple[Splits, list[Bad]]
 
 
 def raw_tasks(
@@ -75,12 +74,12 @@ def raw_tasks(
     """
     bad: list[Bad] = []
     total = sum(len(files) for listing in listings for files in listing.splits.values())
-    with _Readers(root, size, total) as readers:
-        following = [readers.start(listing) for listing in listings[:1]]
+    with _Readers(root, size, total, say) as readers:
+        reading = [readers.start(listing) for listing in listings[:1]]
         for index, listing in enumerate(listings):
-            splits, skipped = _wait(following.pop(), readers, total, say)
             # While the caller writes this task, the next is read.
-            following = [readers.start(after) for after in listings[index + 1 : index + 2]]
+            reading += [readers.start(after) for after in listings[index + 1 : index + 2]]
+            splits, skipped = readers.finish(reading.pop(0))
             bad += skipped
             if bad and on_bad_image == "refuse":
                 continue  # only to name all that is bad at once
@@ -105,15 +104,6 @@ def fingerprint(root: Path, listings: Sequence[Listing]) -> str:
                 status = os.stat(os.path.join(root, path))
                 hasher.update(f"{split}\0{label}\0{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return hasher.hexdigest()
-
-
-def _wait(reading: Future[Read], readers: _Readers, total: int, say: Say | None) -> Read:
-    while True:
-        try:
-            return reading.result(SAY_EVERY)
-        except TimeoutError:
-            if say is not None:
-                say(f"read {readers.done:,} of {total:,} images in {time.monotonic() - readers.started:,.0f} s")
 
 
 def _check_classes(listing: Listing, splits: Splits, skipped: Sequence[Bad]) -> None:
@@ -144,19 +134,29 @@ def _channels_first(memory: bytearray | mmap.mmap, size: int) -> Images:
     return np.frombuffer(memory, np.uint8).reshape(-1, size, size, 3).transpose(0, 3, 1, 2)
 
 
-class _Readers:
-    """Processes that decode, as many as there are cores, and the threads that wait for them."""
+@dataclass(frozen=True)
+class _Reading:
+    """A split on its way: the jobs fill the array, each so many images of it."""
 
-    def __init__(self, root: Path, size: int, total: int) -> None:
-        self.root, self.size = root, size
-        self.done, self.started = 0, time.monotonic()
+    files: Sequence[File]
+    images: Images
+    step: int
+    jobs: list[Future[dict[int, str]]]
+
+
+class _Readers:
+    """Processes that decode, as many as there are cores, and a thread to wait for each."""
+
+    def __init__(self, root: Path, size: int, total: int, say: Say | None) -> None:
+        self.root, self.size, self.total, self.say = root, size, total, say
+        self.done, self.started, self.said = 0, time.monotonic(), time.monotonic()
         self.batch = max(1, min(BATCH, BATCH_BYTES // (3 * size * size)))
         count = max(1, min(len(os.sched_getaffinity(0)), total // self.batch))
         self._all = [_Reader(self.batch, size) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
         for reader in self._all:
             self._idle.put(reader)
-        self._waiting, self._ahead = ThreadPoolExecutor(count), ThreadPoolExecutor(1)
+        self._threads = ThreadPoolExecutor(count)
 
     def __enter__(self) -> _Readers:
         return self
@@ -164,53 +164,57 @@ class _Readers:
     def __exit__(self, *_: object) -> None:
         for reader in self._all:
             reader.process.kill()  # idle, or (after an error, or Ctrl-C) at work that nobody waits for any more
-        self._ahead.shutdown(cancel_futures=True)
-        self._waiting.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
         for reader in self._all:
             reader.close()
 
-    def start(self, listing: Listing) -> Future[Read]:
-        """Begin to read a task: the arrays of each split without the bad images, and these."""
-        return self._ahead.submit(self._read_task, listing)
+    def start(self, listing: Listing) -> dict[str, _Reading]:
+        """Begin to read a task, once those before it are read."""
+        return {split: self._start(files) for split, files in listing.splits.items()}
 
-    def _read_task(self, listing: Listing) -> Read:
-        splits, bad = {}, []
-        for split, files in listing.splits.items():
-            images, kept, faults = self._read([path for path, _ in files])
-            splits[split] = images, np.array([label for _, label in files], dtype=np.int64)[kept]
-            bad += faults
-        return splits, sorted(bad, key=lambda fault: fault.path)
-
-    def _read(self, files: Sequence[str]) -> tuple[Images, Labels, list[Bad]]:
-        """The images that are good, (K, 3, size, size), which of the files they are, and the bad ones."""
-        paths = [os.path.join(self.root, file) for file in files]
+    def _start(self, files: Sequence[File]) -> _Reading:
+        paths = [os.path.join(self.root, path) for path, _ in files]
         images: Images = np.empty((len(paths), 3, self.size, self.size), np.uint8)
-        faults: dict[int, str] = {}
-        step = max(1, min(self.batch, len(paths) // (8 * len(self._all))))  # smaller where there is little to share out
+        step = max(1, min(self.batch, len(paths) // (4 * len(self._all))))  # smaller where there is little to share out
         jobs = [
-            self._waiting.submit(self._read_some, paths[start : start + step], images[start : start + step])
+            self._threads.submit(self._read, paths[start : start + step], images[start : start + step])
             for start in range(0, len(paths), step)
         ]
-        try:
-            with _readable(self.root):
-                for number, job in enumerate(jobs):
-                    faults.update({number * step + index: reason for index, reason in job.result().items()})
-        finally:
-            for job in jobs:
-                job.cancel()
-        kept = np.array([index for index in range(len(paths)) if index not in faults], dtype=np.int64)
-        if faults:
-            for place, index in enumerate(kept):  # closed up in place: a second array might not fit
-                images[place] = images[index]
-        return images[: len(kept)], kept, [Bad(files[index], faults[index]) for index in sorted(faults)]
+        return _Reading(files, images, step, jobs)
 
-    def _read_some(self, paths: Sequence[str], images: Images) -> dict[int, str]:
+    def _read(self, paths: Sequence[str], images: Images) -> dict[int, str]:
         reader = self._idle.get()
         try:
             return reader.decode_many(paths, images)
         finally:
             self._idle.put(reader)
-            self.done += len(paths)
+
+    def finish(self, task: Mapping[str, _Reading]) -> tuple[Splits, list[Bad]]:
+        """The arrays of each split without the bad images, and these."""
+        splits, bad = {}, []
+        for split, reading in task.items():
+            faults = self._faults(reading)
+            kept = [index for index in range(len(reading.files)) if index not in faults]
+            if faults:
+                for place, index in enumerate(kept):  # closed up in place: a second array might not fit
+                    reading.images[place] = reading.images[index]
+            labels = np.array([reading.files[index][1] for index in kept], dtype=np.int64)
+            splits[split] = reading.images[: len(kept)], labels
+            bad += [Bad(reading.files[index][0], reason) for index, reason in faults.items()]
+        return splits, sorted(bad, key=lambda fault: fault.path)
+
+    def _faults(self, reading: _Reading) -> dict[int, str]:
+        faults: dict[int, str] = {}
+        for number, job in enumerate(reading.jobs):
+            with _readable(self.root):
+                found = job.result()
+            faults.update({number * reading.step + index: reason for index, reason in found.items()})
+            self.done = min(self.done + reading.step, self.total)
+            now = time.monotonic()
+            if self.say is not None and now - self.said >= SAY_EVERY:
+                self.said = now
+                self.say(f"read {self.done:,} of {self.total:,} images in {now - self.started:,.0f} s")
+        return faults
 
 
 class _Reader:

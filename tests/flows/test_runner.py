@@ -139,7 +139,7 @@ def test_where_every_method_fails_the_reason_is_what_is_said(finished: Finished,
 
 
 @pytest.mark.xfail(strict=True, reason="cl.unit: a child is tied to its parent only after it has imported torch")
-@pytest.mark.parametrize("module", RUNNERS)
+@pytest.mark.parametrize("module", ["flows.benchmark", pytest.param("cl", marks=pytest.mark.slow)])
 def test_killed_at_several_moments_it_ends_in_the_same_bytes(
     module: str, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
@@ -231,7 +231,6 @@ def test_every_method_runs(tmp_path: Path) -> None:
     assert sorted(json.loads((tmp_path / "report/summary.json").read_bytes())) == names_in("methods")
 
 
-@pytest.mark.xfail(strict=True, reason="cl/sequence.py: rows of earlier tasks keep their length when a task is added")
 def test_a_task_more_trains_that_task_only(finished: Finished, tmp_path: Path) -> None:
     out, scratch = finished.copy(tmp_path / "out"), tmp_path / "scratch"
     done = run("flows.benchmark", options("benchmark.tasks=3", out=out, seeds="0"))
