@@ -39,11 +39,11 @@ run: $(READY)  ## the main job: data, training of every method, report, leaderbo
 
 test: $(READY) data/digits  ## the tests that run in minutes, with lint and types
 	ruff check . && ruff format --check . && mypy
-	python -m pytest -n 2 -m 'not slow'
+	python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-all: $(READY) data/digits  ## every test
 	ruff check . && ruff format --check . && mypy
-	python -m pytest -n 2
+	python -m pytest -n 2 --dist loadfile
 
 data/digits: $(READY)
 	@dvc pull --quiet -r embedded data.dvc

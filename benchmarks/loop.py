@@ -39,9 +39,7 @@ def ours(task: Task) -> int:
 
 def by_hand(task: Task) -> int:
     """Steps taken by a loop as one would write it in a notebook."""
-    net = nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 10)
-    )
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 10))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     x_train, y_train, x_val, y_val = task.train.x, task.train.y, task.validation.x, task.validation.y
     best, best_accuracy, steps = None, 0.0, 0

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cl.errors import UserError
+from cl.files import write_bytes
 from cl.params import Params
 from cl.unit import publish_if_finished, unit_folder
 
@@ -63,10 +64,10 @@ class Children:
         self.out, self.hear, self.params = out, hear, params
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
-        self._stopped = False
+        self.stopped = False
         self._params_file = out / ".work" / f"params-{os.getpid()}.json"
         self._params_file.parent.mkdir(parents=True, exist_ok=True)
-        self._params_file.write_text(params.model_dump_json(), encoding="utf-8")
+        write_bytes(self._params_file, params.model_dump_json().encode())
 
     def run(self, unit: UnitOfWork, trial_workers: int = 1) -> str | None:
         """Run one unit to its end; returns why it failed, or None."""
@@ -80,15 +81,21 @@ class Children:
             return None
         command = [sys.executable, "-m", "cl.unit", "--params", str(self._params_file), "--method", unit.method]
         command += ["--seed", str(unit.seed), "--out", str(self.out), "--trial-workers", str(trial_workers)]
+        command += ["--parent", str(os.getpid())]
         log = unit_folder(self.params, unit.method, unit.seed, self.out) / "stderr.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         failure = None
         with log.open("w+", encoding="utf-8") as stderr:
             with self._lock:
-                if self._stopped:
+                if self.stopped:
                     return "stopped before it began"
                 child = subprocess.Popen(
-                    command, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ, **ONE_THREAD}
+                    command,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    text=True,
+                    env={**os.environ, **ONE_THREAD},
+                    process_group=0,
                 )
                 self._running.add(child)
             assert child.stdout is not None
@@ -112,7 +119,7 @@ class Children:
     def stop(self) -> None:
         """End all children now; what they finished is kept."""
         with self._lock:
-            self._stopped = True
+            self.stopped = True
             for child in self._running:
                 child.kill()
 

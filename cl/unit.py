@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +181,10 @@ def _start_searcher(params: dict[str, Any], method: str, seed: int, out: str) ->
     global _searcher
     from cl.sequence import Unit
 
+    parent = parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    _die_with(parent.pid)
     _settle()
     checked = Params.model_validate(params)
     _searcher = functools.partial(
@@ -217,9 +221,15 @@ def _settle() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if torch.cuda.is_available():  # on one CPU thread all kernels are; the call takes a second to import what it needs
         torch.use_deterministic_algorithms(True)
+
+
+def _die_with(parent: int) -> None:
+    """No life after the parent, also where it died before this call."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _say(event: dict[str, Any]) -> None:
@@ -234,7 +244,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--trial-workers", type=int, default=1)
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="the process to die with")
     given = parser.parse_args(arguments)
+    _die_with(given.parent)
     try:
         params = read(given.params, methods=[given.method], seeds=[given.seed])
         read_manifest(given.out / "prepared")

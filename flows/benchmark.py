@@ -28,7 +28,12 @@ def benchmark(params: Params, out: Path, prefect: Plain) -> None:
             train(params, out, prefect)
         except UserError as error:
             failure = error
-        report(params, out, prefect)
+        try:
+            report(params, out, prefect)
+            print(show(tracking_of(params, out)))
+        except UserError:  # nothing to report is no news where the reason is known
+            if failure is None:
+                raise
         if failure is not None:
             raise failure
 
@@ -43,11 +48,7 @@ def main() -> int:
     from cl.method import check_knobs  # imports torch, so after the cheap checks
 
     check_knobs(params.methods)
-    try:
-        benchmark(params, given.out, engine())
-    finally:
-        if (given.out / "report").exists():
-            print(show(tracking_of(params, given.out)))
+    benchmark(params, given.out, engine())
     return 0
 
 

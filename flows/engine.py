@@ -46,8 +46,11 @@ class Plain:
             except UserError as error:
                 return error
 
-        with ThreadPoolExecutor(max_workers=max(at_once, 1)) as threads:
+        threads = ThreadPoolExecutor(max_workers=max(at_once, 1))
+        try:
             return list(threads.map(guarded, units))
+        finally:  # an interrupt is the caller's to act on, at once
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def say(self, line: str) -> None:
         """Show a line of progress."""

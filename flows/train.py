@@ -49,6 +49,8 @@ def _train(
 
         def learn(unit: UnitOfWork) -> None:
             reason = children.run(unit, trial_workers)
+            if children.stopped:  # an interrupt: no unit's fault
+                return
             folder = unit_folder(params, unit.method, unit.seed, out)
             mlflow.look(folder, finished=reason is None, failed=reason)
             if reason is not None:

@@ -34,12 +34,16 @@ TURNS = {
 """What brings a picture upright, by its EXIF orientation (Exif 2.32, tag 0x0112)."""
 
 
+ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
+"""Where Pillow may find an orientation; that of a TIFF it has applied already."""
+
+
 class BadImage(Exception):
     """The file is there and can be read, but what it holds is not a picture we can use; the message says why."""
 
 
 def decode(path: str, size: int) -> bytes:
-    """The upright middle square of a picture, scaled to size x size: its rows from the top, 3 bytes RGB a pixel.
+    """The upright middle square of a picture, scaled to size x size: row by row, each its red, green and blue bytes.
 
     Raises `BadImage` for bytes that are no usable picture, `OSError` where the machine does not hand the bytes over.
     """
@@ -53,7 +57,7 @@ def decode(path: str, size: int) -> bytes:
             # A JPEG can be decoded at a half, a quarter or an eighth; twice the side wanted is left to scale down.
             image.draft(None, (2 * size, 2 * size))
         image.load()
-        return _square(image, size).tobytes()
+        return _square(image, size).tobytes("raw", "RGB;L")
     except BadImage:
         raise
     except MemoryError:
@@ -96,6 +100,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    if not ORIENTED & image.info.keys():
+        return 1
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, struct.error, ValueError):

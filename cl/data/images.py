@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 
 from cl.data import decode
-from cl.data.prepare import Format, Images, Labels, RawTask
+from cl.data.prepare import Format, Images, Labels, RawTask, Say
 from cl.errors import UserError
 
 IMAGENET = Format(scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
@@ -38,7 +38,6 @@ SHOWN = 5
 SAY_EVERY = 5.0
 """Seconds between two lines of progress."""
 
-Say = Callable[[str], None]
 File = tuple[str, int]
 """A path relative to the benchmark's root, with slashes, and the label within the task."""
 
@@ -101,7 +100,7 @@ def fingerprint(root: Path, listings: Sequence[Listing]) -> str:
     with _readable(root):
         for split, files in lists:
             for path, label in files:
-                status = os.stat(os.path.join(root, path))
+                status = os.stat(f"{root}/{path}")
                 hasher.update(f"{split}\0{label}\0{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return hasher.hexdigest()
 
@@ -131,7 +130,7 @@ def _readable(root: Path) -> Iterator[None]:
 
 
 def _channels_first(memory: bytearray | mmap.mmap, size: int) -> Images:
-    return np.frombuffer(memory, np.uint8).reshape(-1, size, size, 3).transpose(0, 3, 1, 2)
+    return np.frombuffer(memory, np.uint8).reshape(-1, size, 3, size).transpose(0, 2, 1, 3)
 
 
 @dataclass(frozen=True)
@@ -209,7 +208,7 @@ class _Readers:
             with _readable(self.root):
                 found = job.result()
             faults.update({number * reading.step + index: reason for index, reason in found.items()})
-            self.done = min(self.done + reading.step, self.total)
+            self.done += min(reading.step, len(reading.files) - number * reading.step)
             now = time.monotonic()
             if self.say is not None and now - self.said >= SAY_EVERY:
                 self.said = now

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cl.errors import UserError
+from cl.files import write_json
 from cl.params import Benchmark
 from cl.rng import numpy_generator
 
@@ -28,6 +29,9 @@ SPLITS = ("train", "validation", "test")
 SECONDS_BETWEEN_LINES = 2.0
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class BenchmarkFile(Protocol):
 
     FORMAT: Format
 
-    def tasks(self, options: Benchmark, raw: Path) -> Iterator[RawTask]:
-        """Yield the tasks in the order to learn them."""
+    def tasks(self, options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[RawTask]:
+        """Yield the tasks in the order to learn them; `say` shows a line where that takes long."""
 
     def fingerprint(self, options: Benchmark, raw: Path) -> str:
         """A string that changes when the raw data do."""
@@ -68,7 +72,7 @@ def benchmark_file(name: str) -> BenchmarkFile:
     return cast(BenchmarkFile, importlib.import_module(f"cl.data.benchmarks.{name.replace('-', '_')}"))
 
 
-def prepare(options: Benchmark, raw: Path, target: Path, say: Callable[[str], None] = print) -> Path:
+def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Path:
     """Prepare the benchmark into `target` unless it is there already; return the manifest's path.
 
     The folder appears at once and whole (it is made beside and renamed), so a kill leaves nothing half done.
@@ -80,38 +84,49 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Callable[[str], No
     if manifest_path.exists() and read_manifest(target).get("key") == key and not damaged(target):
         say(f"prepared: {options.name} is already in {target}")
         return manifest_path
-    started = shown = time.monotonic()
+    started = time.monotonic()
     made = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
+    try:
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        entries = _write_all(options, raw, made, say)
+        shape = {tuple(entry["input_shape"]) for entry in entries}
+        if len(shape) > 1:
+            raise UserError(f"{options.name}: tasks differ in image shape {sorted(shape)}; set benchmark.image_size")
+        manifest = {
+            "schema": SCHEMA,
+            "key": key,
+            "benchmark": options.name,
+            "options": options.model_dump(mode="json"),
+            "input_shape": list(shape.pop()),
+            "scale": module.FORMAT.scale,
+            "mean": list(module.FORMAT.mean),
+            "deviation": list(module.FORMAT.deviation),
+            "tasks": entries,
+        }
+        write_json(made / "manifest.json", manifest)
+        shutil.rmtree(target, ignore_errors=True)
+        made.rename(target)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    say(f"prepared: {options.name}, {len(entries)} tasks in {time.monotonic() - started:.1f} s")
+    return manifest_path
+
+
+def _write_all(options: Benchmark, raw: Path, folder: Path, say: Say) -> list[dict[str, Any]]:
+    module = benchmark_file(options.name)
+    shown = time.monotonic()
     entries: list[dict[str, Any]] = []
-    for index, task in enumerate(module.tasks(options, raw)):
-        entries.append(_write(task, index, made, module.FORMAT))
+    for index, task in enumerate(module.tasks(options, raw, say)):
+        entries.append(_write(task, index, folder, module.FORMAT))
         if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
             shown = time.monotonic()
             counts = " + ".join(str(entries[-1]["splits"][split]["samples"]) for split in SPLITS)
             say(f"prepared: task {index + 1} {task.name}, {len(task.classes)} classes, {counts} images")
     if not entries:
         raise UserError(f"{options.name}: no tasks; check benchmark.path, benchmark.order and benchmark.tasks")
-    shapes = {tuple(entry["input_shape"]) for entry in entries}
-    if len(shapes) > 1:
-        raise UserError(f"{options.name}: tasks differ in image shape {sorted(shapes)}; set benchmark.image_size")
-    manifest = {
-        "schema": SCHEMA,
-        "key": key,
-        "benchmark": options.name,
-        "options": options.model_dump(mode="json"),
-        "input_shape": list(shapes.pop()),
-        "scale": module.FORMAT.scale,
-        "mean": list(module.FORMAT.mean),
-        "deviation": list(module.FORMAT.deviation),
-        "tasks": entries,
-    }
-    (made / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    made.rename(target)
-    say(f"prepared: {options.name}, {len(entries)} tasks in {time.monotonic() - started:.1f} s")
-    return manifest_path
+    return entries
 
 
 def _write(task: RawTask, index: int, folder: Path, numbers: Format) -> dict[str, Any]:
@@ -125,7 +140,7 @@ def _write(task: RawTask, index: int, folder: Path, numbers: Format) -> dict[str
         files = {}
         for kind, array in (("images", images), ("labels", labels.astype(np.int64))):
             path = place / f"{split}-{kind}.npy"
-            np.save(path, array, allow_pickle=False)
+            _save(path, array)
             files[kind] = {
                 "path": path.relative_to(folder).as_posix(),
                 "bytes": path.stat().st_size,
@@ -136,6 +151,17 @@ def _write(task: RawTask, index: int, folder: Path, numbers: Format) -> dict[str
     hashes = {name: [split["images"]["sha256"], split["labels"]["sha256"]] for name, split in entry["splits"].items()}
     entry["digest"] = digest([task.name, task.classes, hashes, vars(numbers)])
     return entry
+
+
+def _save(path: Path, array: Images | Labels) -> None:
+    """As `np.save`, which would not say why it failed."""
+    whole = np.ascontiguousarray(array)
+    try:
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
+            file.write(whole.data)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); earlier results are whole") from None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -245,7 +245,7 @@ def test_interrupted_preparation_leaves_the_old_one(tmp_path: Path, monkeypatch:
     module = benchmark_file("permuted-digits")
     original = module.tasks
 
-    def dying(options: Benchmark, raw: Path) -> Any:
+    def dying(options: Benchmark, raw: Path, say: Any = None) -> Any:
         yield next(iter(original(options, raw)))
         raise KeyboardInterrupt
 

@@ -35,7 +35,7 @@ def pixels(path: Path, size: int) -> np.ndarray:
     """What `decode` makes of a file: (size, size, 3)."""
     memory = bytearray(3 * size * size)
     assert decode.decode_many([str(path)], size, memory) == {}
-    return np.frombuffer(memory, np.uint8).reshape(size, size, 3)
+    return np.frombuffer(memory, np.uint8).reshape(size, 3, size).transpose(0, 2, 1)
 
 
 def wood(width: int, height: int) -> Image.Image:

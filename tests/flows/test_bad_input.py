@@ -268,8 +268,8 @@ def test_a_disk_that_fills_while_a_unit_learns(module: str, finished: Finished, 
 @pytest.mark.parametrize(
     ("size", "module"),
     [
-        pytest.param(100, "cl", marks=pytest.mark.xfail(strict=True, reason="Children: params file, name lost")),
-        pytest.param(3000, "flows.prepare", marks=pytest.mark.xfail(strict=True, reason="prepare: numpy's words")),
+        (100, "cl"),
+        (3000, "flows.prepare"),
         (3000, "flows.report"),
     ],
 )

@@ -121,14 +121,12 @@ def test_a_method_that_fails_stops_no_other(module: str, finished: Finished, tmp
         assert "Without any result: icarl" in done.stdout
 
 
-@pytest.mark.xfail(strict=True, reason="flows/report.html: says nothing of methods without any result")
 def test_the_page_too_names_a_method_without_any_result(finished: Finished, tmp_path: Path) -> None:
     out = finished.copy(tmp_path / "out")
     assert run("flows.report", options(out=out, methods="ewc,hat")).returncode == 0
     assert "hat" in re.findall(r"\w+", re.sub(r"<(style|script).*?</\1>", "", (out / "report/index.html").read_text()))
 
 
-@pytest.mark.xfail(strict=True, reason="flows.benchmark: what the report says of no results hides why there are none")
 def test_where_every_method_fails_the_reason_is_what_is_said(finished: Finished, tmp_path: Path) -> None:
     out = finished.copy(tmp_path / "out")
     done = run("flows.benchmark", options("methods.icarl.memory_budget=1", out=out, methods="icarl", seeds="0"))
@@ -138,14 +136,20 @@ def test_where_every_method_fails_the_reason_is_what_is_said(finished: Finished,
     assert "memory_budget" in line
 
 
-@pytest.mark.xfail(strict=True, reason="cl.unit: a child is tied to its parent only after it has imported torch")
+@pytest.mark.parametrize("module", RUNNERS)
+def test_children_die_with_their_parent_from_the_start(module: str, tmp_path: Path) -> None:
+    with Started([sys.executable, "-m", module, *options(*ENDLESS, out=tmp_path / "out")], tmp_path) as started:
+        started.wait_for(started.alive, "a child")
+        os.kill(started.process.pid, signal.SIGKILL)
+        started.dies_with_children()
+
+
 @pytest.mark.parametrize("module", ["flows.benchmark", pytest.param("cl", marks=pytest.mark.slow)])
 def test_killed_at_several_moments_it_ends_in_the_same_bytes(
     module: str, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
     command = [sys.executable, "-m", module, *options(*LONGER, out=tmp_path / "out")]
     moments = {  # by what has been said
-        "the first children": lambda: started.alive(),
         "a first task": lambda: learned(started.stdout),
         "a second unit's task": lambda: len({unit for unit, _ in learned(started.stdout)}) > 1,
     }
@@ -175,10 +179,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "module",
     [
-        pytest.param(
-            "flows.benchmark",
-            marks=pytest.mark.xfail(strict=True, reason="Plain.each: waits for the children before they are stopped"),
-        ),
+        "flows.benchmark",
         "cl",
     ],
 )

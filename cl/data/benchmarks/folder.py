@@ -7,13 +7,14 @@ itself: what is added elsewhere moves nothing.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cl.data.images import IMAGENET, SHOWN, File, Listing, Say, raw_tasks
+from cl.data.images import IMAGENET, SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import SPLITS, RawTask
+from cl.data.prepare import SPLITS, RawTask, Say
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import seed_of
@@ -129,7 +130,8 @@ def _tree(root: Path, folder: str) -> dict[str, list[str]]:
 
 def _ranked(paths: list[str], seed: int, task: str, name: str) -> list[str]:
     """The paths by a number drawn for each: one image more or less changes the split of next to no other."""
-    return sorted(paths, key=lambda path: seed_of("folder", seed, task, name, path.rpartition("/")[2]))
+    own = seed_of("folder", seed, task, name)
+    return sorted(paths, key=lambda path: hashlib.sha256(f"{own}/{path.rpartition('/')[2]}".encode()).digest())
 
 
 def _cut(paths: list[str], fraction: float, least: int, place: str) -> tuple[list[str], list[str]]:

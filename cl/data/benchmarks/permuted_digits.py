@@ -13,7 +13,7 @@ import numpy as np
 
 from cl.data.benchmarks import _digits
 from cl.data.benchmarks._digits import FORMAT, fingerprint
-from cl.data.prepare import RawTask
+from cl.data.prepare import RawTask, Say
 from cl.params import Benchmark
 from cl.rng import numpy_generator
 
@@ -21,8 +21,9 @@ __all__ = ["FORMAT", "fingerprint", "tasks"]
 DEFAULT_TASKS = 10
 
 
-def tasks(options: Benchmark, raw: Path) -> Iterator[RawTask]:
+def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[RawTask]:
     """Yield `options.tasks` (default 10) tasks of ten classes."""
+    del say
     images, labels = _digits.read(raw)
     splits = _digits.split(images, labels, options)
     classes = [str(digit) for digit in range(10)]

@@ -9,15 +9,16 @@ import numpy as np
 
 from cl.data.benchmarks import _digits
 from cl.data.benchmarks._digits import FORMAT, fingerprint
-from cl.data.prepare import RawTask
+from cl.data.prepare import RawTask, Say
 from cl.errors import UserError
 from cl.params import Benchmark
 
 __all__ = ["FORMAT", "fingerprint", "tasks"]
 
 
-def tasks(options: Benchmark, raw: Path) -> Iterator[RawTask]:
+def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[RawTask]:
     """Yield the tasks 0-1, 2-3, 4-5, 6-7, 8-9; raises `UserError` where more than five are asked for."""
+    del say
     if (options.tasks or 5) > 5:
         raise UserError(f"benchmark.tasks: split-digits has five tasks, not {options.tasks}")
     images, labels = _digits.read(raw)
