@@ -32,7 +32,7 @@ class Clone:
         origin = folder / "origin"
         listed = self.git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=REPOSITORY).stdout
         for name in filter(None, listed.split("\0")):
-            if (REPOSITORY / name).is_file():  # and not deleted meanwhile
+            if name != "dvc.lock" and (REPOSITORY / name).is_file():  # no record of earlier runs; nor deleted meanwhile
                 (origin / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(REPOSITORY / name, origin / name)
         self.git("init", "--quiet", cwd=origin)
