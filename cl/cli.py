@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cl.errors import UserError
-from cl.params import Params, read
+from cl.params import Params, names_in, read
 
 RAW = Path("data")
 
@@ -33,8 +33,6 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
 
 def params_of(given: argparse.Namespace) -> Params:
     """The checked params of the given options; raises `UserError`."""
-    from cl.params import names_in
-
     methods = given.methods and [name for name in given.methods.split(",") if name.strip()]
     if methods == ["all"]:
         methods = names_in("methods")

@@ -33,16 +33,24 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that it is always whole; raises `UserError` naming it where it cannot be written."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is always whole: its old content or its new; raises `OSError` and leaves no rest."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
         part.replace(path)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             part.unlink()
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """As `write_whole`; raises `UserError` naming the file where it cannot be written."""
+    try:
+        write_whole(path, data)
+    except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); nothing finished before is lost") from None
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl import metrics
 from cl.errors import UserError
+from cl.files import write_whole
 from flows.results import Run, count, read_runs
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def build(
     files["index.html"] = page(summary, figures, versions or {}).encode()
     try:
         for name, content in files.items():
-            write(folder / name, content)
+            write_whole(folder / name, content)
         for stale in {*folder.glob("plots/*.png")} - {folder / name for name in files}:
             stale.unlink()
     except OSError as error:
@@ -181,17 +182,6 @@ def build(
             "free some space or make the folder writable, then run `python -m flows.report` again."
         ) from error
     return summary
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace a file whole: a reader sees the old one or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # Comparing --------------------------------------------------------------------------------------------------
