@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from cl.data import Split
 
 
 def herd(features: Tensor, count: int) -> Tensor:
@@ -23,3 +28,12 @@ def herd(features: Tensor, count: int) -> Tensor:
         left[best] = False
         total += features[best]
     return torch.tensor(chosen, dtype=torch.int64)
+
+
+def drawn(split: Split, count: int, draw: torch.Generator) -> dict[str, Tensor]:
+    """At most `count` samples, uniformly without repetition: `images` (K, C, H, W) uint8 and labels `y` (K,).
+
+    The law of the last samples of a shuffled stream, which is what a ring buffer over the training batches keeps.
+    """
+    chosen = torch.randperm(len(split), generator=draw)[:count]
+    return {"images": split.images[chosen].clone(), "y": split.y[chosen].clone()}

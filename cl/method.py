@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from cl.nets import MultiHead
     from cl.train import Fit
 
-Value: TypeAlias = bool | int | float | str
+Scalar: TypeAlias = bool | int | float | str
+Value: TypeAlias = Scalar | list[Any]
 TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 Decay: TypeAlias = Callable[[float, float], float]
 TaskIds: TypeAlias = int | Tensor
@@ -39,7 +40,7 @@ def shrink(value: float, alpha: float) -> float:
 
 @dataclass(frozen=True)
 class Knob:
-    """A declared hyperparameter of a method; `name` and `type` come from the class it stands in."""
+    """A declared hyperparameter of a method; `name`, `type` and `many` come from the class it stands in."""
 
     default: Value
     decay: Decay | None = None
@@ -47,15 +48,25 @@ class Knob:
     choices: tuple[str, ...] | None = None
     help: str = ""
     type: type = float
+    many: bool = False
+    """A list of values of that type, all of which are tried: the grid of a training inside the method."""
 
     def check(self, name: str, value: Value) -> Value:
         """The value in the knob's own type; raises `UserError` where it is impossible."""
+        if not self.many:
+            return self._check(name, value)
+        if not isinstance(value, list) or not value:
+            raise UserError(f"{name}: has to be a list of one or more values, not {value!r}")
+        return [self._check(name, item) for item in value]
+
+    def _check(self, name: str, value: Value) -> Scalar:
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if type(value) is not self.type:
             raise UserError(f"{name}: has to be of type {self.type.__name__}, not {value!r}")
         if self.choices is not None and value not in self.choices:
             raise UserError(f"{name}: has to be one of {', '.join(self.choices)}, not {value!r}")
+        assert not isinstance(value, list)
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{name}: has to be a finite number, not {value!r}")
         if self.range is not None and not self.range[0] <= float(value) <= self.range[1]:
@@ -78,6 +89,11 @@ def knob(
     bounds what a user may give, not how far the decay goes.
     """
     return Knob(default, decay, range, choices, help)
+
+
+def _typed(declared: Knob, annotation: str) -> Knob:
+    name = annotation.removeprefix("list[").removesuffix("]")
+    return dataclasses.replace(declared, type=TYPES[name], many=name != annotation)
 
 
 class Method:
@@ -139,7 +155,7 @@ class Method:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         own = {
-            name: dataclasses.replace(value, type=TYPES[str(cls.__annotations__[name])])
+            name: _typed(value, cls.__annotations__[name])
             for name, value in vars(cls).items()
             if isinstance(value, Knob)
         }
@@ -194,6 +210,16 @@ class Method:
 
     # What every method has.
 
+    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+        """What takes the steps: stochastic gradient descent with momentum, as in the survey."""
+        return torch.optim.SGD(  # not fused: that fails where a head gets its first gradient later than others
+            parameters,
+            lr=learning_rate,
+            momentum=self.training.momentum,
+            weight_decay=self.training.weight_decay,
+            foreach=True,
+        )
+
     @property
     def shared(self) -> dict[str, nn.Parameter]:
         """The backbone's parameters by name."""
@@ -228,12 +254,16 @@ class Method:
 
 
 def method_class(name: str) -> type[Method]:
-    """The class in `cl/methods/<name>.py`: the one subclass of `Method` that the file itself defines."""
+    """The class in `cl/methods/<name>.py`: the one subclass of `Method` that the file itself defines.
+
+    A name that begins with an underscore is a helper's.
+    """
     module = importlib.import_module(f"cl.methods.{method_name(name)}")
     own = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+        if not value.__name__.startswith("_")
     ]
     if len(own) != 1:
         raise UserError(f"{module.__file__}: has to define exactly one subclass of Method, not {len(own)}")

@@ -19,7 +19,8 @@ from cl.errors import UserError
 
 PACKAGE = Path(__file__).parent
 LearningRate = Annotated[float, Field(gt=0, le=100)]
-Knobs = dict[str, bool | int | float | str]
+Scalar = bool | int | float | str
+Knobs = dict[str, Scalar | list[Scalar]]
 
 
 def names_in(folder: str) -> list[str]:

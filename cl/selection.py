@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from cl.errors import UserError
-from cl.method import Knob, Value
+from cl.method import Knob, Scalar, Value
 from cl.params import Selection
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -75,7 +75,9 @@ class Decay:
         for name in [names[self._next]] if alone else names:
             decay = self._declared[name]
             assert decay is not None
-            self.knobs[name] = decay(float(self._reference[name]), self._alpha)
+            value = self._reference[name]
+            assert isinstance(value, float)
+            self.knobs[name] = decay(value, self._alpha)
         if alone:
             self._next += 1
         else:
@@ -133,8 +135,8 @@ class Study:
         """Open the trial of this number at this point."""
         sampler = self._study.sampler
         assert isinstance(sampler, _Listed)
-        sampler.point = point
-        trial = self._study.ask({name: _distribution(value) for name, value in point.items()})
+        sampler.point = {name: str(value) if isinstance(value, list) else value for name, value in point.items()}
+        trial = self._study.ask({name: _distribution(value) for name, value in sampler.point.items()})
         trial.set_user_attr("number", number)
         return trial
 
@@ -198,7 +200,7 @@ def decay_until_accepted(
 class _Listed(optuna.samplers.BaseSampler):
     """Samples the point it was told."""
 
-    point: Knobs
+    point: dict[str, Scalar]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
@@ -214,7 +216,7 @@ class _Listed(optuna.samplers.BaseSampler):
         return self.point[param_name]
 
 
-def _distribution(value: Value) -> BaseDistribution:
+def _distribution(value: Scalar) -> BaseDistribution:
     if isinstance(value, float):
         return FloatDistribution(-1e15, 1e15)
     return CategoricalDistribution([value])

@@ -120,8 +120,10 @@ class Learner:
         key = (self.seed, self.task.index, phase, trial)
         method.attach(self.method.net, self.task.index, self.params.training, learning_rate, key)
 
-        def own_fit(data: Task, purpose: str, **settings: Any) -> Fit:
-            found = fit(method, data, (*key, purpose), **settings)
+        def own_fit(data: Task, purpose: str, learner: Method | None = None, **settings: Any) -> Fit:
+            if learner is not None:
+                learner.attach(learner.net, self.task.index, self.params.training, settings["learning_rate"], key)
+            found = fit(learner or method, data, (*key, purpose), **settings)
             self.extra.append(found)
             return found
 

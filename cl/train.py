@@ -67,7 +67,7 @@ def fit(
 ) -> Fit:
     """Train the attached method's network on one task; end with the epoch of the best validation accuracy.
 
-    Stochastic gradient descent with momentum, as the survey's code: after `patience.drop_after` epochs in a row
+    As the survey's code: after `patience.drop_after` epochs in a row
     without a better validation accuracy the learning rate is multiplied by `patience.factor`, after more than
     `patience.stop_after` training ends. A loss or a weight that is not finite after an epoch ends it too, that epoch
     not counting. Ties are no improvement, and an epoch at accuracy 0 is never the best; where no epoch is, the model
@@ -84,13 +84,7 @@ def fit(
     training = method.training
     patience = method.patience or training.patience
     parameters: list[Tensor] = [p for p in method.net.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(  # not fused: that fails where a head gets its first gradient later than others
-        parameters,
-        lr=learning_rate,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        foreach=True,
-    )
+    optimizer = method.optimizer(parameters, learning_rate)
     best, best_accuracy = (
         Snapshot.of(method),
         accuracy(method, data.validation, inference=False) if may_stay else 0.0,

@@ -47,6 +47,7 @@ CODE = (
     "method",
     "metrics",
     "ops",
+    "rehearsal",
     "rng",
     "selection",
     "sequence",

@@ -31,6 +31,16 @@ class Normalise:
         return images.to(self.device, torch.float32) * self.scale - self.shift
 
 
+class AsIs(Normalise):
+    """For numbers that are what the network takes already."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.to(self.device)
+
+
 class Split:
     """The images and labels of one split of one task, read when first touched."""
 
@@ -64,6 +74,11 @@ class Split:
     def x(self) -> Tensor:
         """All images as the network takes them, (N, C, H, W) float32; kept in memory once asked for."""
         return self.normalise(self.images)
+
+    def mapped(self, function: Callable[[Tensor], Tensor], size: int) -> Split:
+        """The same samples with `function(x)`, of any shape (N, ...), for their images; computed once, by `size`."""
+        found = torch.cat([function(x) for x, _, _ in self.batches(size)])
+        return Split(lambda: (found, self.y, self.t), AsIs(self.normalise.device))
 
     def batches(self, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, int | Tensor]]:
         """Batches (x, y, t) of at most `size` samples in the given order (default: as stored), the last one short."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cl.data import Task
+from cl.memory import drawn
 from cl.method import Method, knob, shrink
 from cl.ops import cross_entropy, flatten, gradients
 
@@ -55,10 +56,8 @@ class GEM(Method):
         return flatten(found)
 
     def end_task(self, data: Task) -> None:
-        """Remember a uniform draw of the task: the law of the last samples of a shuffled stream."""
-        chosen = torch.randperm(len(data.train), generator=self.rng("memory"))[: self.memory_per_task]
-        kept = {"images": data.train.images[chosen].clone(), "y": data.train.y[chosen].clone()}
-        self.memory_ = [*(self.memory_ or []), kept]
+        """Remember a uniform draw of the task."""
+        self.memory_ = [*(self.memory_ or []), drawn(data.train, self.memory_per_task, self.rng("memory"))]
         self.replayed_ = None
 
 

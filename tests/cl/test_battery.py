@@ -38,7 +38,8 @@ from tests.cl.small import (
 
 NAMES = names_in("methods")
 CONTINUAL = [name for name in NAMES if not method_class(name).sees_all_tasks]
-WITH_STRENGTH = [name for name in NAMES if "strength" in method_class(name).knobs]
+STRENGTHS = {name: [k for k in method_class(name).knobs if k.endswith("strength")] for name in NAMES}
+WITH_STRENGTH = [name for name in NAMES if STRENGTHS[name]]
 SHARING = [name for name in CONTINUAL if method_class(name).shares_first_task]
 AGNOSTIC = [name for name in NAMES if not method_class(name).needs_task_id]
 KNOBS = [(name, knob) for name in NAMES for knob in method_class(name).knobs]
@@ -123,6 +124,11 @@ def test_unknown_knob_is_named(name: str) -> None:
 
 
 def impossible(declared: Knob) -> list[Any]:
+    if declared.many:
+        one = impossible(replace(declared, many=False))
+        good = declared.default
+        assert isinstance(good, list)
+        return [None, [], good[0], *[[*good, wrong] for wrong in one]]
     wrong: list[Any] = [None, [1.0]]
     if declared.type is not str:
         wrong += ["high", True] if declared.type is not bool else ["high", 1.0]
@@ -459,7 +465,7 @@ def test_samples_are_kept_as_declared(name: str, prepared: dict[int, Path]) -> N
 @pytest.mark.parametrize("name", WITH_STRENGTH)
 def test_strength_zero_is_finetuning(name: str, prepared: dict[int, Path]) -> None:
     plain = learner_for(params_for("finetune", selection=OFF), prepared[3])
-    method = learner_for(params_for(name, {"strength": 0.0}, selection=OFF), prepared[3])
+    method = learner_for(params_for(name, dict.fromkeys(STRENGTHS[name], 0.0), selection=OFF), prepared[3])
     strong = learner_for(params_for(name, selection=OFF), prepared[3])
     for learner in (plain, method, strong):
         learn_tasks(learner, 3)
@@ -487,6 +493,7 @@ def test_page_lists_each_knob(name: str) -> None:
         default = declared.default
         spelt = {str(default), f"{default:g}" if isinstance(default, int | float) else str(default)}
         found = {word for line in lines for word in re.split(r"[\s|`,;()]+", line)}
+        found |= {str(default) for line in lines if isinstance(default, list) and str(default) in line}
         assert spelt & found, f"{page}: `{knob}` without its default {default}"
 
 

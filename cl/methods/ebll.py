@@ -1,0 +1,154 @@
+"""Encoder based lifelong learning: LwF, and the features that mattered to an old task may not move where it looks.
+
+Rannen Triki et al., Encoder based lifelong learning, ICCV 2017, equations 2, 4 and 5.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from cl.data import Task
+from cl.method import Method, TaskIds, knob, shrink
+from cl.nets import MultiHead
+from cl.ops import Tensors, distillation, snapshot
+
+
+class EBLL(Method):
+    """L = CE + lambda sum_{s<t} D(student head s, teacher head s) + alpha_e sum_{s<t} MSE(code_s(F), code_s(F*)).
+
+    F are the features of the student, F* of the teacher; code_s is the encoder of an undercomplete autoencoder that
+    learned, when task s ended, to keep what task s needs of them.
+    """
+
+    strength: float = knob(10.0, decay=shrink, range=(0, 1e9), help="lambda of the distillation")
+    code_strength: float = knob(1.0, decay=shrink, range=(0, 1e9), help="alpha_e of the codes")
+    temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of the softened distributions")
+    code_sizes: list[int] = knob([100, 300], range=(1, 1e6), help="units of the code, tried in turn")
+    reconstruction: list[float] = knob([0.1, 0.01], range=(0, 1e6), help="weights of the autoencoder's error, tried")
+    code_learning_rate: float = knob(0.01, range=(1e-9, 1e3), help="of the autoencoder's Adadelta")
+    code_epochs: int = knob(50, range=(1, 1e6), help="of the autoencoder's training, at most")
+
+    encoders_: list[Tensors] | None = None
+    """Per old task: `weight` (code, features) and `bias` (code,)."""
+    code_accuracy_: list[float] | None = None
+    """Per old task: validation accuracy in [0, 1] of its classifier on the reconstructed features."""
+    teacher_: Tensors | None = None
+
+    def begin_task(self, data: Task) -> None:
+        """The teacher is the network as the last task left it."""
+        self.teacher_ = snapshot(_Parts(self.net).state_dict()) if self.task > 0 else None
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """Cross-entropy on the new head, distillation on every old one, and codes held where the teacher's are."""
+        if self.teacher_ is None or (self.strength == 0 and self.code_strength == 0):
+            return super().loss(x, y, t)
+        parts = _Parts(self.net)
+        with torch.no_grad():
+            old_features, old_logits = functional_call(parts, self.teacher_, (x,))
+        features, logits = parts(x)
+        student, teacher = (z.split(self.net.classes(), 1) for z in (logits, old_logits))
+        kept = [distillation(student[s], teacher[s], self.temperature) for s in range(self.task)]
+        loss = F.cross_entropy(student[self.task], y) + self.strength * torch.stack(kept).sum()
+        if self.code_strength == 0:
+            return loss
+        held = [F.mse_loss(code(features, e), code(old_features, e)) for e in self.encoders_ or []]
+        return loss + self.code_strength * torch.stack(held).sum()
+
+    def end_task(self, data: Task) -> None:
+        """Learn this task's autoencoder: of every size and weight in turn, the one that serves the task best."""
+        self.teacher_ = None
+        self.net.eval()
+        front, back = split(self.net.backbone)
+        with torch.no_grad():
+            seen = {
+                name: getattr(data, name).mapped(front, self.training.batch_size) for name in ("train", "validation")
+            }
+        features = dataclasses.replace(data, **seen)
+        best, best_accuracy = None, -1.0
+        for size, weight in itertools.product(self.code_sizes, self.reconstruction):
+            learner = _Autoencoder(reconstruction=weight)
+            learner.net = copy.deepcopy(self.net).requires_grad_(False)
+            coder = Coder(features.train.images.shape[1], size, self.rng(f"autoencoder {size} {weight}"))
+            learner.net.backbone = nn.Sequential(coder.to(features.train.images.device), *back).requires_grad_(False)
+            coder.requires_grad_(True)
+            found = self.fit(
+                features,
+                f"autoencoder {size} {weight}",
+                learner,
+                learning_rate=self.code_learning_rate,
+                epochs=self.code_epochs,
+            )
+            if found.accuracy > best_accuracy:
+                best, best_accuracy = coder, found.accuracy
+        assert best is not None
+        self.encoders_ = [*(self.encoders_ or []), snapshot(dict(best.encoder.named_parameters()))]
+        self.code_accuracy_ = [*(self.code_accuracy_ or []), best_accuracy]
+
+
+def split(backbone: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
+    """The layers that make the features, and the rest: cut where the convolutions' map is flattened.
+
+    Without convolutions the features are those of the first hidden layer.
+    """
+    layers = list(backbone)
+    cut = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Flatten)) + 1
+    if not any(isinstance(layer, nn.Conv2d) for layer in layers[:cut]):
+        cut = next(index for index, layer in enumerate(layers) if isinstance(layer, nn.ReLU)) + 1
+    return backbone[:cut], backbone[cut:]
+
+
+def code(features: Tensor, encoder: Tensors) -> Tensor:
+    """sigmoid(W f + b): features (N, F) to codes (N, units)."""
+    return torch.sigmoid(F.linear(features, encoder["weight"], encoder["bias"]))
+
+
+class Coder(nn.Module):
+    """features (N, F) -> their reconstruction from `size` units, (N, F)."""
+
+    def __init__(self, features: int, size: int, draw: torch.Generator) -> None:
+        super().__init__()
+        self.encoder = nn.utils.skip_init(nn.Linear, features, size)
+        self.decoder = nn.utils.skip_init(nn.Linear, size, features)
+        for layer in (self.encoder, self.decoder):
+            bound = 1 / math.sqrt(layer.in_features)
+            for parameter in layer.parameters():
+                parameter.data.uniform_(-bound, bound, generator=draw)
+
+    def forward(self, features: Tensor) -> Tensor:
+        reconstruction: Tensor = self.decoder(code(features, dict(self.encoder.named_parameters())))
+        return reconstruction
+
+
+class _Autoencoder(Method):
+    """CE of the task's classifier on the reconstructed features + alpha MSE(reconstruction, features) (eq. 2)."""
+
+    reconstruction: float = knob(0.1, help="alpha")
+
+    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+        return torch.optim.Adadelta(parameters, lr=learning_rate, foreach=True)
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        found = self.net.backbone[0](x)
+        error = F.mse_loss(found, x)
+        return F.cross_entropy(self.net.logits(self.net.backbone[1:](found), t), y) + self.reconstruction * error
+
+
+class _Parts(nn.Module):
+    """x -> (features, logits of all heads side by side)."""
+
+    def __init__(self, net: MultiHead) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        front, back = split(self.net.backbone)
+        features = front(x)
+        return features, self.net.logits(back(features))

@@ -1,0 +1,93 @@
+"""What the survey's two replay baselines share: keep samples of every task, and train on some of them in every step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl.data import Task
+from cl.memory import drawn
+from cl.method import Method, TaskIds
+
+
+class Rehearsal(Method):
+    """L = CE(new samples) + mean over old tasks s of CE_s(samples drawn from the memory of s), each on its own head.
+
+    De Lange et al. 2021, section 6.1. A subclass says how many samples a task may keep.
+    """
+
+    stores_samples = True
+    selection = "learning-rate"
+
+    memory_: list[dict[str, Tensor]] | None = None
+    """Per task: `images` (K, C, H, W) uint8 and labels `y` (K,), in random order."""
+    replay_: dict[str, Tensor] | None = None
+    """All of the memory as the network takes it: `x`, `y`, `t`."""
+
+    def slots(self, tasks: int) -> int:
+        """Samples that each task may keep while so many are being learned or have been."""
+        raise NotImplementedError
+
+    def capacity(self) -> int:
+        """m: the samples that the number drawn for a step counts, now that this task is being learned."""
+        raise NotImplementedError
+
+    def begin_task(self, data: Task) -> None:
+        """Cut the memories to what a task may keep from now on."""
+        slots = self.slots(self.task + 1)
+        kept = [{name: tensor[:slots].clone() for name, tensor in memory.items()} for memory in self.memory_ or []]
+        self.memory_, self.replay_ = kept, None
+        if kept and slots:
+            counts = torch.tensor([len(memory["y"]) for memory in kept])
+            x = data.train.normalise(torch.cat([memory["images"] for memory in kept]))
+            t = torch.arange(len(kept)).repeat_interleave(counts).to(x.device)
+            self.replay_ = {"x": x, "y": torch.cat([memory["y"] for memory in kept]), "t": t, "counts": counts}
+            self.replay_["wanted"] = torch.tensor(per_step(self.training.batch_size, len(data.train), self.capacity()))
+
+    def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
+        """The new samples, then those drawn from the memory, task by task."""
+        if self.replay_ is None:
+            return x, y, t
+        replay = self.replay_
+        chosen = draw(replay["counts"], int(replay["wanted"]), self.rng("replay")).to(x.device)
+        ids = torch.full_like(y, self.task)
+        mixed = (torch.cat([a, b[chosen]]) for a, b in ((x, replay["x"]), (y, replay["y"]), (ids, replay["t"])))
+        return next(mixed), next(mixed), next(mixed)
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """The new task weighs as much as all old ones together, and these weigh alike."""
+        if isinstance(t, int):
+            return super().loss(x, y, t)
+        each = F.cross_entropy(self.net(x, t), self.net.column(y, t), reduction="none")
+        counts = t.bincount(minlength=self.task + 1)
+        weight = 1 / counts
+        weight[: self.task] /= counts[: self.task].count_nonzero()
+        return weight[t] @ each
+
+    def end_task(self, data: Task) -> None:
+        """Keep samples of this task."""
+        self.replay_ = None
+        self.memory_ = [*(self.memory_ or []), drawn(data.train, self.slots(self.task + 1), self.rng("memory"))]
+
+
+def per_step(batch_size: int, new: int, capacity: int) -> int:
+    """Samples replayed in a step, on top of the batch of new ones: ceil(B m / (N + m))."""
+    return math.ceil(batch_size * capacity / (new + capacity))
+
+
+def draw(counts: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
+    """Indices into memories of `counts` samples laid end to end: each task's share of `wanted`, without repetition.
+
+    What does not divide goes one by one to random tasks; a task with fewer samples gives all of them.
+    """
+    share, rest = divmod(wanted, len(counts))
+    extra = torch.randint(len(counts), (rest,), generator=generator).bincount(minlength=len(counts))
+    starts = counts.cumsum(0) - counts
+    parts = [
+        torch.randperm(count, generator=generator)[: share + more] + start
+        for count, more, start in zip(counts.tolist(), extra.tolist(), starts.tolist(), strict=True)
+    ]
+    return torch.cat(parts)
