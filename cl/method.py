@@ -59,6 +59,13 @@ class Knob:
             raise UserError(f"{name}: has to be a list of one or more values, not {value!r}")
         return [self._check(name, item) for item in value]
 
+    @property
+    def alternatives(self) -> list[Scalar]:
+        """What a switch (a knob of named choices, or of yes and no) can be set to instead of its default."""
+        if self.type is bool:
+            return [not self.default]
+        return [choice for choice in self.choices or () if choice != self.default]
+
     def _check(self, name: str, value: Value) -> Scalar:
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)

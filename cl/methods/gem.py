@@ -26,6 +26,7 @@ class GEM(Method):
 
     margin: float = knob(1.0, decay=shrink, range=(0, 1e6), help="gamma: least weight of a memory gradient")
     memory_per_task: int = knob(450, range=(0, 1e9), help="samples kept of each task")
+    memory_gradient: str = knob("mean", choices=("mean", "sum"), help="of a memory's batches")
 
     memory_: list[dict[str, Tensor]] | None = None
     replayed_: list[dict[str, Tensor]] | None = None
@@ -51,7 +52,9 @@ class GEM(Method):
     def _memory_gradient(self, parameters: list[torch.nn.Parameter], s: int) -> Tensor:
         assert self.replayed_ is not None
         replayed = self.replayed_[s]
-        loss = cross_entropy(self.net, replayed["x"], replayed["y"], s)
+        size = len(replayed["y"]) if self.memory_gradient == "mean" else self.training.batch_size
+        batches = zip(replayed["x"].split(size), replayed["y"].split(size), strict=True)
+        loss = torch.stack([cross_entropy(self.net, x, y, s) for x, y in batches]).sum()
         found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         return flatten(found)
 

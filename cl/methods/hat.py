@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cl.data import Task
+from cl.errors import UserError
 from cl.method import Method, TaskIds, knob, shrink
 from cl.nets import MultiHead
 from cl.ops import Tensors, cross_entropy
@@ -57,6 +58,7 @@ class HAT(Method):
 
     s_max: float = knob(800.0, decay=shrink, range=(1, 1e6), help="greatest slope of the masks")
     sparsity: float = knob(2.5, decay=shrink, range=(0, 1e6), help="c: price of a unit")
+    head: str = knob("fresh", choices=("fresh", "continued"), help="a new head is drawn, or goes on from the last one")
 
     masks_: list[list[Tensor]] | None = None
     """Per task and gate: the mask at the task's end, (units,)."""
@@ -88,6 +90,11 @@ class HAT(Method):
             gate.embedding.data.copy_(torch.rand(len(gate.embedding), generator=draw) * 2)
             gate.s, gate.s_max = None if self.plain else self.s_max, self.s_max
         self.free_ = self._free() if self.used_ else None
+        if self.head == "continued" and self.task > 0:
+            before, after = self.net.classes()[self.task - 1 : self.task + 1]
+            if before != after:
+                raise UserError(f"methods.hat.head: continued needs tasks of as many classes, not {before} and {after}")
+            self.net.heads[self.task].load_state_dict(self.net.heads[self.task - 1].state_dict())
 
     def _free(self) -> Tensors:
         """1 - min(used(unit of this layer), used(unit of the layer below)) for weights; 1 - used(unit) for biases."""

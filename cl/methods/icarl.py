@@ -6,8 +6,6 @@ task-incremental as in De Lange et al. 2021: both losses and the nearest mean st
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,51 +14,64 @@ from cl.data import Split, Task
 from cl.errors import UserError
 from cl.memory import herd
 from cl.method import Method, TaskIds, knob, shrink
+from cl.rehearsal import draw, per_step
 
 FLOOR = -1e9
 """Instead of minus infinity for the logits of other tasks' classes: 0 times it is 0."""
 
 
 class ICaRL(Method):
-    """L = CE(new samples) + lambda T^2 KL(old network || network) on drawn exemplars, each in its task's classes."""
+    """L = CE(new samples) + lambda mean_s T^2 KL(old network || network) on exemplars of each old task s.
+
+    Both terms stay within a task's classes.
+    """
 
     stores_samples = True
 
     strength: float = knob(10.0, decay=shrink, range=(0, 1e9), help="lambda")
     temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of the softened distributions")
     memory_budget: int = knob(4500, range=(1, 1e9), help="exemplars kept over all classes together")
+    distillation: str = knob("mean", choices=("mean", "accumulated"), help="how the old tasks' terms are put together")
+    targets: str = knob(
+        "renewed", choices=("renewed", "fixed"), help="answers to keep: of the last network, or the first"
+    )
+    features: str = knob("unit", choices=("unit", "raw"), help="length of the features whose means classify")
 
     exemplars_: list[list[Tensor]] | None = None
     """Per task and class: images (K, C, H, W) uint8, the first chosen first."""
     means_: list[Tensor] | None = None
     """Per task: the normalised mean feature of each class's exemplars, (classes, F)."""
+    targets_: list[list[Tensor]] | None = None
+    """Per task and class: the logits (K, classes of the task) when the task ended, where targets are fixed."""
     replay_: dict[str, Tensor] | None = None
     drawn_: Tensor | None = None
 
     def begin_task(self, data: Task) -> None:
-        """The exemplars as the network takes them, and what the network says of them before it learns."""
+        """The exemplars as the network takes them, and the answers to them that are to be kept."""
         if not self.exemplars_ or self.strength == 0:
             return
-        images = torch.cat([images.cpu() for task in self.exemplars_ for images in task])
-        of_class = [(s, c, len(images)) for s, task in enumerate(self.exemplars_) for c, images in enumerate(task)]
-        counts = torch.tensor([count for _, _, count in of_class])
-        x = data.train.normalise(images)
-        t = torch.tensor([s for s, _, _ in of_class]).repeat_interleave(counts).to(x.device)
-        y = torch.tensor([c for _, c, _ in of_class]).repeat_interleave(counts).to(x.device)
+        counts = torch.tensor([sum(len(images) for images in task) for task in self.exemplars_])
+        x = data.train.normalise(torch.cat([images.cpu() for task in self.exemplars_ for images in task]))
+        y = torch.cat([torch.full((len(images),), c) for task in self.exemplars_ for c, images in enumerate(task)])
+        t = torch.arange(len(counts)).repeat_interleave(counts).to(x.device)
         self.net.eval()
         with torch.no_grad():
             parts = zip(x.split(1000), t.split(1000), strict=True)
             logits = torch.cat([self.net(part, ids).clamp(min=FLOOR) for part, ids in parts])
-        per_step = math.ceil(self.training.batch_size * len(x) / (len(data.train) + len(x)))
-        self.replay_ = {"x": x, "y": y, "t": t, "logits": logits, "per_step": torch.tensor(per_step)}
+        row = column = 0
+        for task in self.targets_ or []:
+            first = torch.cat(task)
+            logits[row : row + len(first), column : column + first.shape[1]] = first
+            row, column = row + len(first), column + first.shape[1]
+        wanted = torch.tensor(per_step(self.training.batch_size, len(data.train), self.memory_budget))
+        self.replay_ = {"x": x, "y": y.to(x.device), "t": t, "logits": logits, "counts": counts, "wanted": wanted}
 
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
-        """The new samples, then ceil(B m / (N + m)) of the m exemplars."""
+        """The new samples, then exemplars, as many of each old task."""
         if self.replay_ is None:
             return x, y, t
         replay = self.replay_
-        order = torch.randperm(len(replay["x"]), generator=self.rng("replay"))
-        self.drawn_ = order[: int(replay["per_step"])].to(x.device)
+        self.drawn_ = draw(replay["counts"], int(replay["wanted"]), self.rng("replay")).to(x.device)
         ids = torch.full_like(y, self.task)
         mixed = (torch.cat([a, b[self.drawn_]]) for a, b in ((x, replay["x"]), (y, replay["y"]), (ids, replay["t"])))
         return next(mixed), next(mixed), next(mixed)
@@ -74,12 +85,13 @@ class ICaRL(Method):
         features = self.net.backbone(x)
         learned = F.cross_entropy(self.net.logits(features[:new], self.task), y[:new])
         student = self.net.logits(features[new:], t[new:]).clamp(min=FLOOR)
-        kept = divergence(
-            student[:, : self.replay_["logits"].shape[1]],
-            self.replay_["logits"][self.drawn_],
-            self.temperature,
-        )
-        return learned + self.strength * kept
+        teacher = self.replay_["logits"][self.drawn_]
+        each = divergence(student[:, : teacher.shape[1]], teacher, self.temperature)
+        counts = t[new:].bincount(minlength=self.task)
+        of_task = torch.zeros_like(counts, dtype=each.dtype).index_add(0, t[new:], each)[counts > 0]
+        of_task = (of_task / counts[counts > 0]).clamp(min=0)
+        combine = accumulated if self.distillation == "accumulated" else mean
+        return learned + combine(of_task, self.strength)
 
     def end_task(self, data: Task) -> None:
         """Cut the old classes to their share of the budget, herd the new ones, and take the means anew."""
@@ -92,31 +104,52 @@ class ICaRL(Method):
                 "classes seen; raise it"
             )
         self.net.eval()
-        kept = [[images[:share].clone() for images in task] for task in self.exemplars_ or []]
+        self.exemplars_ = [[images[:share].clone() for images in task] for task in self.exemplars_ or []]
         new = []
         for c in range(self.net.classes()[self.task]):
             images = data.train.images[(data.train.y == c).cpu()]
             chosen = herd(self._features(data.train, images), share)
             new.append(images[chosen.cpu()].clone())
-        self.exemplars_ = [*kept, new]
+        self.exemplars_.append(new)
+        if self.targets == "fixed":
+            self.targets_ = [[logits[:share].clone() for logits in task] for task in self.targets_ or []]
+            with torch.no_grad():
+                self.targets_.append([self.net(data.train.normalise(images), self.task) for images in new])
         self.means_ = [
-            torch.stack([F.normalize(self._features(data.train, images).mean(0), dim=0) for images in task])
+            torch.stack([self._scaled(self._features(data.train, images).mean(0)) for images in task])
             for task in self.exemplars_
         ]
 
     @torch.no_grad()
     def _features(self, split: Split, images: Tensor) -> Tensor:
-        parts = [F.normalize(self.net.backbone(split.normalise(part)), dim=1) for part in images.split(1000)]
+        parts = [self._scaled(self.net.backbone(split.normalise(part))) for part in images.split(1000)]
         return torch.cat(parts)
+
+    def _scaled(self, features: Tensor) -> Tensor:
+        return F.normalize(features, dim=-1) if self.features == "unit" else features
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """Minus the distance to each class's mean exemplar feature."""
         assert self.means_ is not None
         means = self.means_[t] if t is not None else torch.cat(self.means_)
-        return -torch.cdist(F.normalize(self.net.backbone(x), dim=1), means)
+        return -torch.cdist(self._scaled(self.net.backbone(x)), means)
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch."""
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)) of each sample, (N,), from logits (N, classes)."""
     log_q = F.log_softmax(student / temperature, 1)
-    return temperature**2 * F.kl_div(log_q, F.softmax(teacher / temperature, 1), reduction="batchmean")
+    return temperature**2 * F.kl_div(log_q, F.softmax(teacher / temperature, 1), reduction="none").sum(1)
+
+
+def mean(terms: Tensor, strength: float) -> Tensor:
+    """lambda times the mean of the old tasks' terms (tasks,)."""
+    return strength * terms.mean()
+
+
+def accumulated(terms: Tensor, strength: float) -> Tensor:
+    """As the survey's code puts them together: sum_k S_k with S_k = lambda (S_{k-1} + e_k) / k (quirk Q08)."""
+    total = part = torch.zeros_like(terms[0])
+    for k, term in enumerate(terms, start=1):
+        part = strength * (part + term) / k
+        total = total + part
+    return total

@@ -6,7 +6,7 @@ Lee et al., Overcoming catastrophic forgetting by incremental moment matching, N
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from cl.data import Task
@@ -27,17 +27,28 @@ class ModeIMM(Method):
     selection = "learning-rate"
 
     strength: float = knob(0.01, range=(0, 1e9), help="lambda of the L2 transfer; static, as in the survey")
+    hold_head: bool = knob(False, help="the L2 transfer holds the new head too, near where it was drawn")
     estimator: str = knob("per-sample", choices=("per-sample", "batch-sum"), help="how gradients become F")
 
     anchor_: Tensors | None = None
+    head_: Tensors | None = None
     merged_: Tensors | None = None
     precision_: Tensors | None = None
+
+    def begin_task(self, data: Task) -> None:
+        """Where the new head was drawn."""
+        self.head_ = snapshot(self._head()) if self.hold_head else None
+
+    def _head(self) -> dict[str, nn.Parameter]:
+        return {f"head.{name}": p for name, p in self.net.heads[self.task].named_parameters()}
 
     def penalty(self) -> Tensor | None:
         """The L2 transfer: lambda sum_k (theta_k - theta*_k)^2, to the unmerged weights of the last task."""
         if self.anchor_ is None or self.strength == 0:
             return None
-        return self.strength * quadratic(self.shared, self.anchor_)
+        if self.head_ is None:
+            return self.strength * quadratic(self.shared, self.anchor_)
+        return self.strength * quadratic({**self.shared, **self._head()}, {**self.anchor_, **self.head_})
 
     def end_task(self, data: Task) -> None:
         """Move the anchor here, and the merged weights towards here by this task's share of the precision."""
@@ -52,7 +63,7 @@ class ModeIMM(Method):
             self._drawn_labels(data),
         )
         fisher = {name: f + PRIOR for name, f in fisher.items()}
-        self.anchor_ = snapshot(self.shared)
+        self.anchor_, self.head_ = snapshot(self.shared), None
         past = self.precision_ or {name: torch.zeros_like(f) for name, f in fisher.items()}
         self.precision_ = {name: past[name] + f for name, f in fisher.items()}
         self.merged_ = {

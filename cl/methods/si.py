@@ -18,6 +18,7 @@ class SI(Method):
 
     strength: float = knob(400.0, decay=shrink, range=(0, 1e12), help="lambda")
     damping: float = knob(1e-3, range=(1e-12, 1e6), help="xi: keeps importances finite where a weight hardly moved")
+    clamp: bool = knob(True, help="a weight whose path made the loss rise counts as unimportant")
 
     omega_: Tensors | None = None
     anchor_: Tensors | None = None
@@ -57,8 +58,10 @@ class SI(Method):
         assert self.path_ is not None
         assert self.anchor_ is not None
         gained = {
-            name: (self.path_[name] / ((p.detach() - self.anchor_[name]).square() + self.damping)).clamp(min=0)
+            name: self.path_[name] / ((p.detach() - self.anchor_[name]).square() + self.damping)
             for name, p in self.shared.items()
         }
+        if self.clamp:
+            gained = {name: omega.clamp(min=0) for name, omega in gained.items()}
         self.omega_ = add(self.omega_, gained)
         self.path_ = self.anchor_ = self.before_ = self.slope_ = None

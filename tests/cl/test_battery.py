@@ -44,6 +44,8 @@ SHARING = [name for name in CONTINUAL if method_class(name).shares_first_task]
 AGNOSTIC = [name for name in NAMES if not method_class(name).needs_task_id]
 KNOBS = [(name, knob) for name in NAMES for knob in method_class(name).knobs]
 OFF = {"enabled": False}
+SWITCHES = [(name, knob, value) for name, knob in KNOBS for value in method_class(name).knobs[knob].alternatives]
+"""Every named variant of a method that is not its default."""
 MOMENTS = 5
 """At how many moments, spread over a run, each method is killed."""
 
@@ -286,10 +288,14 @@ def test_task_added_later_is_task_had_from_the_start(
 # State.
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_state_round_trips_bit_for_bit(name: str, prepared: dict[int, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "knobs"), [(name, {}) for name in NAMES] + [(name, {knob: value}) for name, knob, value in SWITCHES]
+)
+def test_state_round_trips_bit_for_bit(
+    name: str, knobs: dict[str, Any], prepared: dict[int, Path], tmp_path: Path
+) -> None:
     """As it is while a task is being learned, and as it is afterwards; and the copy goes on as the original does."""
-    params = params_for(name, selection=OFF)
+    params = params_for(name, knobs, selection=OFF)
     live = learner_for(params, prepared[3])
     stages = min(len(live.stages), 2)
     learn_tasks(live, stages - 1)
@@ -457,6 +463,19 @@ def test_samples_are_kept_as_declared(name: str, prepared: dict[int, Path]) -> N
         budget = {"memory_per_task": 7 * count, "memory_budget": 35}
         assert kept <= max([budget[knob] for knob in knobs], default=0)
         assert kept > 0 or not knobs
+
+
+@pytest.mark.parametrize(("name", "knob", "value"), SWITCHES)
+def test_switches_switch_something(name: str, knob: str, value: Any, prepared: dict[int, Path]) -> None:
+    scores = []
+    for knobs in ({}, {knob: value}):
+        learner = learner_for(params_for(name, knobs, selection=OFF), prepared[3])
+        learn_tasks(learner, 3)
+        learner.method.net.eval()
+        with torch.no_grad():
+            scores.append(learner.method.predict(learner.task.test.x, 2))
+    assert bool(torch.isfinite(torch.stack(scores)).all())
+    assert not torch.equal(*scores)
 
 
 # What the survey shares.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -100,10 +102,10 @@ def test_more_tasks_than_dimensions(scale: float) -> None:
 DATA = toy_task([[1, 0, 0, 2], [0, 1, 3, 0], [2, 2, 0, 1], [0, 0, 1, 1]], [0, 1, 2, 0])
 
 
-def learning_second() -> GEM:
+def learning_second(**knobs: Any) -> GEM:
     """At its second task, having remembered all of the first."""
     net = mlp(classes=(3, 3))
-    method = attach(GEM(margin=0.0), net)
+    method = attach(GEM(margin=0.0, **knobs), net, batch_size=3)
     method.end_task(DATA)
     method.attach(net, 1, method.training, 0.1, (0, 1))
     method.begin_task(DATA)
@@ -117,6 +119,19 @@ def test_gradient_of_the_memory_is_the_mean_over_all_of_it() -> None:
         cross_entropy(method.net, DATA.train.x, DATA.train.y, 0), parameters, allow_unused=True
     )
     expected = flatten([torch.zeros_like(p) if g is None else g for g, p in zip(expected, parameters, strict=True)])
+    torch.testing.assert_close(method._memory_gradient(parameters, 0), expected)
+
+
+def test_gradient_of_the_memory_as_the_reference_sums_it() -> None:
+    """The sum over the memory's batches of their mean gradients (Q12): here of three samples and of one."""
+    method = learning_second(memory_gradient="sum")
+    parameters = list(method.net.parameters())
+    memory = method.replayed_[0]
+    expected = 0
+    for part in (slice(0, 3), slice(3, 4)):
+        loss = cross_entropy(method.net, memory["x"][part], memory["y"][part], 0)
+        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        expected = expected + flatten(found)
     torch.testing.assert_close(method._memory_gradient(parameters, 0), expected)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cl.errors import UserError
 from cl.methods.hat import HAT, Gate, compensation, regulariser
 from cl.nets import MultiHead
 from cl.ops import cross_entropy
@@ -16,7 +17,7 @@ from tests.cl.small import attach, mlp, toy_task
 DATA = toy_task([[1, 0, 0, 2], [0, 1, 3, 0], [2, 2, 0, 1]], [0, 1, 2])
 
 
-def wrapped(net: MultiHead, task: int = 0, **knobs: float) -> HAT:
+def wrapped(net: MultiHead, task: int = 0, **knobs: Any) -> HAT:
     method = HAT(**knobs)
     heads = net.heads
     gated = method.wrap(net)
@@ -234,3 +235,20 @@ def test_weight_decay_does_not_reach_used_weights() -> None:
     after = method.shared["1.weight"].detach()
     assert not torch.equal(after[1:], before[1:])
     torch.testing.assert_close(after[0], before[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("head", ["fresh", "continued"])
+def test_head_goes_on_from_the_last_one_where_told_to(head: str) -> None:
+    """As the reference code, which has one head for all tasks (Q14)."""
+    method = wrapped(mlp(classes=(3, 3)), task=1, head=head)
+    method.begin_task(DATA)
+    assert torch.equal(method.net.heads[1].weight, method.net.heads[0].weight) == (head == "continued")
+    assert torch.equal(method.net.heads[1].bias, method.net.heads[0].bias) == (head == "continued")
+    with torch.no_grad():
+        method.net.heads[1].weight += 1
+    assert not torch.equal(method.net.heads[1].weight, method.net.heads[0].weight)
+
+
+def test_head_that_cannot_go_on_is_named() -> None:
+    with pytest.raises(UserError, match=r"methods\.hat\.head: .* not 3 and 4"):
+        wrapped(mlp(classes=(3, 4)), task=1, head="continued").begin_task(DATA)

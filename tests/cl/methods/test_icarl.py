@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from cl.errors import UserError
 from cl.memory import herd
-from cl.methods.icarl import ICaRL, divergence
+from cl.methods.icarl import ICaRL, accumulated, divergence, mean
 from tests.cl.small import attach, linear_net, mlp, toy_task
 
 
@@ -23,10 +25,17 @@ def test_herding_order() -> None:
 
 def test_divergence() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    assert float(divergence(logits, logits, 2.0)) == pytest.approx(0, abs=1e-7)
-    for batch in (1, 3):
-        found = divergence(torch.zeros(batch, 2), torch.tensor([[2.0, 0.0]] * batch), 2.0)
-        assert float(found) == pytest.approx(0.443776, abs=1e-6)
+    torch.testing.assert_close(divergence(logits, logits, 2.0), torch.zeros(2))
+    found = divergence(torch.zeros(3, 2), torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 2.0]]), 2.0)
+    torch.testing.assert_close(found, torch.tensor([0.443776, 0.0, 0.443776]))
+
+
+def test_old_tasks_terms_are_put_together_in_either_way() -> None:
+    """Lambda times their mean; or as the reference code does, where the first tasks weigh exponentially more (Q08)."""
+    assert float(mean(torch.ones(2), 10.0)) == 10
+    assert float(accumulated(torch.ones(2), 10.0)) == 65
+    assert float(accumulated(torch.tensor([1.0, 0.0]), 10.0)) == 60, "the weight of e_1 after two old tasks"
+    assert float(accumulated(torch.ones(9, dtype=torch.float64), 10.0)) == pytest.approx(11394.7, abs=0.05)
 
 
 def task(index: int, per_class: int = 6) -> object:
@@ -35,7 +44,7 @@ def task(index: int, per_class: int = 6) -> object:
     return toy_task(images, [0] * per_class + [1] * per_class, index)
 
 
-def learned(tasks: int, **knobs: float) -> ICaRL:
+def learned(tasks: int, **knobs: Any) -> ICaRL:
     net = mlp(classes=(2,) * tasks)
     method = ICaRL(**knobs)
     for index in range(tasks):
@@ -106,15 +115,15 @@ def test_without_old_tasks_or_strength_it_is_cross_entropy(old_tasks: int, stren
     assert torch.equal(method.loss(*batch), F.cross_entropy(method.net(x, old_tasks), y))
 
 
-def replaying() -> ICaRL:
-    method = learned(2, strength=10.0, memory_budget=8)
+def replaying(**knobs: Any) -> ICaRL:
+    method = learned(2, **{"strength": 10.0, "memory_budget": 8, **knobs})
     attach(method, mlp(classes=(2, 2, 2)), 2, batch_size=4)
     method.begin_task(task(2))
     return method
 
 
 def test_replays_its_share_of_each_step() -> None:
-    """ceil(B m / (N + m)) with B = 4, m = 8 exemplars and N = 12 samples."""
+    """ceil(B m / (N + m)) with B = 4, a budget of m = 8 and N = 12 samples."""
     method = replaying()
     data = task(2)
     x, y, t = method.batch(data.train.x[:4], data.train.y[:4], 2)
@@ -124,28 +133,72 @@ def test_replays_its_share_of_each_step() -> None:
     assert survey == [72, 106]
 
 
-def test_loss_is_strength_times_the_mean_divergence() -> None:
-    """With as many exemplars of each old task: lambda times the mean over tasks (10 at e = 1), not the quirk's 65."""
-    method = replaying()
+@pytest.mark.parametrize(("distillation", "weights"), [("mean", (5.0, 5.0)), ("accumulated", (60.0, 5.0))])
+def test_loss_weighs_the_divergence_of_each_old_task(distillation: str, weights: tuple[float, float]) -> None:
+    """However many exemplars of each were drawn."""
+    method = replaying(distillation=distillation)
     data = task(2)
     with torch.no_grad():
         for p in method.net.parameters():
             p += 0.2
     method.batch(data.train.x[:4], data.train.y[:4], 2)
     replay = method.replay_
-    method.drawn_ = torch.tensor([0, 1, 4, 5])
-    assert replay["t"][method.drawn_].tolist() == [0, 0, 1, 1]
+    method.drawn_ = torch.tensor([0, 1, 3, 4])
+    assert replay["t"][method.drawn_].tolist() == [0, 0, 0, 1]
     x = torch.cat([data.train.x[:4], replay["x"][method.drawn_]])
     t = torch.cat([torch.full((4,), 2), replay["t"][method.drawn_]])
     y = torch.cat([data.train.y[:4], replay["y"][method.drawn_]])
     old = mlp(classes=(2, 2, 2))
-    each = [
-        divergence(method.net(x[4 + 2 * s : 6 + 2 * s], s), old(x[4 + 2 * s : 6 + 2 * s], s).detach(), 2.0)
-        for s in range(2)
-    ]
-    assert float(each[0].detach()) > 1e-4
-    expected = F.cross_entropy(method.net(x[:4], 2), y[:4]) + 10 * (each[0] + each[1]) / 2
+    rows = (slice(4, 7), slice(7, 8))
+    each = [divergence(method.net(x[r], s), old(x[r], s).detach(), 2.0).mean() for s, r in enumerate(rows)]
+    assert all(float(e.detach()) > 1e-4 for e in each)
+    expected = F.cross_entropy(method.net(x[:4], 2), y[:4]) + weights[0] * each[0] + weights[1] * each[1]
     torch.testing.assert_close(method.loss(x, y, t), expected)
+
+
+def test_as_many_exemplars_of_each_old_task_are_drawn() -> None:
+    method = replaying(memory_budget=12)
+    data = task(2)
+    drawn = [method.batch(data.train.x[:4], data.train.y[:4], 2)[2][4:].tolist() for _ in range(20)]
+    assert all(ids == [0, 1] for ids in drawn), "ceil(4 * 12 / (12 + 12)) = 2 of two tasks"
+
+
+@pytest.mark.parametrize("targets", ["renewed", "fixed"])
+def test_targets_are_of_the_last_network_or_of_the_first(targets: str) -> None:
+    """Of task 0: `fixed`, as the reference code (Q13), keeps what the network said of them as that task ended."""
+    net, draw = mlp(classes=(2,)), torch.Generator().manual_seed(1)
+    method = ICaRL(memory_budget=8, targets=targets)
+    said = []
+    for index in range(2):
+        attach(method, net, index, batch_size=4)
+        method.begin_task(task(index))
+        method.end_task(task(index))
+        with torch.no_grad():
+            said.append(net(method.exemplars_[0][0].float(), 0)[:2].clone())  # of a list that is only ever cut
+            for p in net.parameters():
+                p += 0.1
+        net.add_head(2, draw)
+    attach(method, net, 2, batch_size=4)
+    method.begin_task(task(2))
+    found = method.replay_["logits"]
+    assert found.shape == (8, 6)
+    kept = said[0] if targets == "fixed" else net(method.exemplars_[0][0].float(), 0).detach()
+    torch.testing.assert_close(found[:2, :2], kept)
+    assert torch.allclose(said[0], kept) == (targets == "fixed")
+    assert bool((found[:4, 2:] < -1e8).all())
+    assert bool((found[4:, :2] < -1e8).all())
+    torch.testing.assert_close(
+        found[4:6, 2:4],
+        method.targets_[1][0] if targets == "fixed" else net(method.exemplars_[1][0].float(), 1).detach(),
+    )
+
+
+def test_raw_features_are_not_scaled() -> None:
+    method = attach(ICaRL(memory_budget=4, features="raw"), linear_net(torch.eye(2)))
+    method.end_task(toy_task([[3, 0], [0, 5]], [0, 1]))
+    torch.testing.assert_close(method.means_[0], torch.tensor([[3.0, 0.0], [0.0, 5.0]]))
+    x = torch.tensor([[9.0, 8.0]]).view(1, 1, 1, 2)
+    torch.testing.assert_close(method.predict(x, 0), -torch.tensor([[100.0, 90.0]]).sqrt())
 
 
 def test_distillation_starts_at_zero_and_reaches_the_old_heads() -> None:

@@ -102,6 +102,26 @@ def test_transfer_pulls_to_the_unmerged_weights(cls: type[Any]) -> None:
     assert all(p.grad is None for p in net.heads.parameters())
 
 
+@BOTH
+def test_transfer_of_the_head_pulls_to_where_it_was_drawn(cls: type[Any]) -> None:
+    """As the reference code (Q18)."""
+    net, method = mlp(classes=(3, 3)), cls(hold_head=True)
+    attach(method, net).begin_task(DATA)
+    assert method.penalty() is None
+    method.end_task(DATA)
+    attach(method, net, task=1).begin_task(DATA)
+    drawn = {name: p.detach().clone() for name, p in net.heads[1].named_parameters()}
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 0.5
+    method.penalty().backward()
+    for name, p in net.heads[1].named_parameters():
+        torch.testing.assert_close(p.grad, 2 * 0.01 * (p.detach() - drawn[name]))
+    for name, p in method.shared.items():
+        torch.testing.assert_close(p.grad, 2 * 0.01 * (p.detach() - method.anchor_[name]))
+    assert all(p.grad is None for p in net.heads[0].parameters())
+
+
 def test_precision_is_the_fisher_of_drawn_labels() -> None:
     """Linear softmax at W = 0: whatever label is drawn, the squared gradient of x = (1, 2) is the same."""
     method = attach(ModeIMM(), linear_net(torch.zeros(2, 2)))

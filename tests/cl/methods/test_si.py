@@ -119,6 +119,15 @@ def test_importance_is_never_negative_and_adds_up() -> None:
             torch.testing.assert_close(importance, torch.full_like(importance, count / 4.5))
 
 
+def test_importance_may_be_negative_as_in_the_paper() -> None:
+    method = attach(SI(damping=0.5, clamp=False), mlp())
+    data = toy_task([[1, 0, 0, 2]], [0])
+    method.begin_task(data)
+    method.path_ = {name: torch.full_like(p, -1.0) for name, p in method.shared.items()}
+    method.end_task(data)
+    assert all(bool((omega == -2.0).all()) for omega in method.omega_.values())
+
+
 def test_penalty_holds_to_where_the_task_started() -> None:
     method = attach(SI(strength=3.0), mlp())
     data = toy_task([[1, 0, 0, 2]], [0])
