@@ -108,7 +108,8 @@ class Method:
 
     The constructor only stores knobs. What the loop tells a method (`net`, `task`, ...) is set by `attach`;
     whatever a method learns must be an attribute whose name ends in `_`: those are its state, made of tensors,
-    numbers, strings, None, lists and dicts with string keys.
+    numbers, strings, None, lists and dicts with string keys. What `begin_task` prepares for the trainings of a trial
+    alone begins with `_`: it is no part of the state, and gone with the next trial.
     """
 
     knobs: ClassVar[dict[str, Knob]] = {}
@@ -155,8 +156,6 @@ class Method:
         "step",
         "steps_per_epoch",
         "fit",
-        "_key",
-        "_draws",
     }
 
     def __init_subclass__(cls) -> None:
@@ -177,7 +176,7 @@ class Method:
             self.__dict__[name] = self.knobs[name].check(name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name.endswith("_") or name in self.knobs or name in self._told):
+        if not (name.endswith("_") or name.startswith("_") or name in self.knobs or name in self._told):
             raise AttributeError(f"{type(self).__name__}.{name}: what a method learns has to end in '_' to be kept")
         object.__setattr__(self, name, value)
 
@@ -240,13 +239,15 @@ class Method:
 
     def attach(self, net: MultiHead, task: int, training: Training, learning_rate: float, key: Key) -> None:
         """Tell the method where it is; called by the loop before the hooks of a trial."""
+        for name in [name for name in vars(self) if name.startswith("_")]:
+            delattr(self, name)
         self.net, self.task, self.training = net, task, training
         self.learning_rate, self._key, self._draws, self.plain = learning_rate, key, {}, False
         self.epoch = self.step = self.steps_per_epoch = 0
 
     def state(self) -> dict[str, Any]:
         """What the method has learned: every instance attribute that ends in `_`."""
-        return {name: value for name, value in vars(self).items() if name.endswith("_")}
+        return {name: value for name, value in vars(self).items() if name.endswith("_") and name[0] != "_"}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Replace what the method has learned."""

@@ -96,8 +96,7 @@ def importance(
 ) -> Tensors:
     """Mean over the samples of `measure` (square, absolute value) of the gradient of `loss(logits, y)`.
 
-    For the backbone's parameters, in evaluation mode. `loss` takes the logits (classes,) and label of one sample.
-
+    For the backbone's parameters, in evaluation mode. `loss` takes the logits (classes,) and label of one sample;
     `labels` (N,) replaces the split's own, in stored order.
 
     estimator "per-sample": (1/N) sum_i measure(g_i), by vmapped gradients in chunks that hold at most CHUNK_BYTES.
@@ -125,6 +124,7 @@ def importance(
         found = vmap(grad(of_one), in_dims=(None, 0, 0))(shared, x, y) if per_sample else grad(of_batch)(shared, x, y)
         for name, g in found.items():
             total[name] += measure(g).sum(0) if per_sample else measure(g)
+        del found, g  # before the next chunk is computed
     return {name.removeprefix("backbone."): value / len(split) for name, value in total.items()}
 
 

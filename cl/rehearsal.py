@@ -24,7 +24,7 @@ class Rehearsal(Method):
 
     memory_: list[dict[str, Tensor]] | None = None
     """Per task: `images` (K, C, H, W) uint8 and labels `y` (K,), in random order."""
-    replay_: dict[str, Tensor] | None = None
+    _replay: dict[str, Tensor] | None = None
     """All of the memory as the network takes it: `x`, `y`, `t`."""
 
     def slots(self, tasks: int) -> int:
@@ -39,19 +39,24 @@ class Rehearsal(Method):
         """Cut the memories to what a task may keep from now on."""
         slots = self.slots(self.task + 1)
         kept = [{name: tensor[:slots].clone() for name, tensor in memory.items()} for memory in self.memory_ or []]
-        self.memory_, self.replay_ = kept, None
+        self.memory_, self._replay = kept, None
         if kept and slots:
             counts = torch.tensor([len(memory["y"]) for memory in kept])
-            x = data.train.normalise(torch.cat([memory["images"] for memory in kept]))
+            x = torch.cat([data.train.normalise(memory["images"]) for memory in kept])
             t = torch.arange(len(kept)).repeat_interleave(counts).to(x.device)
-            self.replay_ = {"x": x, "y": torch.cat([memory["y"] for memory in kept]), "t": t, "counts": counts}
-            self.replay_["wanted"] = torch.tensor(per_step(self.training.batch_size, len(data.train), self.capacity()))
+            self._replay = {
+                "x": x,
+                "y": torch.cat([memory["y"].to(x.device) for memory in kept]),
+                "t": t,
+                "counts": counts,
+            }
+            self._replay["wanted"] = torch.tensor(per_step(self.training.batch_size, len(data.train), self.capacity()))
 
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
         """The new samples, then those drawn from the memory, task by task."""
-        if self.replay_ is None:
+        if self._replay is None:
             return x, y, t
-        replay = self.replay_
+        replay = self._replay
         chosen = draw(replay["counts"], int(replay["wanted"]), self.rng("replay")).to(x.device)
         ids = torch.full_like(y, self.task)
         mixed = (torch.cat([a, b[chosen]]) for a, b in ((x, replay["x"]), (y, replay["y"]), (ids, replay["t"])))
@@ -69,7 +74,6 @@ class Rehearsal(Method):
 
     def end_task(self, data: Task) -> None:
         """Keep samples of this task."""
-        self.replay_ = None
         self.memory_ = [*(self.memory_ or []), drawn(data.train, self.slots(self.task + 1), self.rng("memory"))]
 
 

@@ -67,8 +67,8 @@ def fit(
 ) -> Fit:
     """Train the attached method's network on one task; end with the epoch of the best validation accuracy.
 
-    As the survey's code: after `patience.drop_after` epochs in a row
-    without a better validation accuracy the learning rate is multiplied by `patience.factor`, after more than
+    Steps are those of `method.optimizer`. As in the survey's code, after `patience.drop_after` epochs in a row without
+    a better validation accuracy the learning rate is multiplied by `patience.factor`, after more than
     `patience.stop_after` training ends. A loss or a weight that is not finite after an epoch ends it too, that epoch
     not counting. Ties are no improvement, and an epoch at accuracy 0 is never the best; where no epoch is, the model
     goes back to where it started, at accuracy 0.

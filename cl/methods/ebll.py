@@ -19,6 +19,7 @@ from cl.data import Task
 from cl.method import Method, TaskIds, knob, shrink
 from cl.nets import MultiHead
 from cl.ops import Tensors, distillation, snapshot
+from cl.params import Patience
 
 
 class EBLL(Method):
@@ -40,19 +41,19 @@ class EBLL(Method):
     """Per old task: `weight` (code, features) and `bias` (code,)."""
     code_accuracy_: list[float] | None = None
     """Per old task: validation accuracy in [0, 1] of its classifier on the reconstructed features."""
-    teacher_: Tensors | None = None
+    _teacher: Tensors | None = None
 
     def begin_task(self, data: Task) -> None:
         """The teacher is the network as the last task left it."""
-        self.teacher_ = snapshot(_Parts(self.net).state_dict()) if self.task > 0 else None
+        self._teacher = snapshot(_Parts(self.net).state_dict()) if self.task > 0 else None
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
         """Cross-entropy on the new head, distillation on every old one, and codes held where the teacher's are."""
-        if self.teacher_ is None or (self.strength == 0 and self.code_strength == 0):
+        if self._teacher is None or (self.strength == 0 and self.code_strength == 0):
             return super().loss(x, y, t)
         parts = _Parts(self.net)
         with torch.no_grad():
-            old_features, old_logits = functional_call(parts, self.teacher_, (x,))
+            old_features, old_logits = functional_call(parts, self._teacher, (x,))
         features, logits = parts(x)
         student, teacher = (z.split(self.net.classes(), 1) for z in (logits, old_logits))
         kept = [distillation(student[s], teacher[s], self.temperature) for s in range(self.task)]
@@ -64,9 +65,8 @@ class EBLL(Method):
 
     def end_task(self, data: Task) -> None:
         """Learn this task's autoencoder: of every size and weight in turn, the one that serves the task best."""
-        self.teacher_ = None
         self.net.eval()
-        front, back = split(self.net.backbone)
+        front, back = self.net.parts()
         with torch.no_grad():
             seen = {
                 name: getattr(data, name).mapped(front, self.training.batch_size) for name in ("train", "validation")
@@ -91,18 +91,6 @@ class EBLL(Method):
         assert best is not None
         self.encoders_ = [*(self.encoders_ or []), snapshot(dict(best.encoder.named_parameters()))]
         self.code_accuracy_ = [*(self.code_accuracy_ or []), best_accuracy]
-
-
-def split(backbone: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
-    """The layers that make the features, and the rest: cut where the convolutions' map is flattened.
-
-    Without convolutions the features are those of the first hidden layer.
-    """
-    layers = list(backbone)
-    cut = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Flatten)) + 1
-    if not any(isinstance(layer, nn.Conv2d) for layer in layers[:cut]):
-        cut = next(index for index, layer in enumerate(layers) if isinstance(layer, nn.ReLU)) + 1
-    return backbone[:cut], backbone[cut:]
 
 
 def code(features: Tensor, encoder: Tensors) -> Tensor:
@@ -130,6 +118,8 @@ class Coder(nn.Module):
 class _Autoencoder(Method):
     """CE of the task's classifier on the reconstructed features + alpha MSE(reconstruction, features) (eq. 2)."""
 
+    patience = Patience(drop_after=10**6, stop_after=5)  # no drop, as in the survey's code
+
     reconstruction: float = knob(0.1, help="alpha")
 
     def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
@@ -149,6 +139,6 @@ class _Parts(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        front, back = split(self.net.backbone)
+        front, back = self.net.parts()
         features = front(x)
         return features, self.net.logits(back(features))

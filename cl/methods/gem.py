@@ -29,20 +29,20 @@ class GEM(Method):
     memory_gradient: str = knob("mean", choices=("mean", "sum"), help="of a memory's batches")
 
     memory_: list[dict[str, Tensor]] | None = None
-    replayed_: list[dict[str, Tensor]] | None = None
+    _replayed: list[dict[str, Tensor]] | None = None
 
     def begin_task(self, data: Task) -> None:
         """The memories as the network takes them."""
         kept = [m for m in self.memory_ or [] if len(m["y"])]
-        self.replayed_ = [{"x": data.train.normalise(m["images"]), "y": m["y"]} for m in kept]
+        self._replayed = [{"x": data.train.normalise(m["images"]), "y": m["y"]} for m in kept]
 
     def on_grad(self) -> None:
         """Replace g by its projection, over all parameters, heads included."""
-        if not self.replayed_:
+        if not self._replayed:
             return
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         g = flatten(gradients(parameters))
-        G = torch.stack([self._memory_gradient(parameters, s) for s in range(len(self.replayed_))])
+        G = torch.stack([self._memory_gradient(parameters, s) for s in range(len(self._replayed))])
         if bool((G @ g >= 0).all()):
             return
         projected = project(g, G, self.margin)
@@ -50,8 +50,8 @@ class GEM(Method):
             p.grad = part.view_as(p)
 
     def _memory_gradient(self, parameters: list[torch.nn.Parameter], s: int) -> Tensor:
-        assert self.replayed_ is not None
-        replayed = self.replayed_[s]
+        assert self._replayed is not None
+        replayed = self._replayed[s]
         size = len(replayed["y"]) if self.memory_gradient == "mean" else self.training.batch_size
         batches = zip(replayed["x"].split(size), replayed["y"].split(size), strict=True)
         loss = torch.stack([cross_entropy(self.net, x, y, s) for x, y in batches]).sum()
@@ -61,7 +61,6 @@ class GEM(Method):
     def end_task(self, data: Task) -> None:
         """Remember a uniform draw of the task."""
         self.memory_ = [*(self.memory_ or []), drawn(data.train, self.memory_per_task, self.rng("memory"))]
-        self.replayed_ = None
 
 
 def project(g: Tensor, G: Tensor, margin: float, ridge: float = RIDGE) -> Tensor:

@@ -64,7 +64,7 @@ class HAT(Method):
     """Per task and gate: the mask at the task's end, (units,)."""
     used_: list[Tensor] | None = None
     """Per gate: the elementwise maximum of the masks so far."""
-    free_: Tensors | None = None
+    _open: Tensors | None = None
     """Per shared parameter: the share of its gradient that is let through in this task."""
 
     @property
@@ -89,14 +89,14 @@ class HAT(Method):
         for gate in self.gates:
             gate.embedding.data.copy_(torch.rand(len(gate.embedding), generator=draw) * 2)
             gate.s, gate.s_max = None if self.plain else self.s_max, self.s_max
-        self.free_ = self._free() if self.used_ else None
+        self._open = self._let_through() if self.used_ else None
         if self.head == "continued" and self.task > 0:
             before, after = self.net.classes()[self.task - 1 : self.task + 1]
             if before != after:
                 raise UserError(f"methods.hat.head: continued needs tasks of as many classes, not {before} and {after}")
             self.net.heads[self.task].load_state_dict(self.net.heads[self.task - 1].state_dict())
 
-    def _free(self) -> Tensors:
+    def _let_through(self) -> Tensors:
         """1 - min(used(unit of this layer), used(unit of the layer below)) for weights; 1 - used(unit) for biases."""
         assert self.used_ is not None
         free: Tensors = {}
@@ -128,9 +128,9 @@ class HAT(Method):
 
     def on_grad(self) -> None:
         """Let no more through than the earlier tasks allow; undo what the slope did to the embeddings' gradients."""
-        if self.free_ is not None:
+        if self._open is not None:
             shared = self.shared
-            for name, free in self.free_.items():
+            for name, free in self._open.items():
                 grad = shared[name].grad
                 assert grad is not None
                 grad *= free
@@ -161,7 +161,6 @@ class HAT(Method):
         self.masks_ = [*(self.masks_ or []), masks]
         used = self.used_ or masks
         self.used_ = [torch.maximum(u, mask) for u, mask in zip(used, masks, strict=True)]
-        self.free_ = None
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """Scores through the masks of task t."""

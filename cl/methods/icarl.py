@@ -36,6 +36,7 @@ class ICaRL(Method):
         "renewed", choices=("renewed", "fixed"), help="answers to keep: of the last network, or the first"
     )
     features: str = knob("unit", choices=("unit", "raw"), help="length of the features whose means classify")
+    layer: str = knob("last", choices=("last", "convolutional"), help="whose features these are")
 
     exemplars_: list[list[Tensor]] | None = None
     """Per task and class: images (K, C, H, W) uint8, the first chosen first."""
@@ -43,8 +44,8 @@ class ICaRL(Method):
     """Per task: the normalised mean feature of each class's exemplars, (classes, F)."""
     targets_: list[list[Tensor]] | None = None
     """Per task and class: the logits (K, classes of the task) when the task ended, where targets are fixed."""
-    replay_: dict[str, Tensor] | None = None
-    drawn_: Tensor | None = None
+    _replay: dict[str, Tensor] | None = None
+    _drawn: Tensor | None = None
 
     def begin_task(self, data: Task) -> None:
         """The exemplars as the network takes them, and the answers to them that are to be kept."""
@@ -64,28 +65,28 @@ class ICaRL(Method):
             logits[row : row + len(first), column : column + first.shape[1]] = first
             row, column = row + len(first), column + first.shape[1]
         wanted = torch.tensor(per_step(self.training.batch_size, len(data.train), self.memory_budget))
-        self.replay_ = {"x": x, "y": y.to(x.device), "t": t, "logits": logits, "counts": counts, "wanted": wanted}
+        self._replay = {"x": x, "y": y.to(x.device), "t": t, "logits": logits, "counts": counts, "wanted": wanted}
 
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
         """The new samples, then exemplars, as many of each old task."""
-        if self.replay_ is None:
+        if self._replay is None:
             return x, y, t
-        replay = self.replay_
-        self.drawn_ = draw(replay["counts"], int(replay["wanted"]), self.rng("replay")).to(x.device)
+        replay = self._replay
+        self._drawn = draw(replay["counts"], int(replay["wanted"]), self.rng("replay")).to(x.device)
         ids = torch.full_like(y, self.task)
-        mixed = (torch.cat([a, b[self.drawn_]]) for a, b in ((x, replay["x"]), (y, replay["y"]), (ids, replay["t"])))
+        mixed = (torch.cat([a, b[self._drawn]]) for a, b in ((x, replay["x"]), (y, replay["y"]), (ids, replay["t"])))
         return next(mixed), next(mixed), next(mixed)
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
         """Cross-entropy on the new samples, distillation on the exemplars."""
-        if self.replay_ is None or self.drawn_ is None:
+        if self._replay is None or self._drawn is None:
             return super().loss(x, y, t)
         assert isinstance(t, Tensor)
-        new = len(x) - len(self.drawn_)
+        new = len(x) - len(self._drawn)
         features = self.net.backbone(x)
         learned = F.cross_entropy(self.net.logits(features[:new], self.task), y[:new])
         student = self.net.logits(features[new:], t[new:]).clamp(min=FLOOR)
-        teacher = self.replay_["logits"][self.drawn_]
+        teacher = self._replay["logits"][self._drawn]
         each = divergence(student[:, : teacher.shape[1]], teacher, self.temperature)
         counts = t[new:].bincount(minlength=self.task)
         of_task = torch.zeros_like(counts, dtype=each.dtype).index_add(0, t[new:], each)[counts > 0]
@@ -95,7 +96,6 @@ class ICaRL(Method):
 
     def end_task(self, data: Task) -> None:
         """Cut the old classes to their share of the budget, herd the new ones, and take the means anew."""
-        self.replay_ = self.drawn_ = None
         classes = sum(self.net.classes())
         share = self.memory_budget // classes
         if share == 0:
@@ -122,8 +122,12 @@ class ICaRL(Method):
 
     @torch.no_grad()
     def _features(self, split: Split, images: Tensor) -> Tensor:
-        parts = [self._scaled(self.net.backbone(split.normalise(part))) for part in images.split(1000)]
+        parts = [self._features_of(split.normalise(part)) for part in images.split(1000)]
         return torch.cat(parts)
+
+    def _features_of(self, x: Tensor) -> Tensor:
+        layers = self.net.backbone if self.layer == "last" else self.net.parts()[0]
+        return self._scaled(layers(x))
 
     def _scaled(self, features: Tensor) -> Tensor:
         return F.normalize(features, dim=-1) if self.features == "unit" else features
@@ -132,7 +136,7 @@ class ICaRL(Method):
         """Minus the distance to each class's mean exemplar feature."""
         assert self.means_ is not None
         means = self.means_[t] if t is not None else torch.cat(self.means_)
-        return -torch.cdist(self._scaled(self.net.backbone(x)), means)
+        return -torch.cdist(self._features_of(x), means)
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

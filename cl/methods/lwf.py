@@ -21,22 +21,18 @@ class LwF(Method):
     strength: float = knob(10.0, decay=shrink, range=(0, 1e9), help="lambda")
     temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of the softened distributions")
 
-    teacher_: Tensors | None = None
+    _teacher: Tensors | None = None
 
     def begin_task(self, data: Task) -> None:
         """The teacher is the network as the last task left it."""
-        self.teacher_ = snapshot(self.net.state_dict()) if self.task > 0 else None
+        self._teacher = snapshot(self.net.state_dict()) if self.task > 0 else None
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
         """Cross-entropy on the new head, distillation on every old one."""
-        if self.teacher_ is None or self.strength == 0:
+        if self._teacher is None or self.strength == 0:
             return super().loss(x, y, t)
         with torch.no_grad():
-            teacher = functional_call(self.net, self.teacher_, (x,)).split(self.net.classes(), 1)
+            teacher = functional_call(self.net, self._teacher, (x,)).split(self.net.classes(), 1)
         student = self.net(x).split(self.net.classes(), 1)
         kept = [distillation(student[s], teacher[s], self.temperature) for s in range(self.task)]
         return F.cross_entropy(student[self.task], y) + self.strength * torch.stack(kept).sum()
-
-    def end_task(self, data: Task) -> None:
-        """The teacher has done its work."""
-        self.teacher_ = None

@@ -32,7 +32,7 @@ class PackNet(Method):
     owner_: Tensors | None = None
     """Per weight tensor: 0 free, s + 1 owned by task s; int16."""
     pruned_: bool = False
-    fixed_: Tensors | None = None
+    _fixed: Tensors | None = None
 
     def begin_task(self, data: Task) -> None:
         """The free weights become this task's."""
@@ -45,7 +45,7 @@ class PackNet(Method):
     def _fix(self) -> None:
         """Weight decay moves weights that have no gradient, so with it the others' are put back every step."""
         decays = self.training.weight_decay > 0
-        self.fixed_ = {name: p.detach().clone() for name, p in self.shared.items()} if decays else None
+        self._fixed = {name: p.detach().clone() for name, p in self.shared.items()} if decays else None
 
     def _mine(self, name: str) -> Tensor | bool:
         assert self.owner_ is not None
@@ -62,12 +62,12 @@ class PackNet(Method):
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
         """Undo what weight decay did to others' weights."""
-        if self.fixed_ is None or (self.task == 0 and not self.pruned_):
+        if self._fixed is None or (self.task == 0 and not self.pruned_):
             return
         with torch.no_grad():
             for name, p in self.shared.items():
                 mine = self._mine(name)
-                p.copy_(torch.where(torch.as_tensor(mine, device=p.device), p, self.fixed_[name]))
+                p.copy_(torch.where(torch.as_tensor(mine, device=p.device), p, self._fixed[name]))
 
     def end_task(self, data: Task) -> None:
         """Set the smallest of this task's weights free, layer by layer, and retrain what is left."""
@@ -88,7 +88,6 @@ class PackNet(Method):
                 epochs=self.retrain_epochs,
                 may_stay=True,
             )
-        self.fixed_ = None
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """Scores from the weights owned by task t and the tasks before it."""

@@ -24,18 +24,18 @@ class SI(Method):
     anchor_: Tensors | None = None
     path_: Tensors | None = None
     """w: minus the path integral of the task's gradient, so far in this task."""
-    before_: list[Tensor] | None = None
-    slope_: list[Tensor] | None = None
+    _before: list[Tensor] | None = None
+    _slope: list[Tensor] | None = None
 
     def begin_task(self, data: Task) -> None:
         """Start the path integral where the task starts."""
         self.path_ = zeros_like(self.shared)
         self.anchor_ = snapshot(self.shared)
-        self.before_ = list(snapshot(self.shared).values())
+        self._before = list(snapshot(self.shared).values())
 
     def on_grad(self) -> None:
         """Keep g_k: of the task's loss alone, before penalty, weight decay and momentum."""
-        self.slope_ = [p.grad.clone() for p in self.shared.values() if p.grad is not None]
+        self._slope = [p.grad.clone() for p in self.shared.values() if p.grad is not None]
 
     def penalty(self) -> Tensor | None:
         """lambda sum_k Omega_k (theta_k - theta*_k)^2."""
@@ -46,12 +46,12 @@ class SI(Method):
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
         """w_k -= g_k (theta_k_new - theta_k_old), with the movement as it happened."""
         assert self.path_ is not None
-        assert self.before_ is not None
-        assert self.slope_ is not None
+        assert self._before is not None
+        assert self._slope is not None
         now = [p.detach() for p in self.shared.values()]
-        moved = torch._foreach_sub(now, self.before_)
-        torch._foreach_addcmul_(list(self.path_.values()), self.slope_, moved, value=-1)
-        torch._foreach_copy_(self.before_, now)
+        moved = torch._foreach_sub(now, self._before)
+        torch._foreach_addcmul_(list(self.path_.values()), self._slope, moved, value=-1)
+        torch._foreach_copy_(self._before, now)
 
     def end_task(self, data: Task) -> None:
         """Turn the path integral into importance; Delta is how far the whole task moved the weight."""
@@ -64,4 +64,4 @@ class SI(Method):
         if self.clamp:
             gained = {name: omega.clamp(min=0) for name, omega in gained.items()}
         self.omega_ = add(self.omega_, gained)
-        self.path_ = self.anchor_ = self.before_ = self.slope_ = None
+        self.path_ = self.anchor_ = None

@@ -40,6 +40,17 @@ class MultiHead(nn.Module):
         """Outputs of each head."""
         return [int(head.out_features) for head in self.heads]  # type: ignore[arg-type]
 
+    def parts(self) -> tuple[nn.Sequential, nn.Sequential]:
+        """The layers up to where the convolutions' last map is flattened, and the rest of the backbone.
+
+        Without convolutions the first part ends with the first hidden layer.
+        """
+        layers = list(self.backbone)
+        cut = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Flatten)) + 1
+        if not any(isinstance(layer, nn.Conv2d) for layer in layers[:cut]):
+            cut = next(index for index, layer in enumerate(layers) if isinstance(layer, nn.ReLU)) + 1
+        return self.backbone[:cut], self.backbone[cut:]
+
     def forward(self, x: Tensor, t: int | Tensor | None = None) -> Tensor:
         """Logits for x (N, C, H, W); see `logits`."""
         return self.logits(self.backbone(x), t)

@@ -46,6 +46,7 @@ KNOBS = [(name, knob) for name in NAMES for knob in method_class(name).knobs]
 OFF = {"enabled": False}
 SWITCHES = [(name, knob, value) for name, knob in KNOBS for value in method_class(name).knobs[knob].alternatives]
 """Every named variant of a method that is not its default."""
+OPTIMIZERS = (torch.optim.SGD, torch.optim.Adadelta)
 MOMENTS = 5
 """At how many moments, spread over a run, each method is killed."""
 
@@ -94,7 +95,8 @@ def counted(patch: pytest.MonkeyPatch, die_at: int | None = None) -> Iterator[di
         patch.setattr(owner, name, hooked)
 
     with patch.context() as patch:
-        before(torch.optim.SGD, "step", "moments")  # every step of every training, also of those inside end_task
+        for optimizer in OPTIMIZERS:  # every step of every training, also of those inside end_task
+            before(optimizer, "step", "moments")
         before(Study, "begin", "moments")
         before(Study, "end", "moments")
         before(checkpoint, "save", "moments")
@@ -239,7 +241,8 @@ def test_kill_while_consolidating_changes_nothing(
     out = output(tmp_path, prepared[3])
     calls = 0
     with monkeypatch.context() as patch:
-        original, step = method_class(name).end_task, torch.optim.SGD.step
+        original = method_class(name).end_task
+        steps_of = {optimizer: optimizer.step for optimizer in OPTIMIZERS}
 
         def end_task(self: Method, data: Any) -> None:
             nonlocal calls
@@ -248,14 +251,15 @@ def test_kill_while_consolidating_changes_nothing(
                 return original(self, data)
             steps = 0
 
-            def dying(*args: Any, **kwargs: Any) -> Any:
+            def dying(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
                 nonlocal steps
                 steps += 1
                 if steps == 2:
                     raise Killed
-                return step(*args, **kwargs)
+                return steps_of[type(self)](self, *args, **kwargs)
 
-            patch.setattr(torch.optim.SGD, "step", dying)
+            for optimizer in OPTIMIZERS:
+                patch.setattr(optimizer, "step", dying)
             original(self, data)
             raise Killed
 

@@ -179,13 +179,13 @@ def test_hooks_come_in_order_and_see_what_they_are_promised() -> None:
 
         def penalty(self) -> Tensor:
             called.append("penalty")
-            self.before_ = self.net.heads[0].weight.detach().clone()
+            self._before = self.net.heads[0].weight.detach().clone()
             return 3 * self.net.heads[0].weight.sum()
 
         def on_step(self, x: Tensor, y: Tensor, t: Any) -> None:
             called.append("on_step")
-            step = -0.08 * (self.task_gradient_ + 3 + 0.5 * self.before_)
-            assert torch.allclose(self.net.heads[0].weight, self.before_ + step, atol=1e-6)
+            step = -0.08 * (self.task_gradient_ + 3 + 0.5 * self._before)
+            assert torch.allclose(self.net.heads[0].weight, self._before + step, atol=1e-6)
 
     trained(Watching(), epochs=1, momentum=0.9, weight_decay=0.5)
     assert called == ["batch", "loss", "on_grad", "penalty", "on_step"]

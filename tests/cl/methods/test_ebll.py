@@ -13,7 +13,7 @@ from torch import nn
 from cl.data import Sequence, Task
 from cl.method import Method
 from cl.methods import ebll
-from cl.methods.ebll import EBLL, Coder, code, split
+from cl.methods.ebll import EBLL, Coder, code
 from cl.nets import build
 from cl.ops import Tensors, distillation, snapshot
 from cl.params import Model
@@ -73,7 +73,7 @@ def test_loss_of_two_old_tasks() -> None:
 
 def test_codes_pull_the_features_back_and_move_nothing_else() -> None:
     method = third_task(strength=0.0, code_strength=2.0)
-    held, taught = snapshot(method.encoders_[0]), snapshot(method.teacher_)
+    held, taught = snapshot(method.encoders_[0]), snapshot(method._teacher)
     with torch.no_grad():
         method.net.backbone[1].weight += 0.1
     x, y = DATA.train.x, DATA.train.y
@@ -81,8 +81,8 @@ def test_codes_pull_the_features_back_and_move_nothing_else() -> None:
     assert bool(method.net.backbone[1].weight.grad.any())
     assert not bool(method.net.backbone[3].weight.grad.any()), "of no part in the features"
     assert same(method.encoders_[0], held)
-    assert same(method.teacher_, taught)
-    assert not any(t.requires_grad for e in [method.teacher_, *method.encoders_] for t in e.values())
+    assert same(method._teacher, taught)
+    assert not any(t.requires_grad for e in [method._teacher, *method.encoders_] for t in e.values())
 
 
 def test_without_codes_it_is_lwf_bit_for_bit(prepared: dict[int, Path]) -> None:
@@ -115,7 +115,7 @@ def test_an_encoder_of_each_finished_task_and_no_more_of_it(prepared: dict[int, 
         assert features == 16
         assert encoders[-1]["bias"].shape == (size,)
         kept = [snapshot(e) for e in encoders]
-        assert learner.method.teacher_ is None
+        assert learner.method._teacher is None
 
 
 # The autoencoder.
@@ -193,8 +193,8 @@ def test_autoencoder_learns_from_the_features_and_touches_nothing(
 
 @pytest.mark.parametrize(("hidden", "first"), [([7], 3), ([7, 6, 5], 3)])
 def test_features_of_an_mlp(hidden: list[int], first: int) -> None:
-    backbone = build(Model(hidden=hidden), (1, 4, 4), torch.Generator()).backbone
-    front, back = split(backbone)
+    net = build(Model(hidden=hidden), (1, 4, 4), torch.Generator())
+    backbone, (front, back) = net.backbone, net.parts()
     assert list(front) == list(backbone)[:first]
     assert [*front, *back] == list(backbone)
 

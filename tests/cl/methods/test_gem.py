@@ -126,7 +126,7 @@ def test_gradient_of_the_memory_as_the_reference_sums_it() -> None:
     """The sum over the memory's batches of their mean gradients (Q12): here of three samples and of one."""
     method = learning_second(memory_gradient="sum")
     parameters = list(method.net.parameters())
-    memory = method.replayed_[0]
+    memory = method._replayed[0]
     expected = 0
     for part in (slice(0, 3), slice(3, 4)):
         loss = cross_entropy(method.net, memory["x"][part], memory["y"][part], 0)

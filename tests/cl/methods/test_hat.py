@@ -126,7 +126,7 @@ def test_gradients_are_let_through_by_the_min_rule() -> None:
     method = wrapped(mlp(classes=(3, 3)), task=1)
     below, here = torch.tensor([1.0, 0.5, 0.0, 1.0, 0.2]), torch.tensor([1.0, 0.3, 0.0, 0.7, 1.0])
     method.used_ = [below, here]
-    free = method._free()
+    free = method._let_through()
     for j in range(5):
         assert torch.allclose(free["1.weight"][j], 1 - below[j])
         for i in range(5):
@@ -141,7 +141,7 @@ def test_gradients_of_a_convolutional_network() -> None:
     assert [len(gate.embedding) for gate in method.gates] == [3, 4, 5]
     draw = torch.Generator().manual_seed(1)
     first, second, third = method.used_ = masks(method, draw)
-    free = method._free()
+    free = method._let_through()
     names = [name for name in method.shared if name.endswith("weight")]
     conv1, conv2, linear = (free[name] for name in names)
     for i in range(3):

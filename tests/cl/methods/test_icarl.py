@@ -142,12 +142,12 @@ def test_loss_weighs_the_divergence_of_each_old_task(distillation: str, weights:
         for p in method.net.parameters():
             p += 0.2
     method.batch(data.train.x[:4], data.train.y[:4], 2)
-    replay = method.replay_
-    method.drawn_ = torch.tensor([0, 1, 3, 4])
-    assert replay["t"][method.drawn_].tolist() == [0, 0, 0, 1]
-    x = torch.cat([data.train.x[:4], replay["x"][method.drawn_]])
-    t = torch.cat([torch.full((4,), 2), replay["t"][method.drawn_]])
-    y = torch.cat([data.train.y[:4], replay["y"][method.drawn_]])
+    replay = method._replay
+    method._drawn = torch.tensor([0, 1, 3, 4])
+    assert replay["t"][method._drawn].tolist() == [0, 0, 0, 1]
+    x = torch.cat([data.train.x[:4], replay["x"][method._drawn]])
+    t = torch.cat([torch.full((4,), 2), replay["t"][method._drawn]])
+    y = torch.cat([data.train.y[:4], replay["y"][method._drawn]])
     old = mlp(classes=(2, 2, 2))
     rows = (slice(4, 7), slice(7, 8))
     each = [divergence(method.net(x[r], s), old(x[r], s).detach(), 2.0).mean() for s, r in enumerate(rows)]
@@ -180,7 +180,7 @@ def test_targets_are_of_the_last_network_or_of_the_first(targets: str) -> None:
         net.add_head(2, draw)
     attach(method, net, 2, batch_size=4)
     method.begin_task(task(2))
-    found = method.replay_["logits"]
+    found = method._replay["logits"]
     assert found.shape == (8, 6)
     kept = said[0] if targets == "fixed" else net(method.exemplars_[0][0].float(), 0).detach()
     torch.testing.assert_close(found[:2, :2], kept)

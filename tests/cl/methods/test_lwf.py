@@ -52,14 +52,14 @@ def test_old_heads_go_on_learning_and_the_teacher_does_not() -> None:
         net.backbone[1].weight += 0.1
     method.loss(data.train.x, data.train.y, 1).backward()
     assert bool(net.heads[0].weight.grad.any())
-    assert all(not tensor.requires_grad for tensor in method.teacher_.values())
-    assert not torch.equal(method.teacher_["backbone.1.weight"], net.backbone[1].weight)
+    assert all(not tensor.requires_grad for tensor in method._teacher.values())
+    assert not torch.equal(method._teacher["backbone.1.weight"], net.backbone[1].weight)
 
 
 def test_first_task_has_no_teacher() -> None:
     method = attach(LwF(), mlp())
     data = toy_task([[1, 0, 0, 2]], [1])
     method.begin_task(data)
-    assert method.teacher_ is None
+    assert method._teacher is None
     expected = F.cross_entropy(method.net(data.train.x, 0), data.train.y)
     assert torch.equal(method.loss(data.train.x, data.train.y, 0), expected)

@@ -75,8 +75,8 @@ def test_gradient_is_the_tasks_alone_and_displacement_is_all_of_it(monkeypatch: 
 
     class Watching(Parabola):
         def on_step(self, x: Tensor, y: Tensor, t: Any) -> None:
-            assert self.before_ is not None
-            before, after = float(self.before_[0]), float(self.net.backbone[1].weight.detach())
+            assert self._before is not None
+            before, after = float(self._before[0]), float(self.net.backbone[1].weight.detach())
             rows.append((before, after))
             super().on_step(x, y, t)
 
