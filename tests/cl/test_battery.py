@@ -473,7 +473,7 @@ def test_samples_are_kept_as_declared(name: str, prepared: dict[int, Path]) -> N
 def test_switches_switch_something(name: str, knob: str, value: Any, prepared: dict[int, Path]) -> None:
     scores = []
     for knobs in ({}, {knob: value}):
-        learner = learner_for(params_for(name, knobs, selection=OFF), prepared[3])
+        learner = learner_for(params_for(name, knobs, selection=OFF, model={"hidden": [16, 16]}), prepared[3])
         learn_tasks(learner, 3)
         learner.method.net.eval()
         with torch.no_grad():
