@@ -301,7 +301,7 @@ def accuracy(method: Method, split: Split, *, inference: bool) -> float:
     net.eval()
     correct = 0
     with torch.no_grad():
-        for x, y, t in split.batches(max(method.training.batch_size, 1000)):
+        for x, y, t in split.batches(split.chunk(method.training.batch_size)):
             if isinstance(t, int):
                 scores = method.predict(x, t) if inference else net(x, t)
                 correct += int((scores.argmax(1) == y).sum())

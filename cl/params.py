@@ -124,7 +124,8 @@ class Tracking(Section):
     """Where MLflow keeps what it shows."""
 
     enabled: bool = True
-    uri: str | None = Field(None, description="of a tracking server; null: SQLite in the output folder")
+    uri: str | None = Field(None, description="of a tracking server; null: an SQLite database")
+    folder: str | None = Field(None, description="of that database; null: `mlflow` in the output folder")
     experiment: str | None = Field(None, description="name of the experiment; null: the benchmark's")
 
 

@@ -190,7 +190,7 @@ class Progress:
         elif event["event"] == "task":
             self._shown[unit.name] = time.monotonic()
             self._share[unit.name] = (event["index"] + 1) / event["tasks"]
-            chosen = _named({"learning rate": event["learning_rate"], **event["knobs"]})
+            chosen = _named({"learning rate": event["learning_rate"], **event["decayed"]})
             tried = f", {event['attempts']} attempts" if event["attempts"] > 1 else ""
             self._say(
                 f"{unit.name}: task {event['index'] + 1}/{event['tasks']} {event['task']}, accuracy so far "

@@ -230,6 +230,7 @@ class Unit:
                         "index": index,
                         "tasks": len(learner.stages),
                         "average_accuracy": so_far,
+                        "decayed": self._decayed(record["per_task"]["knobs"]),
                         **record["per_task"],
                     }
                 )
@@ -345,7 +346,7 @@ class Unit:
         def attempt(number: int, values: Knobs) -> Outcome:
             notes = {"threshold": threshold, "learning_rate": eta}
             outcome = study.run(number, values, functools.partial(train, number, values), **notes)
-            self._tell("stability", index, values, outcome)
+            self._tell("stability", index, self._decayed(values), outcome)
             return outcome
 
         attempts, next_knobs = decay_until_accepted(
@@ -361,6 +362,10 @@ class Unit:
     def _tell(self, phase: str, index: int, point: Knobs, outcome: Outcome) -> None:
         tried = {"phase": phase, "index": index, "tasks": len(self.learner.stages), "point": point}
         self.say({"event": "trial", **tried, "accuracy": outcome.accuracy})
+
+    def _decayed(self, values: Knobs) -> Knobs:
+        """Of a method's knobs those that the selection decides on."""
+        return {name: values[name] for name, knob in self.learner.method.knobs.items() if knob.decay is not None}
 
     def _candidate(self, index: int, number: int) -> Path:
         return self.folder / f"candidate-{index:03d}-{number:02d}"

@@ -14,6 +14,8 @@ from torch import Tensor
 from cl.data.prepare import SPLITS, Format, digest, read_manifest
 from cl.errors import UserError
 
+CHUNK_BYTES, CHUNK_SAMPLES = 4 * 2**20, 1000
+"""Outside training as many samples go through a network at once: a batch, or more where images are small."""
 RESIDENT_BYTES = 256 * 2**20
 """A split that takes no more than this as floats is converted once and kept; a larger one batch by batch."""
 
@@ -74,6 +76,11 @@ class Split:
     def x(self) -> Tensor:
         """All images as the network takes them, (N, C, H, W) float32; kept in memory once asked for."""
         return self.normalise(self.images)
+
+    def chunk(self, batch_size: int) -> int:
+        """Samples to pass through a network at once where nothing is learned from them."""
+        size = max(1, self.images[:1].numel()) * 4
+        return max(batch_size, min(CHUNK_SAMPLES, CHUNK_BYTES // size))
 
     def mapped(self, function: Callable[[Tensor], Tensor], size: int) -> Split:
         """The same samples with `function(x)`, of any shape (N, ...), for their images; computed once, by `size`."""

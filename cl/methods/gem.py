@@ -51,12 +51,14 @@ class GEM(Method):
 
     def _memory_gradient(self, parameters: list[torch.nn.Parameter], s: int) -> Tensor:
         assert self._replayed is not None
-        replayed = self._replayed[s]
-        size = len(replayed["y"]) if self.memory_gradient == "mean" else self.training.batch_size
-        batches = zip(replayed["x"].split(size), replayed["y"].split(size), strict=True)
-        loss = torch.stack([cross_entropy(self.net, x, y, s) for x, y in batches]).sum()
-        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        return flatten(found)
+        x, y = self._replayed[s]["x"], self._replayed[s]["y"]
+        size, total = self.training.batch_size, torch.zeros(())
+        for part, labels in zip(x.split(size), y.split(size), strict=True):
+            loss = cross_entropy(self.net, part, labels, s)
+            found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            share = len(labels) / len(y) if self.memory_gradient == "mean" else 1.0
+            total = total.to(x.device) + share * flatten(found)
+        return total
 
     def end_task(self, data: Task) -> None:
         """Remember a uniform draw of the task."""

@@ -57,7 +57,8 @@ class ICaRL(Method):
         t = torch.arange(len(counts)).repeat_interleave(counts).to(x.device)
         self.net.eval()
         with torch.no_grad():
-            parts = zip(x.split(1000), t.split(1000), strict=True)
+            size = data.train.chunk(self.training.batch_size)
+            parts = zip(x.split(size), t.split(size), strict=True)
             logits = torch.cat([self.net(part, ids).clamp(min=FLOOR) for part, ids in parts])
         row = column = 0
         for task in self.targets_ or []:
@@ -122,7 +123,9 @@ class ICaRL(Method):
 
     @torch.no_grad()
     def _features(self, split: Split, images: Tensor) -> Tensor:
-        parts = [self._features_of(split.normalise(part)) for part in images.split(1000)]
+        parts = [
+            self._features_of(split.normalise(part)) for part in images.split(split.chunk(self.training.batch_size))
+        ]
         return torch.cat(parts)
 
     def _features_of(self, x: Tensor) -> Tensor:
