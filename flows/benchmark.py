@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from cl import cli
@@ -13,32 +14,35 @@ from flows.engine import Plain, engine
 from flows.follower import tracking_of
 from flows.prepare import prepare
 from flows.report import report, show
-from flows.train import train
+from flows.train import UnitsFailed, train
 
 
-def benchmark(params: Params, out: Path, prefect: Plain) -> None:
-    """Prepare, train and report; where units fail the others are reported all the same, then it raises `UserError`."""
+def stages(params: Params, out: Path, prefect: Plain, tags: Mapping[str, str] | None = None) -> None:
+    """Prepare, train (tracked with these tags too) and report.
+
+    Where units fail the others are reported all the same; then it raises `UnitsFailed`.
+    """
+    prepare(params, out, prefect)
+    failure: UnitsFailed | None = None
+    try:
+        train(params, out, prefect, tags)
+    except UnitsFailed as error:
+        failure = error
+    try:
+        report(params, out, prefect)
+        print(show(tracking_of(params, out)))
+    except UserError:  # nothing to report is no news where the reason is known
+        if failure is None:
+            raise
+    if failure is not None:
+        raise failure
+
+
+def named(params: Params) -> tuple[str, list[str]]:
+    """How a run of these params is shown: its name, and its tags."""
     commit = provenance.git_commit() or "unversioned"
-    tags = [params.benchmark.name, f"git:{commit[:12]}"]
-
-    def body() -> None:
-        prepare(params, out, prefect)
-        failure: UserError | None = None
-        try:
-            train(params, out, prefect)
-        except UserError as error:
-            failure = error
-        try:
-            report(params, out, prefect)
-            print(show(tracking_of(params, out)))
-        except UserError:  # nothing to report is no news where the reason is known
-            if failure is None:
-                raise
-        if failure is not None:
-            raise failure
-
-    run_name = f"{params.benchmark.name}: {len(params.methods)} methods, {len(params.seeds)} seeds"
-    prefect.flow("benchmark", run_name, tags, body)
+    name = f"{params.benchmark.name}: {len(params.methods)} methods, {len(params.seeds)} seeds"
+    return name, [params.benchmark.name, f"git:{commit[:12]}"]
 
 
 def main() -> int:
@@ -48,7 +52,8 @@ def main() -> int:
     from cl.method import check_knobs  # imports torch, so after the cheap checks
 
     check_knobs(params.methods)
-    benchmark(params, given.out, engine())
+    prefect = engine()
+    prefect.flow("benchmark", *named(params), lambda: stages(params, given.out, prefect))
     return 0
 
 

@@ -8,6 +8,7 @@ temporary server that Prefect would start instead costs ten seconds a stage.
 from __future__ import annotations
 
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ from cl.errors import UserError
 T = TypeVar("T")
 U = TypeVar("U")
 HEALTH_SECONDS = 5
+RETRIES = (2.0, 10.0, 60.0)
+"""Seconds before each further try of what others may have made fail."""
 
 
 class Plain:
@@ -52,6 +55,18 @@ class Plain:
         finally:  # an interrupt is the caller's to act on, at once
             threads.shutdown(wait=False, cancel_futures=True)
 
+    def retried(self, name: str, body: Callable[[], T]) -> T:
+        """Run what may fail for reasons of others (a network, a server): tried `RETRIES` times more, ever later."""
+        del name
+        for wait in (*RETRIES, None):
+            try:
+                return body()
+            except Exception:
+                if wait is None:
+                    raise
+                time.sleep(wait)
+        raise AssertionError("not reached")
+
     def say(self, line: str) -> None:
         """Show a line of progress."""
         print(line, flush=True)
@@ -61,6 +76,9 @@ class Plain:
 
     def link(self, key: str, address: str, description: str) -> None:
         """Show a link beside the run."""
+
+    def page(self, key: str, markdown: str, description: str) -> None:
+        """Show a text beside the run."""
 
 
 class WithServer(Plain):
@@ -97,6 +115,21 @@ class WithServer(Plain):
             found.append(result)
         return found
 
+    def retried(self, name: str, body: Callable[[], T]) -> T:
+        """Run it as a task with retries."""
+        import prefect
+        from prefect.cache_policies import NO_CACHE
+
+        delays = list(RETRIES)
+        made = prefect.task(
+            name=name,
+            retries=len(delays),
+            retry_delay_seconds=delays,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )(body)
+        return made()
+
     def say(self, line: str) -> None:
         """Log the line to the run, which also prints it."""
         import prefect
@@ -118,6 +151,12 @@ class WithServer(Plain):
         from prefect.artifacts import create_link_artifact
 
         create_link_artifact(link=address, key=key, description=description)
+
+    def page(self, key: str, markdown: str, description: str) -> None:
+        """Store a Markdown artifact under the key."""
+        from prefect.artifacts import create_markdown_artifact
+
+        create_markdown_artifact(markdown=markdown, key=key, description=description)
 
 
 def engine() -> Plain:

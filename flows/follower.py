@@ -25,7 +25,9 @@ class _Look:
 
 def tracking_of(params: Params, out: Path) -> Tracking:
     """Where a run of these params is shown."""
-    return Tracking(out, params.tracking.uri, params.tracking.experiment or params.benchmark.name)
+    settings = params.tracking
+    shared = Path(settings.folder) if settings.folder is not None else None
+    return Tracking(out, settings.uri, settings.experiment or params.benchmark.name, shared)
 
 
 class Follower:

@@ -287,7 +287,9 @@ def tradeoff(summary: "Summary") -> Figure:
         axes.set_axis_off()
         return figure
     axes.margins(0.12)
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    # Intervals of two seeds may well reach beyond what there can be.
+    left, right = (min(max(edge, -5.0), 105.0) for edge in axes.get_xlim())
+    low, high = (min(max(edge, -105.0), 105.0) for edge in axes.get_ylim())
     axes.set(xlim=(left, right), ylim=(high, low))  # upwards is less forgetting
     kept = (T - 1) / T
     across = right - left + kept * (high - low)

@@ -66,12 +66,13 @@ class Tracking:
     out: Path  # holds the units and the ledger in `.work`, the embedded database in `mlflow`
     uri: str | None  # of an MLflow tracking server; None: SQLite in `<out>/mlflow`
     experiment: str
+    shared: Path | None = None  # where the embedded database is instead, with the runs of other output folders
     retry_seconds: float = 60.0  # how long a server that failed is left alone
 
     @property
     def folder(self) -> Path:
         """Where the embedded database and its artifacts are."""
-        return self.out.resolve() / "mlflow"
+        return (self.shared or self.out / "mlflow").resolve()
 
     @property
     def database(self) -> Path:
@@ -242,14 +243,25 @@ class Tracker:
         self._ledger.update(name, run=run.info.run_id, tasks=len(unit.tasks), sent=sent)
 
 
-def ui_command(tracking: Tracking) -> str:
-    """The shell command that shows the database of `tracking` in a browser, with the fewest processes."""
+def server_command(tracking: Tracking, port: int = 5000) -> list[str]:
+    """The command that serves the embedded database on the loopback address, with the fewest processes."""
     words = [_here(Path(sys.executable)), "-m", "mlflow", "server", "--workers", "1"]
-    words += ["--host", "127.0.0.1", "--port", "5000"]
+    words += ["--host", "127.0.0.1", "--port", str(port)]
     words += ["--backend-store-uri", tracking.uri or f"sqlite:///{_here(tracking.database)}"]
     if tracking.uri is None:
         words += ["--artifacts-destination", _here(tracking.folder / "artifacts")]
-    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true {shlex.join(words)}"
+    return words
+
+
+def ui_command(tracking: Tracking) -> str:
+    """The shell command that shows the database of `tracking` in a browser."""
+    environment = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true"
+    return f"{environment} {shlex.join(server_command(tracking))}"
+
+
+def ensure(tracking: Tracking) -> None:
+    """Make the experiment and its curated comparison, and the embedded database, where they are not there yet."""
+    _Ledger(tracking).connected(*_Server(tracking).connect())
 
 
 def comparison_url(base: str, tracking: Tracking) -> str:
@@ -260,6 +272,19 @@ def comparison_url(base: str, tracking: Tracking) -> str:
     experiment = _Ledger(tracking).experiment()
     view = f"viewStateShareKey={VIEW}&compareRunsMode=CHART&workflowType=machine_learning"
     return f"{base.rstrip('/')}/#/experiments" + (f"/{experiment}/runs?{view}" if experiment else "")
+
+
+def record(
+    tracking: Tracking, name: str, values: Mapping[str, float], tags: Mapping[str, str], texts: Mapping[str, str]
+) -> None:
+    """Log a run that is no unit, such as a whole night: once, however often it is tried. Raises whatever fails."""
+    server, now = _Server(tracking), int(1000 * time.time())
+    server.connect()
+    known = [run for run in server.find(name) if run.data.tags["unit"] == name]
+    run = known[0] if known else server.create(name, now, {**tags, "unit": name})
+    server.log(run, now, {0: values}, tags=tags)
+    server.artifacts(run, texts)
+    server.status(run, "FINISHED", now)
 
 
 # What the files say.
@@ -388,8 +413,9 @@ class _Ledger:
         return dict(self._section(self._read())["units"])
 
     def mark(self, name: str) -> str:
-        """What finds a unit in MLflow; on a server, where others may run the same, it says whose it is."""
-        return name if self._tracking.uri is None else f"{self._read()['id']}:{name}"
+        """What finds a unit in MLflow; where others may run the same, it says whose it is."""
+        alone = self._tracking.uri is None and self._tracking.shared is None
+        return name if alone else f"{self._read()['id']}:{name}"
 
     def experiment(self) -> str | None:
         """Id of the experiment, None before the first contact."""
@@ -533,6 +559,9 @@ class _Server:
         numbers = [Metric(key, value, when, step) for step, values in steps for key, value in values.items()]
         pairs = [Param(key, value) for key, value in (params or {}).items()]
         labels = [RunTag(key, value[:TAG_LENGTH]) for key, value in (tags or {}).items()]
+        if len(numbers) <= METRICS and max(len(pairs), len(labels)) <= PAIRS:
+            self.client.log_batch(run.info.run_id, metrics=numbers, params=pairs, tags=labels)
+            return
         kinds: list[tuple[str, Sequence[object], int]]
         kinds = [("params", pairs, PAIRS), ("tags", labels, PAIRS), ("metrics", numbers, METRICS)]
         for kind, items, size in kinds:

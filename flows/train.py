@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from cl import cli
@@ -16,57 +17,71 @@ from flows.engine import Plain, engine
 from flows.follower import Follower
 
 
-def train(params: Params, out: Path, prefect: Plain) -> None:
+class UnitsFailed(UserError):
+    """Some units have no result, and why; the others have."""
+
+    def __init__(self, failures: dict[str, str], units: int) -> None:
+        super().__init__(f"{len(failures)} of {units} units failed: {'; '.join(failures.values())}")
+        self.failures = failures
+
+
+def train(params: Params, out: Path, prefect: Plain, tags: Mapping[str, str] | None = None) -> None:
     """Learn every unit of the params on the prepared benchmark; what is learned already is not learned again.
 
-    Raises `UserError`, when all others are through, saying which units failed and why.
+    Raises `UnitsFailed` when all others are through.
     """
     check_out(out)
     read_manifest(out / "prepared")
     name = ", ".join(params.methods) if len(params.methods) <= 3 else f"{len(params.methods)} methods"
-    tags = [params.benchmark.name, *params.methods]
+    labels = [params.benchmark.name, *params.methods]
     units = units_of(params)
     at_once, trial_workers = width(params, len(units))
 
     def body() -> None:
-        _train(params, out, prefect, units, at_once, trial_workers)
+        with Follower.of(params, out, {**provenance.tags(out), **(tags or {})}) as mlflow:
+            _train(params, out, prefect, mlflow, units, at_once, trial_workers)
 
-    prefect.flow("train", f"train {params.benchmark.name}: {name}", tags, body, at_once)
+    prefect.flow("train", f"train {params.benchmark.name}: {name}", labels, body, at_once)
 
 
 def _train(
-    params: Params, out: Path, prefect: Plain, units: list[UnitOfWork], at_once: int, trial_workers: int
+    params: Params,
+    out: Path,
+    prefect: Plain,
+    mlflow: Follower,
+    units: list[UnitOfWork],
+    at_once: int,
+    trial_workers: int,
 ) -> None:
     show = Progress(units, prefect.say)
-    with Follower.of(params, out, provenance.tags(out)) as mlflow:
 
-        def hear(unit: UnitOfWork, event: Event) -> None:
-            show(unit, event)
-            if event["event"] == "task":
-                mlflow.look(unit_folder(params, unit.method, unit.seed, out))
+    def hear(unit: UnitOfWork, event: Event) -> None:
+        show(unit, event)
+        if event["event"] == "task":
+            mlflow.look(unit_folder(params, unit.method, unit.seed, out))
 
-        children = Children(params, out, hear)
+    children = Children(params, out, hear)
 
-        def learn(unit: UnitOfWork) -> None:
-            reason = children.run(unit, trial_workers)
-            if children.stopped:  # an interrupt: no unit's fault
-                return
-            folder = unit_folder(params, unit.method, unit.seed, out)
-            mlflow.look(folder, finished=reason is None, failed=reason)
-            if reason is not None:
-                prefect.say(f"{unit.name}: failed: {reason}")
-                raise UserError(f"{unit.name}: {reason}")
+    def learn(unit: UnitOfWork) -> None:
+        reason = children.run(unit, trial_workers)
+        if children.stopped:  # an interrupt: no unit's fault
+            return
+        folder = unit_folder(params, unit.method, unit.seed, out)
+        mlflow.look(folder, finished=reason is None, failed=reason)
+        if reason is not None:
+            prefect.say(f"{unit.name}: failed: {reason}")
+            raise UserError(f"{unit.name}: {reason}")
 
-        try:
-            found = prefect.each(units, learn, at_once, lambda unit: unit.name)
-        except BaseException:
-            children.stop()
-            raise
-        finally:
-            children.close()
-    failures = [str(error) for error in found if error is not None]
+    try:
+        found = prefect.each(units, learn, at_once, lambda unit: unit.name)
+    except BaseException:
+        children.stop()
+        raise
+    finally:
+        children.close()
+    failures = {unit.name: str(error) for unit, error in zip(units, found, strict=True) if error is not None}
     if failures:
-        raise UserError(f"{len(failures)} of {len(units)} units failed: {'; '.join(failures)}")
+        raise UnitsFailed(failures, len(units))
 
 
 def main() -> int:

@@ -380,6 +380,16 @@ def test_the_smallest_comparisons(tmp_path, methods, seeds, tasks):
     assert "nan" not in summary.leaderboard()
 
 
+def test_intervals_wider_than_there_can_be_are_drawn_as_far_as_there_is(tmp_path):
+    out = fake_results(tmp_path, ["finetune", "ewc"], [0, 1], 2)
+    path = out / "results" / "ewc" / "seed-1.json"
+    result = json.loads(path.read_text())
+    result["accuracy"] = [[0.2, None], [0.9, 0.3]]  # beside seed 0: an interval of two seeds is 12.7 deviations wide
+    path.write_text(json.dumps(result))
+    report.build(out)
+    assert (out / "report" / "plots" / "tradeoff.png").exists()
+
+
 def test_a_report_that_cannot_be_written_leaves_the_results_alone(small):
     (small / "report").write_text("in the way")
     before = digests(small / "results")

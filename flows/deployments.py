@@ -1,0 +1,133 @@
+"""What a Prefect server can start: the flows that prefect.yaml deploys, with the parameters its form shows.
+
+What a form leaves empty is as params.yaml says; any other key of that file can be set for a run by `settings`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, runtime
+
+from cl.params import Params, names_in, read
+from flows import nightly as nights
+from flows import report as reports
+from flows.benchmark import named, stages
+from flows.engine import engine
+
+
+def _choices(name: str, values: list[str]) -> Any:
+    members: Any = {value: value for value in values}
+    return Enum(name, members, type=str)
+
+
+Method: Any = _choices("Method", names_in("methods"))
+Benchmark: Any = _choices("Benchmark", [stem.replace("_", "-") for stem in names_in("data/benchmarks")])
+
+
+def chosen(
+    benchmark: Any = None,
+    methods: Any = None,
+    seeds: list[int] | None = None,
+    settings: list[str] | None = None,
+    **others: Any,
+) -> Params:
+    """params.yaml with what a form gave laid over it; raises `UserError` for what cannot be."""
+    from cl.method import check_knobs
+
+    del others
+    overrides = [f"benchmark.name={Benchmark(benchmark).value}"] if benchmark is not None else []
+    names = [Method(method).value for method in methods] if methods else None
+    params = read(Path("params.yaml"), [*overrides, *(settings or [])], names, seeds or None)
+    check_knobs(params.methods)
+    return params
+
+
+def run_name() -> str:
+    """`permuted-digits: 15 methods, 3 seeds`, from the parameters of the run at hand."""
+    return named(chosen(**runtime.flow_run.parameters))[0]
+
+
+@flow(name="benchmark", flow_run_name=run_name, persist_result=False)
+def benchmark(
+    benchmark: Benchmark | None = None,
+    methods: list[Method] | None = None,
+    seeds: list[int] | None = None,
+    settings: list[str] | None = None,
+    out: str = "out",
+) -> None:
+    """Compare methods on a benchmark by the survey's protocol: prepare, train, report.
+
+    Args:
+        benchmark: Which tasks, and from which data. Empty: benchmark.name of params.yaml.
+        methods: Who is compared. Empty: the methods of params.yaml, each with its knobs there.
+        seeds: Every method is run with each of these. Empty: the seeds of params.yaml.
+        settings: Any key of params.yaml, as KEY.PATH=VALUE, for instance training.epochs=20.
+        out: The folder of the results, from the project's folder. What is finished there is not done again.
+    """
+    stages(chosen(benchmark, methods, seeds, settings), Path(out), engine())
+
+
+@flow(name="nightly", flow_run_name=run_name, persist_result=False)
+def nightly(
+    benchmark: Benchmark | None = None,
+    methods: list[Method] | None = None,
+    seeds: list[int] | None = None,
+    settings: list[str] | None = None,
+    out: str = "out",
+) -> None:
+    """Learn everything anew and compare with the last good night; fails where something got worse beyond noise.
+
+    Args:
+        benchmark: Which tasks, and from which data. Empty: benchmark.name of params.yaml.
+        methods: Who is compared. Empty: the methods of params.yaml, each with its knobs there.
+        seeds: Every method is run with each of these; pairs of seeds are what nights are compared by.
+        settings: Any key of params.yaml, as KEY.PATH=VALUE, for instance training.epochs=20.
+        out: The nights are in its folder `nights`, one each.
+    """
+    nights.nightly(chosen(benchmark, methods, seeds, settings), Path(out), engine(), datetime.now(UTC))
+
+
+@flow(name="add-task", flow_run_name=run_name, persist_result=False)
+def add_task(
+    tasks: int | None = None,
+    benchmark: Benchmark | None = None,
+    methods: list[Method] | None = None,
+    seeds: list[int] | None = None,
+    settings: list[str] | None = None,
+    out: str = "out",
+) -> None:
+    """Go on with the tasks that have come since: what was learned before is not learned again.
+
+    Args:
+        tasks: How many tasks there are now (benchmark.tasks). Empty: all the benchmark, or its folder, has.
+        benchmark: Which tasks, and from which data. Empty: benchmark.name of params.yaml.
+        methods: Who goes on. Empty: the methods of params.yaml, each with its knobs there.
+        seeds: Of the models that go on. Empty: the seeds of params.yaml.
+        settings: Any key of params.yaml, as KEY.PATH=VALUE; other ones than before make a model learn anew.
+        out: The folder of the results so far.
+    """
+    more = [f"benchmark.tasks={'null' if tasks is None else tasks}"]
+    params = chosen(benchmark, methods, seeds, [*(settings or []), *more])
+    stages(params, Path(out), engine())
+
+
+@flow(name="report", flow_run_name=run_name, persist_result=False)
+def report(
+    methods: list[Method] | None = None,
+    seeds: list[int] | None = None,
+    settings: list[str] | None = None,
+    out: str = "out",
+) -> None:
+    """Build the leaderboard and the page of what has been learned.
+
+    Args:
+        methods: Which ones. Empty: the methods of params.yaml.
+        seeds: Of which seeds. Empty: the seeds of params.yaml.
+        settings: Any key of params.yaml, as KEY.PATH=VALUE.
+        out: The folder of the results.
+    """
+    reports.report(chosen(None, methods, seeds, settings), Path(out), engine())

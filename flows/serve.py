@@ -1,0 +1,219 @@
+"""Prefect's server and worker and MLflow, together on this machine: `python -m flows.serve start|stop|status`.
+
+All three listen on the loopback address alone. What was started is written down with its start time, so that `stop`
+ends just these processes, and never another that has got the same number since.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cl import cli
+from cl.errors import UserError
+from cl.files import read_json, write_json
+from cl.params import read
+from flows import QUIET
+from flows.follower import tracking_of
+from flows.tracking import Tracking, comparison_url, ensure, server_command
+
+HOST = "127.0.0.1"
+HOME = Path(".prefect")
+STATE = HOME / "servers.json"
+POOL = "local"
+SECONDS_TO_START, SECONDS_TO_STOP = 120.0, 15.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A process that was started, and where it answers."""
+
+    name: str
+    address: str
+    health: str
+    pid: int
+    started: int
+    """Of the process, in clock ticks since the machine was: a pid is used again, this pair is not."""
+    log: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether that very process still runs."""
+        return _started(self.pid) == self.started
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is ready."""
+        try:
+            with urllib.request.urlopen(self.health, timeout=2):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def known() -> dict[str, Server]:
+    """The servers of this project that run."""
+    entries = (read_json(STATE) or {}).get("servers", [])
+    return {s.name: s for s in (Server(**entry) for entry in entries) if s.alive}
+
+
+def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: int) -> dict[str, Server]:
+    """Start what does not run yet, and deploy the flows of prefect.yaml; returns all by name.
+
+    Raises `UserError` where a port is taken or a server does not come up, naming its log.
+    """
+    servers = known()
+    api = f"http://{HOST}:{prefect_port}/api"
+    env = {
+        **QUIET,
+        "PREFECT_HOME": str(HOME.resolve()),
+        "PREFECT_API_URL": api,
+        # By the environment: with the option --port the pages would go on asking the default port.
+        "PREFECT_SERVER_API_HOST": HOST,
+        "PREFECT_SERVER_API_PORT": str(prefect_port),
+        "PREFECT_WORKER_WEBSERVER_HOST": HOST,
+        "PREFECT_WORKER_WEBSERVER_PORT": str(worker_port),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    prefect = [sys.executable, "-m", "prefect"]
+    if "prefect" not in servers:
+        command = [*prefect, "server", "start"]
+        servers["prefect"] = _launch("prefect", command, env, f"http://{HOST}:{prefect_port}", f"{api}/health")
+        _wait(servers["prefect"])
+    if "mlflow" not in servers and tracking.uri is None:
+        ensure(tracking)
+        address = f"http://{HOST}:{mlflow_port}"
+        servers["mlflow"] = _launch("mlflow", server_command(tracking, mlflow_port), env, address, f"{address}/health")
+    if "worker" not in servers:
+        health = f"http://{HOST}:{worker_port}/health"
+        command = [
+            *prefect,
+            "worker",
+            "start",
+            "--pool",
+            POOL,
+            "--type",
+            "process",
+            "--name",
+            POOL,
+            "--with-healthcheck",
+        ]
+        servers["worker"] = _launch("worker", command, env, health, health)
+    for server in servers.values():
+        _wait(server)
+    done = subprocess.run(
+        [*prefect, "--no-prompt", "deploy", "--all"],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise UserError(f"prefect.yaml cannot be deployed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return servers
+
+
+def _launch(name: str, command: list[str], env: Mapping[str, str], address: str, health: str) -> Server:
+    port = address.split(":")[2].split("/")[0]
+    if _taken(int(port)):
+        raise UserError(f"port {port}, for {name}, is taken by another program; give another with --{name}-port")
+    log = HOME / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **env},
+            start_new_session=True,
+        )
+    server = Server(name, address, health, child.pid, _started(child.pid) or 0, str(log))
+    write_json(STATE, {"servers": [asdict(s) for s in {**known(), name: server}.values()]})
+    return server
+
+
+def _wait(server: Server) -> None:
+    deadline = time.monotonic() + SECONDS_TO_START
+    while not server.answers:
+        if not server.alive or time.monotonic() > deadline:
+            why = "ended" if not server.alive else f"did not answer within {SECONDS_TO_START:.0f} s"
+            last = "".join(Path(server.log).read_text(encoding="utf-8", errors="replace").splitlines(True)[-5:])
+            raise UserError(f"{server.name} {why}; the end of {server.log}:\n{last}")
+        time.sleep(0.3)
+
+
+def stop() -> list[str]:
+    """End the servers of this project, the worker first, with all they have started; returns their names."""
+    servers = known()
+    for name in sorted(servers, reverse=True):
+        server = servers[name]
+        os.killpg(server.pid, signal.SIGTERM)
+        deadline = time.monotonic() + SECONDS_TO_STOP
+        while server.alive and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if server.alive:
+            os.killpg(server.pid, signal.SIGKILL)
+    STATE.unlink(missing_ok=True)
+    return sorted(servers)
+
+
+def _started(pid: int) -> int | None:
+    """When a process was started, in clock ticks since boot; None where there is none (or a zombie)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def _taken(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def main() -> int:
+    """Start, stop or show the servers of this project."""
+    parser = argparse.ArgumentParser(prog="python -m flows.serve", description=main.__doc__)
+    parser.add_argument("what", choices=("start", "stop", "status"))
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--out", type=Path, default=Path("out"), help="whose MLflow database is shown; default: out")
+    parser.add_argument("--prefect-port", type=int, default=4200)
+    parser.add_argument("--mlflow-port", type=int, default=5000)
+    parser.add_argument("--worker-port", type=int, default=8080)
+    given = parser.parse_args()
+    if given.what == "stop":
+        print(f"stopped: {', '.join(stop()) or 'nothing was running'}")
+        return 0
+    tracking = tracking_of(read(given.params), given.out)
+    if given.what == "start":
+        servers = start(tracking, given.prefect_port, given.mlflow_port, given.worker_port)
+    else:
+        servers = known()
+    for server in servers.values():
+        print(f"{server.name:<8} {server.address}   (log: {server.log})")
+    if not servers:
+        print("nothing is running; start it with `make serve`")
+        return 0
+    mlflow = servers["mlflow"].address if "mlflow" in servers else tracking.uri or ""
+    print(f"compare  {comparison_url(mlflow, tracking)}")
+    print(f"runs from this shell show up with: export PREFECT_API_URL={shlex.quote(servers['prefect'].address)}/api")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))

@@ -1,0 +1,201 @@
+"""Tonight against the last good night: what got worse, what better, and what is noise.
+
+Runs are deterministic, so the results of two nights are as a rule the same to the last bit, which is said as such.
+Where something that goes in was changed, two kinds of noise remain, and a change counts that is beyond either: the
+same method with the same seed on both nights is a pair, and a change that moves all pairs alike stands out from how
+the differences vary; one that draws every run anew without making it better or worse moves the mean no more than
+seeds differ. At `CONFIDENCE` each, the two together are wrong on at most one comparison in twenty where nothing has
+changed. Times are compared as ratios to what the other units took that night.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cl.metrics import average_accuracy, average_forgetting, interval
+from flows.results import Run
+
+CONFIDENCE = 0.975
+POINTS = 0.1
+"""Percentage points of accuracy or forgetting below which no change is worth a morning."""
+POINTS_OF_ONE_SEED = 1.0
+"""The same where there is one seed alone, and so no interval."""
+TIME, MEMORY = 1.25, 1.10
+"""Ratios up to which a step's time (against the night's other units) and a process's memory count as noise."""
+
+Kind = Literal["same", "noise", "better", "worse", "missing", "new"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One measure of one method on two nights, means over the seeds both have."""
+
+    method: str
+    measure: str
+    unit: str
+    """`points`, or `ratio`: then `difference` is tonight's over the last's."""
+    before: float | None
+    tonight: float | None
+    difference: tuple[float, float | None] | None
+    """Mean, and up to what it may be noise; of a ratio both as factors."""
+    kind: Kind
+
+    @property
+    def said(self) -> str:
+        """The difference in words."""
+        if self.kind == "missing":
+            return "has no result tonight"
+        if self.kind == "new":
+            return "is new"
+        if self.kind == "same":
+            return "no change"
+        assert self.difference is not None
+        mean, half = self.difference
+        if self.unit == "ratio":
+            return f"x{mean:.2f}" + (f" (x{mean / half:.2f} to x{mean * half:.2f})" if half is not None else "")
+        return f"{mean:+.2f}" + (f" ± {half:.2f}" if half is not None else "") + " points"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a night found."""
+
+    changes: tuple[Change, ...]
+    failures: dict[str, str]
+    """By unit, why it has no result."""
+
+    @property
+    def worse(self) -> tuple[Change, ...]:
+        """What got worse beyond noise."""
+        return tuple(change for change in self.changes if change.kind in ("worse", "missing"))
+
+    @property
+    def better(self) -> tuple[Change, ...]:
+        """What got better beyond noise."""
+        return tuple(change for change in self.changes if change.kind == "better")
+
+    @property
+    def good(self) -> bool:
+        """Whether later nights may be measured by this one."""
+        return not self.worse and not self.failures
+
+    @property
+    def headline(self) -> str:
+        """The night in a sentence."""
+        if self.failures:
+            return f"{len(self.failures)} units failed: {', '.join(sorted(self.failures))}"
+        if self.worse:
+            first = "; ".join(f"{c.method}: {c.measure} {c.said}" for c in self.worse[:3])
+            more = f"; and {len(self.worse) - 3} more" if len(self.worse) > 3 else ""
+            return f"regression: {first}{more}"
+        learned = [c for c in self.changes if c.measure in ("accuracy", "forgetting")]
+        if not learned:
+            return "the first good night: nothing to compare with yet"
+        if self.better:
+            return "better: " + "; ".join(f"{c.method}: {c.measure} {c.said}" for c in self.better[:3])
+        if all(change.kind == "same" for change in learned):
+            return "no change: every accuracy is the same to the last bit"
+        return "no change beyond noise"
+
+
+def compare_nights(tonight: Sequence[Run], before: Sequence[Run], failures: dict[str, str]) -> Verdict:
+    """Tonight's runs against those of the last good night (none: nothing is compared)."""
+    changes: list[Change] = []
+    drift = _drift(tonight, before)
+    for method in sorted({run.method for run in before} | {run.method for run in tonight}):
+        new = {run.seed: run for run in tonight if run.method == method}
+        old = {run.seed: run for run in before if run.method == method}
+        seeds = sorted(set(new) & set(old))
+        if not seeds:
+            if before:
+                changes.append(Change(method, "accuracy", "points", None, None, None, "missing" if old else "new"))
+            continue
+        pairs = [(new[seed], old[seed]) for seed in seeds]
+        changes.append(_points(method, "accuracy", pairs, lambda run: average_accuracy(run.accuracy), rising=True))
+        if all(average_forgetting(run.accuracy) is not None for pair in pairs for run in pair):
+            changes.append(
+                _points(method, "forgetting", pairs, lambda run: average_forgetting(run.accuracy) or 0.0, rising=False)
+            )
+        if all(seconds_per_step(run) is not None for pair in pairs for run in pair):
+            changes.append(_ratio(method, "time per step", pairs, seconds_per_step, TIME, drift))
+        if all(peak_memory(run) is not None for pair in pairs for run in pair):
+            changes.append(_ratio(method, "memory", pairs, peak_memory, MEMORY, 1.0))
+    return Verdict(tuple(changes), failures)
+
+
+def seconds_per_step(run: Run) -> float | None:
+    """Processor time of a training step, in seconds; None where it was not measured."""
+    steps = sum(task["steps"] for task in run.per_task)
+    seconds = (run.cost or {}).get("step_seconds")
+    return seconds / steps if steps and seconds else None
+
+
+def peak_memory(run: Run) -> float | None:
+    """Highest resident memory of the unit's process, in bytes."""
+    found: float | None = (run.cost or {}).get("peak_memory_bytes")
+    return found
+
+
+def _drift(tonight: Iterable[Run], before: Iterable[Run]) -> float:
+    """By how much everything was slower tonight, whatever the method: the median ratio over the units."""
+    old = {(run.method, run.seed): seconds_per_step(run) for run in before}
+    ratios = [
+        now / then
+        for run in tonight
+        if (now := seconds_per_step(run)) is not None and (then := old.get((run.method, run.seed))) is not None
+    ]
+    return statistics.median(ratios) if ratios else 1.0
+
+
+def _points(
+    method: str, measure: str, pairs: Sequence[tuple[Run, Run]], value: Callable[[Run], float], *, rising: bool
+) -> Change:
+    """In percentage points; `rising`: more is better."""
+    after, before = ([100 * value(run) for run in side] for side in zip(*pairs, strict=True))
+    differences = [a - b for a, b in zip(after, before, strict=True)]
+    mean, half = statistics.fmean(differences), noise(after, before)
+    kind: Kind = "noise"
+    if all(difference == 0 for difference in differences):
+        kind = "same"
+    elif abs(mean) > (POINTS_OF_ONE_SEED if half is None else max(POINTS, half)):
+        kind = "better" if (mean > 0) == rising else "worse"
+    return Change(method, measure, "points", statistics.fmean(before), statistics.fmean(after), (mean, half), kind)
+
+
+def noise(after: Sequence[float], before: Sequence[float]) -> float | None:
+    """Up to which difference of the means of two nights there may be nothing in it; None for a single seed.
+
+    The smaller of the half widths of the t-interval of the paired differences (n - 1 degrees of freedom) and of that of
+    the difference of two independent means of equal variance (2n - 2). Source: Student 1908.
+    """
+    n = len(after)
+    if n == 1:
+        return None
+    from scipy.special import stdtrit
+
+    spread = statistics.stdev([a - b for a, b in zip(after, before, strict=True)])
+    paired = stdtrit(n - 1, 0.5 + CONFIDENCE / 2) * spread / n**0.5
+    both = ((statistics.variance(after) + statistics.variance(before)) / n) ** 0.5
+    return float(min(paired, stdtrit(2 * n - 2, 0.5 + CONFIDENCE / 2) * both))
+
+
+def _ratio(
+    method: str,
+    measure: str,
+    pairs: Sequence[tuple[Run, Run]],
+    value: Callable[[Run], float | None],
+    noise: float,
+    drift: float,
+) -> Change:
+    """As a factor, `drift` taken out; beyond `noise` with the whole interval, it counts."""
+    after, before = ([value(run) or math.nan for run in side] for side in zip(*pairs, strict=True))
+    mean, half = interval([math.log(a / b / drift) for a, b in zip(after, before, strict=True)])
+    kind: Kind = "noise"
+    if abs(mean) - (half or 0.0) > math.log(noise):
+        kind = "worse" if mean > 0 else "better"
+    factor = (math.exp(mean), math.exp(half) if half is not None else None)
+    return Change(method, measure, "ratio", statistics.fmean(before), statistics.fmean(after), factor, kind)

@@ -1,0 +1,133 @@
+"""What counts as a change from one night to the next, on made-up results."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from flows.results import Run
+from flows.verdict import CONFIDENCE, Verdict, compare_nights, noise
+
+
+def run(method: str, seed: int, accuracy: float, seconds: float = 10.0, memory: float = 5e8) -> Run:
+    """Two tasks, both of this accuracy at the end; the first was learned at 0.95."""
+    per_task: list[dict[str, Any]] = [{"task": name, "steps": 500} for name in ("a", "b")]
+    matrix = [[0.95, None], [accuracy, accuracy]]
+    cost = {"step_seconds": seconds, "peak_memory_bytes": memory}
+    return Run(Path(), method, seed, "toy", ("a", "b"), matrix, per_task, [], cost)
+
+
+def night(accuracies: dict[str, Sequence[float]], **cost: float) -> list[Run]:
+    return [
+        run(method, seed, value, **cost) for method, values in accuracies.items() for seed, value in enumerate(values)
+    ]
+
+
+def kinds(verdict: Verdict, measure: str = "accuracy") -> dict[str, str]:
+    return {change.method: change.kind for change in verdict.changes if change.measure == measure}
+
+
+BEFORE = {"ewc": [0.90, 0.91, 0.92], "si": [0.80, 0.86, 0.83], "hat": [0.94, 0.94, 0.94]}
+
+
+def test_the_same_to_the_last_bit_is_no_change() -> None:
+    verdict = compare_nights(night(BEFORE), night(BEFORE), {})
+    assert set(kinds(verdict).values()) == set(kinds(verdict, "forgetting").values()) == {"same"}
+    assert verdict.good
+    assert verdict.headline == "no change: every accuracy is the same to the last bit"
+
+
+def test_the_first_night_has_nothing_to_be_compared_with() -> None:
+    verdict = compare_nights(night(BEFORE), [], {})
+    assert verdict.good
+    assert verdict.changes == ()
+    assert "nothing to compare" in verdict.headline
+
+
+def test_a_change_of_all_seeds_alike_counts_though_seeds_differ_more() -> None:
+    verdict = compare_nights(night({**BEFORE, "si": [0.79, 0.85, 0.82]}), night(BEFORE), {})
+    assert kinds(verdict) == {"ewc": "same", "si": "worse", "hat": "same"}
+    assert not verdict.good
+    assert verdict.headline.startswith("regression: si: accuracy -1.00")
+    better = compare_nights(night(BEFORE), night({**BEFORE, "si": [0.79, 0.85, 0.82]}), {})
+    assert better.good
+    assert kinds(better)["si"] == "better"
+
+
+def test_two_seeds_are_enough_for_a_large_change() -> None:
+    """The interval of two paired differences alone would reach from -36 to +3 points."""
+    verdict = compare_nights(night({"ewc": [0.72, 0.76]}), night({"ewc": [0.90, 0.91]}), {})
+    assert kinds(verdict) == {"ewc": "worse"}
+
+
+def test_seeds_drawn_anew_are_noise() -> None:
+    verdict = compare_nights(night({"si": [0.84, 0.82, 0.80]}), night({"si": BEFORE["si"]}), {})
+    assert kinds(verdict) == {"si": "noise"}
+    assert verdict.good
+    assert verdict.headline == "no change beyond noise"
+
+
+def test_noise_is_told_from_change_as_often_as_promised() -> None:
+    draw = random.Random(0)
+    wrong = 0
+    for _ in range(2000):
+        after, before = ([draw.gauss(90, 1) for _ in range(3)] for _ in range(2))
+        half = noise(after, before)
+        assert half is not None
+        wrong += abs(sum(after) - sum(before)) / 3 > half
+    assert 0.01 < wrong / 2000 < 0.05
+
+
+def test_noise_is_the_smaller_of_two_intervals() -> None:
+    after, before = [1.0, 2.0, 3.5], [1.5, 2.4, 4.1]
+    paired = stats.ttest_rel(after, before).confidence_interval(CONFIDENCE)
+    apart = stats.ttest_ind(after, before).confidence_interval(CONFIDENCE)
+    assert noise(after, before) == pytest.approx(min((i.high - i.low) / 2 for i in (paired, apart)))
+    assert noise([1.0], [2.0]) is None
+
+
+def test_one_seed_alone_needs_a_whole_point() -> None:
+    for loss, kind in ((0.008, "noise"), (0.012, "worse")):
+        verdict = compare_nights(night({"ewc": [0.90 - loss]}), night({"ewc": [0.90]}), {})
+        assert kinds(verdict) == {"ewc": kind}
+
+
+def test_more_forgetting_is_worse() -> None:
+    verdict = compare_nights(night({"ewc": [0.80, 0.81, 0.82]}), night({"ewc": BEFORE["ewc"]}), {})
+    assert kinds(verdict, "forgetting") == {"ewc": "worse"}
+
+
+def test_a_slow_machine_is_no_methods_fault() -> None:
+    verdict = compare_nights(night(BEFORE, seconds=25.0), night(BEFORE, seconds=10.0), {})
+    assert set(kinds(verdict, "time per step").values()) == {"noise"}
+    slow = [
+        run(r.method, r.seed, r.accuracy[1][0] or 0, seconds=20.0 if r.method == "si" else 10.0) for r in night(BEFORE)
+    ]
+    verdict = compare_nights(slow, night(BEFORE), {})
+    assert kinds(verdict, "time per step") == {"ewc": "noise", "si": "worse", "hat": "noise"}
+    assert "si: time per step x2.00" in verdict.headline
+
+
+def test_memory_that_grows_is_told() -> None:
+    verdict = compare_nights(night(BEFORE, memory=6e8), night(BEFORE), {})
+    assert set(kinds(verdict, "memory").values()) == {"worse"}
+    assert set(kinds(compare_nights(night(BEFORE, memory=5.2e8), night(BEFORE), {}), "memory").values()) == {"noise"}
+
+
+def test_what_is_gone_and_what_is_new_is_told() -> None:
+    verdict = compare_nights(
+        night({"ewc": BEFORE["ewc"], "mas": [0.9]}), night({"ewc": BEFORE["ewc"], "si": [0.8]}), {}
+    )
+    assert kinds(verdict) == {"ewc": "same", "mas": "new", "si": "missing"}
+    assert not verdict.good
+
+
+def test_failed_units_are_no_good_night() -> None:
+    verdict = compare_nights(night(BEFORE), night(BEFORE), {"lwf/seed-0": "killed by SIGKILL"})
+    assert not verdict.good
+    assert verdict.headline == "1 units failed: lwf/seed-0"
