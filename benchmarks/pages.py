@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def results(method: str, rows: tuple[Row, ...]) -> str:
         "computing time relative to finetuning, selection included; *carried* is what goes on to the next task besides "
         "the network."
     )
-    return "\n".join([*lines, "", notes])
+    return "\n".join([*lines, "", textwrap.fill(notes, 120)])
 
 
 def main() -> int:
@@ -74,7 +75,7 @@ def main() -> int:
         own = [entry for entry in found if entry["method"] == name]
         if own:
             seeds = ", ".join(map(str, own[0]["seeds"]))
-            note = f"permuted-digits, ten tasks, seeds {seeds}, by the whole protocol; `python -m benchmarks.switches` prints it."
+            note = f"permuted-digits, ten tasks, seeds {seeds}; `python -m benchmarks.switches` prints it."
             fill(pages / f"{name}.md", "switches", f"{switches.table(own)}\n\n{note}")
     board = (given.out / "report" / "leaderboard.md").read_text(encoding="utf-8")
     fill(Path("README.md"), "leaderboard", "\n".join(line for line in board.splitlines() if line.startswith("|")))
