@@ -99,11 +99,12 @@ class Children:
                 )
                 self._running.add(child)
             assert child.stdout is not None
-            for line in child.stdout:
-                event = json.loads(line)
-                if event["event"] == "error":
-                    failure = event["message"]
-                hear(event)
+            with child.stdout:
+                for line in child.stdout:
+                    event = json.loads(line)
+                    if event["event"] == "error":
+                        failure = event["message"]
+                    hear(event)
             code = child.wait()
             with self._lock:
                 self._running.discard(child)

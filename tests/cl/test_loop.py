@@ -88,6 +88,11 @@ def test_patience_of_params(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen.rates == pytest.approx([0.08, 0.08, 0.04, 0.04])
 
 
+def test_patience_of_the_surveys_si_takes_eleven_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    Schedule(monkeypatch, [0.5])
+    assert trained(patience=Patience(stop_after=9))[0].epochs == 11
+
+
 def test_best_epoch_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tie is no improvement: the first of the best epochs is kept, with the method's state of that epoch."""
 

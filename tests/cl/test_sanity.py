@@ -1,0 +1,39 @@
+"""The real data by the whole protocol, in small: what any comparison has to show (fact sheet, section 10.15)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cl.data.prepare import prepare
+from cl.params import Params, names_in, read
+from cl.pool import run_all, units_of
+from tests.cl.small import REPOSITORY
+
+TASKS = 4
+
+
+@pytest.mark.slow
+def test_a_small_comparison_shows_what_it_has_to(tmp_path: Path) -> None:
+    params: Params = read(
+        REPOSITORY / "params.yaml",
+        [f"benchmark.tasks={TASKS}", "selection.boot_learning_rates=[0.1]", "selection.learning_rates=[0.05]"],
+        names_in("methods"),
+        [0],
+    )
+    prepare(params.benchmark, REPOSITORY / "data", tmp_path / "prepared", say=lambda line: None)
+    assert run_all(params, tmp_path, units_of(params), lambda unit, event: None) == {}
+    found = {
+        method: json.loads((tmp_path / "results" / method / "seed-0.json").read_bytes()) for method in params.methods
+    }
+    accuracy = {method: result["average_accuracy"] for method, result in found.items()}
+    forgetting = {method: result["average_forgetting"] for method, result in found.items()}
+    assert forgetting["finetune"] > 0.1
+    assert accuracy["joint"] == max(accuracy.values())
+    assert forgetting["packnet"] == 0
+    assert abs(forgetting["hat"]) < 0.01
+    assert min(accuracy.values()) > 0.6
+    better = [method for method in accuracy if accuracy[method] > accuracy["finetune"]]
+    assert set(accuracy) - set(better) <= {"finetune"}, accuracy
