@@ -117,6 +117,9 @@ class Execution(Section):
     """Where and how wide to run; changes no number."""
 
     workers: int | None = Field(None, ge=1, description="processes at once; null: one per core")
+    after_upgrade: Literal["anew", "continue"] = Field(
+        "anew", description="what was learned by another version of this package or of torch"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

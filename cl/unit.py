@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl.data.prepare import digest, read_manifest
 from cl.errors import UserError
-from cl.files import DamagedCheckpoint, read_json, verify, write_bytes
+from cl.files import DamagedCheckpoint, read_json, to_json, verify, write_bytes
 from cl.params import PACKAGE, Params, read
 
 if TYPE_CHECKING:
@@ -56,17 +56,26 @@ CODE = (
 )
 
 
-def unit_key(params: Params, method: str, seed: int) -> str:
-    """Names everything that decides a unit's bytes, but for the data (each checkpoint names those itself)."""
+def parts_of(params: Params, method: str, seed: int) -> dict[str, Any]:
+    """Everything that decides a unit's bytes, by name, but for the data (each checkpoint names those itself)."""
     files = [PACKAGE / f"{name}.py" for name in CODE]
     files += sorted((PACKAGE / "nets").glob("*.py"))
     files += [PACKAGE / "methods" / f"{name}.py" for name in sorted({method, "finetune"})]  # which searches for all
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-    decides = {
-        section: getattr(params, section).model_dump(mode="json") for section in ("model", "training", "selection")
+    code = {path.relative_to(PACKAGE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    sections = ("model", "training", "selection")
+    return {
+        "code": code,
+        "torch": version("torch"),
+        **{section: getattr(params, section).model_dump(mode="json") for section in sections},
+        "methods": {method: dict(params.methods[method])},
+        "seed": seed,
+        "device": params.execution.device,
     }
-    device = params.execution.device
-    return digest([code, version("torch"), decides, method, dict(params.methods[method]), seed, device])
+
+
+def unit_key(params: Params, method: str, seed: int) -> str:
+    """Names all of that in short."""
+    return digest(parts_of(params, method, seed))
 
 
 def unit_folder(params: Params, method: str, seed: int, out: Path) -> Path:
@@ -95,6 +104,18 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
                 )
             )
             pool = functools.partial(_submit, executor, str(folder))
+        if not (folder / "unit.json").exists():
+            write_bytes(folder / "unit.json", to_json(parts_of(params, method, seed)))
+        if params.execution.after_upgrade == "continue":
+            from cl.standing import adopt
+
+            if count := adopt(params, method, seed, out):
+                say(
+                    {
+                        "event": "warning",
+                        "message": f"{count} tasks were learned by another version; going on from there",
+                    }
+                )
         unit = Unit(_learner(params, method, seed, out), folder, unit_key(params, method, seed), say, pool)
         unit.run()
         publish(folder, method, seed, out, len(unit.learner.stages), say)

@@ -79,9 +79,8 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Pa
     Raises `UserError` for data that are missing or damaged.
     """
     module = benchmark_file(options.name)
-    key = digest([SCHEMA, options.model_dump(mode="json"), module.fingerprint(options, raw)])
     manifest_path = target / "manifest.json"
-    if manifest_path.exists() and read_manifest(target).get("key") == key and not damaged(target):
+    if manifest_path.exists() and is_current(options, raw, target):
         say(f"prepared: {options.name} is already in {target}")
         return manifest_path
     started = time.monotonic()
@@ -95,7 +94,7 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Pa
             raise UserError(f"{options.name}: tasks differ in image shape {sorted(shape)}; set benchmark.image_size")
         manifest = {
             "schema": SCHEMA,
-            "key": key,
+            "key": _key(options, raw),
             "benchmark": options.name,
             "options": options.model_dump(mode="json"),
             "input_shape": list(shape.pop()),
@@ -112,6 +111,15 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Pa
         raise
     say(f"prepared: {options.name}, {len(entries)} tasks in {time.monotonic() - started:.1f} s")
     return manifest_path
+
+
+def is_current(options: Benchmark, raw: Path, target: Path) -> bool:
+    """Whether what is prepared there is whole, and of these options and of the raw data as they are now."""
+    return bool(read_manifest(target).get("key") == _key(options, raw)) and not damaged(target)
+
+
+def _key(options: Benchmark, raw: Path) -> str:
+    return digest([SCHEMA, options.model_dump(mode="json"), benchmark_file(options.name).fingerprint(options, raw)])
 
 
 def _write_all(options: Benchmark, raw: Path, folder: Path, say: Say) -> list[dict[str, Any]]:

@@ -1,0 +1,192 @@
+"""What of a run is there already, what would be learned, and why: `python -m cl.standing`, which changes nothing.
+
+A unit's work folder holds `unit.json`, everything that decides its bytes but for the data, and a checkpoint per task
+whose key names the data up to that task as well. What those say is compared with what a run would need now.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl import cli
+from cl.data.prepare import digest, prepare, read_manifest
+from cl.files import DamagedCheckpoint, read_json, verify, write_folder
+from cl.params import Params
+from cl.pool import UnitOfWork, units_of
+from cl.unit import parts_of, unit_folder
+
+UPGRADES = ("code.", "torch")
+"""Parts that an upgrade of this package or of torch changes, and the user did not."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a unit is."""
+
+    unit: UnitOfWork
+    learned: int
+    """Tasks whose checkpoints hold for a run now."""
+    stages: int
+    """Tasks to learn in turn; one where all are learned at once."""
+    why: str
+    """Why something would be learned; empty where nothing would."""
+
+    @property
+    def would(self) -> str:
+        """What a run would do."""
+        if self.learned == self.stages:
+            return "nothing"
+        if self.stages == 1:
+            return "learn all tasks"
+        first = self.learned + 1
+        return f"learn task {first}" if first == self.stages else f"learn tasks {first} to {self.stages}"
+
+
+def chain(parts: Mapping[str, Any], tasks: Sequence[str], at_once: bool) -> list[str]:
+    """The key of the checkpoint after each stage: the unit's parts, and the digests of the tasks up to there."""
+    stages = [digest(list(tasks))] if at_once else list(tasks)
+    key = digest(parts)
+    return [digest([key, stages[: index + 1]]) for index in range(len(stages))]
+
+
+def learned(folder: Path, keys: Sequence[str]) -> int:
+    """How many checkpoints of the folder, from the first on, are of these keys."""
+    for index, key in enumerate(keys):
+        manifest = read_json(folder / f"task-{index:03d}" / "manifest.json")
+        if manifest is None or manifest["key"] != key:
+            return index
+    return len(keys)
+
+
+def standing(params: Params, unit: UnitOfWork, out: Path, tasks: Sequence[Mapping[str, Any]]) -> Standing:
+    """How far the unit is on these prepared tasks (the manifest's entries), and why it is no further."""
+    from cl.method import method_class
+
+    at_once = method_class(unit.method).sees_all_tasks
+    parts = parts_of(params, unit.method, unit.seed)
+    folder = unit_folder(params, unit.method, unit.seed, out)
+    keys = chain(parts, [task["digest"] for task in tasks], at_once)
+    done = learned(folder, keys)
+    if done == len(keys):
+        return Standing(unit, done, len(keys), "")
+    return Standing(unit, done, len(keys), _why(folder, parts, done, tasks, at_once))
+
+
+def _why(folder: Path, parts: Mapping[str, Any], done: int, tasks: Sequence[Mapping[str, Any]], at_once: bool) -> str:
+    finished = read_json(folder / "finished.json")
+    if finished is not None:
+        before = finished["tasks"]
+        now = [task["digest"] for task in tasks]
+        changed = [tasks[i]["name"] for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b]
+        if changed and (at_once or done < len(before)):
+            return f"the data of {changed[0]} changed" + (
+                f", and of {len(changed) - 1} more" if len(changed) > 1 else ""
+            )
+        return f"new: {', '.join(task['name'] for task in tasks[len(before) :])}"
+    if (folder / "unit.json").exists():
+        return (
+            "interrupted, goes on from there"
+            if done or (folder / "studies.log").exists()
+            else "begun, nothing finished"
+        )
+    told = [differences(read_json(other / "unit.json") or {}, parts) for other in earlier(folder)]
+    return "; ".join(min(told, key=lambda said: len(said))) if told else "never run"
+
+
+def earlier(folder: Path) -> Iterator[Path]:
+    """Work folders of the same method and seed that have something learned, the latest first."""
+    found = [path.parent for path in folder.parent.glob("*/unit.json") if path.parent != folder]
+    yield from sorted((p for p in found if (p / "task-000").exists()), key=lambda p: -p.stat().st_mtime)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two units' parts, in words."""
+    a, b = _flat(before), _flat(now)
+    names = [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
+    unset = "as declared"
+    return [f"{n} changed" if n.startswith("code.") else f"{n}: {a.get(n, unset)} -> {b.get(n, unset)}" for n in names]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def adopt(params: Params, method: str, seed: int, out: Path) -> int:
+    """Take over the checkpoints of this unit that another version of the code, or of torch, has learned.
+
+    Everything else that decides its bytes has to be the same, and the data of the tasks. What comes of it need not be
+    what this version would have learned from the start, which is why it is only done when asked for
+    (`execution.after_upgrade: continue`). Returns how many tasks were taken over.
+    """
+    from cl.method import method_class
+
+    at_once = method_class(method).sees_all_tasks
+    parts = parts_of(params, method, seed)
+    folder = unit_folder(params, method, seed, out)
+    tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
+    keys = chain(parts, tasks, at_once)
+    if learned(folder, keys) > 0:
+        return 0
+    for other in earlier(folder):
+        theirs = read_json(other / "unit.json") or {}
+        if any(not said.startswith(UPGRADES) for said in differences(theirs, parts)):
+            continue
+        old = chain(theirs, tasks, at_once)
+        count = learned(other, old)
+        for index in range(count):
+            name = f"task-{index:03d}"
+            try:
+                write_folder(folder / name, verify(other / name, old[index]), keys[index])
+            except DamagedCheckpoint:
+                return index
+            cost = other / f"cost-{index:03d}.json"
+            if cost.exists():
+                (folder / cost.name).write_bytes(cost.read_bytes())
+        if count:
+            return count
+    return 0
+
+
+def table(found: Sequence[Standing]) -> str:
+    """One line a unit: what a run would do, and why."""
+    width = max(len(s.unit.name) for s in found)
+    would = max(len(s.would) for s in found)
+    lines = [f"{s.unit.name:<{width}}  {s.would:<{would}}  {s.why}".rstrip() for s in found]
+    work = sum(s.learned < s.stages for s in found)
+    return "\n".join([*lines, "", f"{work} of {len(found)} units have something to learn"])
+
+
+def main() -> int:
+    """Show what a run would learn, and why, without learning anything."""
+    given = cli.parser("cl.standing", main.__doc__).parse_args()
+    params = cli.params_of(given)
+    with tempfile.TemporaryDirectory() as folder:
+        there = given.out / "prepared" / "manifest.json"
+        tasks = _tasks(params, given.out / "prepared") if there.exists() else None
+        if tasks is None:
+            aside = Path(folder) / "prepared"
+            prepare(params.benchmark, cli.RAW, aside, say=lambda line: None)
+            tasks = read_manifest(aside)["tasks"]
+            print("prepare   would run" + (": the benchmark's options or data changed" if there.exists() else ""))
+        print(table([standing(params, unit, given.out, tasks) for unit in units_of(params)]))
+    return 0
+
+
+def _tasks(params: Params, prepared: Path) -> list[dict[str, Any]] | None:
+    """The tasks prepared there, where they are those of the params and of the data as they are now."""
+    from cl.data.prepare import is_current
+
+    tasks: list[dict[str, Any]] = read_manifest(prepared)["tasks"]
+    return tasks if is_current(params.benchmark, cli.RAW, prepared) else None
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))
