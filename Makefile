@@ -19,7 +19,7 @@ export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
-.PHONY: help setup run test test-all lint bench clean
+.PHONY: help setup run serve stop test test-all lint bench clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -36,6 +36,12 @@ run: $(READY)  ## the main job: data, training of every method, report, leaderbo
 	@dvc repro --keep-going; status=$$?; \
 	test $$status -eq 0 || python -m flows.report; \
 	python -m flows.report --show; exit $$status
+
+serve: $(READY) data/digits  ## Prefect server and worker and MLflow on this machine, with the deployments
+	@python -m flows.serve start
+
+stop: $(READY)  ## end just those
+	@python -m flows.serve stop
 
 test: $(READY) data/digits  ## the tests that run in minutes, with lint and types
 	ruff check . && ruff format --check . && mypy

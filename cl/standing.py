@@ -95,7 +95,8 @@ def _why(folder: Path, parts: Mapping[str, Any], done: int, tasks: Sequence[Mapp
             else "begun, nothing finished"
         )
     told = [differences(read_json(other / "unit.json") or {}, parts) for other in earlier(folder)]
-    return "; ".join(min(told, key=lambda said: len(said))) if told else "never run"
+    told.sort(key=len)  # the nearest first
+    return "; ".join(told[0]) if told else "never run"
 
 
 def earlier(folder: Path) -> Iterator[Path]:

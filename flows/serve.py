@@ -115,7 +115,7 @@ def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: 
         _wait(server)
     done = subprocess.run(
         [*prefect, "--no-prompt", "deploy", "--all"],
-        env={**os.environ, **env},
+        env={**os.environ, **env, "PWD": str(Path.cwd())},  # prefect.yaml asks for it; a parent may have left another
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,194 @@
+"""Servers, worker and deployments as `make serve` starts them, nights triggered over the API: the real thing, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flows.conftest import REPOSITORY, SMALL, environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SETTINGS = [setting for setting in SMALL if not setting.startswith("tracking.")]
+NIGHT = {"methods": ["finetune", "ewc"], "seeds": [0, 1, 2], "settings": [*SETTINGS, "training.epochs=30"]}
+Json = dict[str, Any]
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+@dataclass(frozen=True)
+class Served:
+    """A checkout whose servers run."""
+
+    folder: Path
+    ports: list[int]
+    said: str
+
+    def call(self, path: str, body: Json | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.ports[0]}/api{path}", data, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def trigger(self, name: str, **parameters: Any) -> str:
+        deployment = self.call(f"/deployments/name/{name}/{name}")
+        run = self.call(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
+        return str(run["id"])
+
+    def end_of(self, run: str) -> Json:
+        deadline = time.monotonic() + 300
+        while True:
+            found: Json = self.call(f"/flow_runs/{run}")
+            if found["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+                return found
+            assert time.monotonic() < deadline, found["state"]
+            time.sleep(0.5)
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.serve", *arguments],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(folder)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def servers_alive(folder: Path) -> list[str]:
+    """Command lines of the processes that work in the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            here = os.readlink(process / "cwd") == str(folder)
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if here and line:
+            found.append(line)
+    return found
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("cl", "flows", "data"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", "prefect.yaml", "data.dvc"):
+        shutil.copy(REPOSITORY / name, folder / name)
+    ports = free_ports(3)
+    options = [f"--{name}-port={port}" for name, port in zip(("prefect", "mlflow", "worker"), ports, strict=True)]
+    try:
+        done = command(folder, "start", *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield Served(folder, ports, done.stdout)
+    finally:
+        stopped = command(folder, "stop")
+        assert stopped.stdout == "stopped: mlflow, prefect, worker\n", stopped.stdout + stopped.stderr
+        deadline = time.monotonic() + 20
+        while left := servers_alive(folder):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+
+
+def test_start_prints_the_addresses_and_starts_nothing_twice(served: Served) -> None:
+    for name, port in zip(("prefect", "mlflow", "worker"), served.ports, strict=True):
+        assert f"http://127.0.0.1:{port}" in served.said, name
+    before = servers_alive(served.folder)
+    again = command(served.folder, "start", f"--prefect-port={served.ports[0]}")
+    assert again.returncode == 0, again.stderr
+    assert sorted(servers_alive(served.folder)) == sorted(before)
+
+
+def test_servers_listen_on_loopback_alone(served: Served) -> None:
+    listening = set()
+    for family in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]:
+            address, state = line.split()[1], line.split()[3]
+            host, port = address.split(":")
+            if state == "0A" and int(port, 16) in served.ports:
+                listening.add((int(port, 16), host))
+    assert {port for port, _ in listening} == set(served.ports)
+    assert {host for _, host in listening} == {"0100007F"}
+
+
+def test_the_form_describes_every_parameter_and_offers_the_choices(served: Served) -> None:
+    for name in ("benchmark", "nightly", "add-task", "report"):
+        deployment = served.call(f"/deployments/name/{name}/{name}")
+        schema = deployment["parameter_openapi_schema"]
+        assert deployment["description"]
+        for parameter, field in schema["properties"].items():
+            assert field.get("description"), (name, parameter)
+        assert "ewc" in schema["definitions"]["Method"]["enum"]
+    nightly = served.call("/deployments/name/nightly/nightly")
+    (schedule,) = nightly["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("0 2 * * *", "Europe/Brussels")
+
+
+def test_nights(served: Served) -> None:
+    """Two alike are "no change"; a knob made worse fails, and the method is named; meanwhile a second is cancelled."""
+    first, second = (served.end_of(served.trigger("nightly", **NIGHT)) for _ in range(2))
+    assert [run["state"]["type"] for run in (first, second)] == ["COMPLETED"] * 2, (first, second)
+    assert first["name"] == "permuted-digits: 2 methods, 3 seeds"
+    worse = {**NIGHT, "settings": [*NIGHT["settings"], "methods.ewc.strength=0.0"]}
+    third = served.trigger("nightly", **worse)
+    while served.call(f"/flow_runs/{third}")["state"]["type"] in ("SCHEDULED", "PENDING"):
+        time.sleep(0.2)
+    overlapping = served.end_of(served.trigger("nightly", **NIGHT))
+    assert overlapping["state"]["type"] == "CANCELLED"
+    assert "concurrency" in overlapping["state"]["message"].lower()
+    found = served.end_of(third)
+    records = [json.loads(path.read_text()) for path in sorted((served.folder / "out" / "nights").glob("*/night.json"))]
+    assert [record["good"] for record in records[:2]] == [True, True]
+    assert records[1]["headline"] == "no change: every accuracy is the same to the last bit"
+    assert records[1]["compared_with"] == records[0]["night"]
+    assert found["state"]["type"] == "FAILED", records[2]["headline"]
+    assert "regression: ewc" in found["state"]["message"]
+    assert not records[2]["good"]
+    assert (served.folder / "out" / "nights" / "latest.html").exists()
+    artifacts = served.call("/artifacts/filter", {})
+    kinds = {(artifact["key"], artifact["type"]) for artifact in artifacts}
+    assert {("morning", "markdown"), ("leaderboard", "table"), ("report", "link")} <= kinds
+    text = [artifact["data"] for artifact in artifacts if artifact["key"] == "morning"]
+    assert any("| ewc | accuracy | worse:" in data for data in text)
+
+
+def test_the_nights_are_in_mlflow(served: Served) -> None:
+    """After the nights above: one run a night with its page, and the units' runs with the night as a tag."""
+    address = f"http://127.0.0.1:{served.ports[1]}/api/2.0/mlflow"
+    with urllib.request.urlopen(
+        f"{address}/experiments/get-by-name?experiment_name=permuted-digits%20nightly"
+    ) as answer:
+        experiment = json.load(answer)["experiment"]["experiment_id"]
+    body = json.dumps({"experiment_ids": [experiment], "max_results": 1000}).encode()
+    request = urllib.request.Request(f"{address}/runs/search", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        runs = json.load(answer)["runs"]
+    tags = [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs]
+    nights = [t for t in tags if t["mlflow.runName"].startswith("night ")]
+    assert sorted(t["good"] for t in nights) == ["false", "true", "true"]
+    units = [t for t in tags if t["mlflow.runName"] == "ewc/seed-0"]
+    assert len({t["night"] for t in units}) == 3
