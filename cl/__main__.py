@@ -9,9 +9,10 @@ from pathlib import Path
 from cl import cli
 from cl.data.prepare import prepare
 from cl.errors import UserError
+from cl.live import shown
 from cl.metrics import interval
 from cl.params import Params
-from cl.pool import Progress, check_out, explain, run_all, units_of
+from cl.pool import check_out, explain, run_all, units_of
 
 
 def run(params: Params, out: Path) -> dict[str, str]:
@@ -22,7 +23,8 @@ def run(params: Params, out: Path) -> dict[str, str]:
     check_knobs(params.methods)
     prepare(params.benchmark, cli.RAW, out / "prepared", say=_say)
     units = units_of(params)
-    failures = run_all(params, out, units, Progress(units, _say))
+    with shown(units, _say) as hear:
+        failures = run_all(params, out, units, hear)
     print(table(params, out))
     return failures
 

@@ -116,7 +116,10 @@ class Selection(Section):
 class Execution(Section):
     """Where and how wide to run; changes no number."""
 
-    workers: int | None = Field(None, ge=1, description="processes at once; null: one per core")
+    workers: int | None = Field(None, ge=1, description="processes at once; null: one per core, or all a cluster takes")
+    runner: Literal["local", "dask", "ray"] = "local"
+    address: str | None = Field(None, description="of an existing cluster; null: a small one of that kind, here")
+    gpus_per_unit: float | None = Field(None, gt=0, description="asked of the cluster; null: none")
     after_upgrade: Literal["anew", "continue"] = Field(
         "anew", description="what was learned by another version of this package or of torch"
     )

@@ -156,8 +156,23 @@ PATIENCE_SECONDS = 5.0
 """A unit that has said nothing for so long says how its last trial went."""
 
 
-def _named(values: dict[str, Any]) -> list[str]:
-    return [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()]
+def chosen_of(values: dict[str, Any]) -> str:
+    """`learning rate 0.05, strength 400`."""
+    named = (f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+    return ", ".join(named)
+
+
+def time_left(shares: Iterable[float], before: Iterable[float], elapsed: float) -> str:
+    """What is left of units of these shares done, some of it before this run began: `5 min left`.
+
+    Empty at the end, and as long as nothing is known.
+    """
+    shares = list(shares)
+    done, new = sum(shares), sum(shares) - sum(before)
+    if done >= len(shares) or new <= 0:
+        return ""
+    left = elapsed * (len(shares) - done) / new
+    return f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
 
 
 class Progress:
@@ -186,25 +201,22 @@ class Progress:
             self._shown[unit.name] = time.monotonic()
             self._say(
                 f"{unit.name}: task {event['index'] + 1}/{event['tasks']}, {event['phase']} trial at "
-                f"{', '.join(_named(event['point']))}: validation accuracy {event['accuracy']:.1%}"
+                f"{chosen_of(event['point'])}: validation accuracy {event['accuracy']:.1%}"
             )
         elif event["event"] == "task":
             self._shown[unit.name] = time.monotonic()
             self._share[unit.name] = (event["index"] + 1) / event["tasks"]
-            chosen = _named({"learning rate": event["learning_rate"], **event["decayed"]})
+            chosen = chosen_of({"learning rate": event["learning_rate"], **event["decayed"]})
             tried = f", {event['attempts']} attempts" if event["attempts"] > 1 else ""
             self._say(
                 f"{unit.name}: task {event['index'] + 1}/{event['tasks']} {event['task']}, accuracy so far "
-                f"{event['average_accuracy']:.1%} ({', '.join(chosen)}{tried}){self._left()}"
+                f"{event['average_accuracy']:.1%} ({chosen}{tried}){self._left()}"
             )
 
     def _left(self) -> str:
-        done, before = sum(self._share.values()), sum(self._resumed.values())
-        elapsed = time.monotonic() - self._started
-        left = elapsed * (len(self._share) - done) / max(done - before, 1e-9)
-        if done >= len(self._share):
-            return ""
-        return f"; {left / 60:.0f} min left" if left > 90 else f"; {left:.0f} s left"
+        before = self._resumed.values()
+        left = time_left(self._share.values(), before, time.monotonic() - self._started)
+        return f"; {left}" if left else ""
 
 
 def explain(failures: dict[str, str]) -> str:

@@ -1,0 +1,77 @@
+"""How a run stands, as a table that renews itself, where there is a terminal to look at; plain lines where not."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from cl.pool import Event, Hear, Progress, UnitOfWork, chosen_of, time_left
+
+
+class LiveTable:
+    """A row per method: how far its seeds are, accuracy so far, and what was decided last."""
+
+    def __init__(self, units: Iterable[UnitOfWork], console: Console) -> None:
+        self.console = console
+        self._units = list(units)
+        self._share = dict.fromkeys(self._units, 0.0)
+        self._before = dict(self._share)
+        self._accuracy: dict[UnitOfWork, float] = {}
+        self._last: dict[str, str] = {}
+        self._started = time.monotonic()
+
+    def __call__(self, unit: UnitOfWork, event: Event) -> None:
+        """Hear of an event of a unit."""
+        kind = event["event"]
+        if kind in ("warning", "error"):
+            self.console.print(f"{unit.name}: {event['message']}", markup=False, highlight=False)
+        elif kind in ("resumed", "finished before"):
+            done = 1.0 if kind == "finished before" else (event["index"] + 1) / event["tasks"]
+            self._share[unit] = self._before[unit] = done
+            self._last[unit.method] = f"seed {unit.seed}: {'finished before' if done == 1.0 else 'goes on from before'}"
+        elif kind == "trial":
+            where = f"seed {unit.seed}: task {event['index'] + 1}/{event['tasks']} {event['phase']}"
+            self._last[unit.method] = f"{where} {chosen_of(event['point'])}: {event['accuracy']:.1%}"
+        elif kind == "task":
+            self._share[unit] = (event["index"] + 1) / event["tasks"]
+            self._accuracy[unit] = event["average_accuracy"]
+            chosen = chosen_of({"learning rate": event["learning_rate"], **event["decayed"]})
+            self._last[unit.method] = f"seed {unit.seed}: task {event['index'] + 1}/{event['tasks']} learned, {chosen}"
+
+    def __rich__(self) -> RenderableType:
+        """The table as it is now."""
+        table = Table(box=None, header_style="dim", pad_edge=False, expand=True)
+        table.add_column("method", no_wrap=True)
+        table.add_column("", width=22)
+        table.add_column("accuracy so far", justify="right", no_wrap=True)
+        table.add_column("last", no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
+        for method in dict.fromkeys(unit.method for unit in self._units):
+            own = [unit for unit in self._units if unit.method == method]
+            share = statistics.fmean(self._share[unit] for unit in own)
+            found = [self._accuracy[unit] for unit in own if unit in self._accuracy]
+            accuracy = f"{statistics.fmean(found):.1%}" if found else ""
+            table.add_row(method, ProgressBar(1.0, share, width=20), accuracy, self._last.get(method, ""))
+        left = time_left(self._share.values(), self._before.values(), time.monotonic() - self._started)
+        table.caption, table.caption_justify = left, "left"
+        return table
+
+
+@contextlib.contextmanager
+def shown(units: Iterable[UnitOfWork], say: Callable[[str], None], *, lines: bool = False) -> Iterator[Hear]:
+    """What hears of the units' events and shows them; `lines` wants lines even on a terminal."""
+    units = list(units)
+    console = Console()
+    if lines or not sys.stdout.isatty() or not console.is_terminal:
+        yield Progress(units, say)
+        return
+    table = LiveTable(units, console)
+    with Live(table, console=console, refresh_per_second=4):
+        yield table
