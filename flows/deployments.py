@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect import flow, runtime
 
+from cl.errors import UserError
 from cl.params import Params, names_in, read
 from flows import nightly as nights
 from flows import report as reports
@@ -48,7 +49,10 @@ def chosen(
 
 def run_name() -> str:
     """`permuted-digits: 15 methods, 3 seeds`, from the parameters of the run at hand."""
-    return named(chosen(**runtime.flow_run.parameters))[0]
+    try:
+        return named(chosen(**runtime.flow_run.parameters))[0]
+    except UserError:  # the run itself fails of it, and can say why
+        return "refused"
 
 
 @flow(name="benchmark", flow_run_name=run_name, persist_result=False)

@@ -8,10 +8,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,14 @@ import pytest
 from tests.flows.conftest import REPOSITORY, SMALL, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-SETTINGS = [setting for setting in SMALL if not setting.startswith("tracking.")]
-NIGHT = {"methods": ["finetune", "ewc"], "seeds": [0, 1, 2], "settings": [*SETTINGS, "training.epochs=30"]}
+SETTINGS = [
+    *(setting for setting in SMALL if not setting.startswith("tracking.")),
+    "benchmark.train_per_class=20",
+    "training.epochs=20",
+    "training.learning_rate=0.1",
+    "selection.enabled=false",
+]
+NIGHT = {"methods": ["finetune", "ewc"], "seeds": [0, 1, 2], "settings": [*SETTINGS, "methods.ewc.strength=10.0"]}
 Json = dict[str, Any]
 
 
@@ -148,12 +156,18 @@ def test_the_form_describes_every_parameter_and_offers_the_choices(served: Serve
     assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("0 2 * * *", "Europe/Brussels")
 
 
+def test_settings_that_cannot_be_fail_the_run_with_the_reason(served: Served) -> None:
+    found = served.end_of(served.trigger("benchmark", settings=["training.epoch=3"]))
+    assert (found["name"], found["state"]["type"]) == ("refused", "FAILED")
+    assert "training.epoch: unknown key; did you mean 'epochs'?" in found["state"]["message"]
+
+
 def test_nights(served: Served) -> None:
     """Two alike are "no change"; a knob made worse fails, and the method is named; meanwhile a second is cancelled."""
     first, second = (served.end_of(served.trigger("nightly", **NIGHT)) for _ in range(2))
     assert [run["state"]["type"] for run in (first, second)] == ["COMPLETED"] * 2, (first, second)
     assert first["name"] == "permuted-digits: 2 methods, 3 seeds"
-    worse = {**NIGHT, "settings": [*NIGHT["settings"], "methods.ewc.strength=0.0"]}
+    worse = {**NIGHT, "settings": [*SETTINGS, "methods.ewc.strength=1e9"]}
     third = served.trigger("nightly", **worse)
     while served.call(f"/flow_runs/{third}")["state"]["type"] in ("SCHEDULED", "PENDING"):
         time.sleep(0.2)
@@ -171,9 +185,47 @@ def test_nights(served: Served) -> None:
     assert (served.folder / "out" / "nights" / "latest.html").exists()
     artifacts = served.call("/artifacts/filter", {})
     kinds = {(artifact["key"], artifact["type"]) for artifact in artifacts}
-    assert {("morning", "markdown"), ("leaderboard", "table"), ("report", "link")} <= kinds
+    assert {("morning", "markdown"), ("leaderboard", "table"), ("report", "markdown")} <= kinds
     text = [artifact["data"] for artifact in artifacts if artifact["key"] == "morning"]
     assert any("| ewc | accuracy | worse:" in data for data in text)
+
+
+def test_a_url_is_called_when_a_night_fails(served: Served) -> None:
+    called: list[Json] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            called.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    hook = HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=hook.serve_forever, daemon=True).start()
+    for _ in range(2):  # the second time replaces what the first made
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.notify", f"http://127.0.0.1:{hook.server_port}/night"],
+            cwd=served.folder,
+            env=environment(PYTHONPATH=str(served.folder), PREFECT_API_URL=f"http://127.0.0.1:{served.ports[0]}/api"),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert served.end_of(served.trigger("nightly", settings=["no.such=1"]))["state"]["type"] == "FAILED"
+    deadline = time.monotonic() + 60
+    while not called:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(2)
+    hook.shutdown()
+    (body,) = called
+    assert (body["run"], body["state"]) == ("refused", "Failed")
+    assert "no: unknown key" in body["message"]
+    assert body["url"].startswith(f"http://127.0.0.1:{served.ports[0]}/")
 
 
 def test_the_nights_are_in_mlflow(served: Served) -> None:

@@ -1,0 +1,78 @@
+"""Have a URL called when a night fails: `python -m flows.notify URL`, with `PREFECT_API_URL` set.
+
+Makes, or changes, a Webhook block and an automation on the Prefect server, which sees to it from then on; both can be
+looked at, switched off and changed in the UI. The body is JSON: `run`, `state`, `message` and `url` of the run. The URL
+is kept in the block, encrypted, so that it may hold a token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from cl import cli
+from cl.errors import UserError
+from flows.engine import WithServer, engine
+
+NAME = "nightly-failed"
+BODY = """{
+  "run": {{ flow_run.name | tojson }},
+  "state": {{ flow_run.state.name | tojson }},
+  "message": {{ flow_run.state.message | tojson }},
+  "url": {{ flow_run | ui_url | tojson }}
+}"""
+
+
+def notify(url: str, deployment: str = "nightly/nightly") -> str:
+    """Set up the block and the automation; returns the automation's id. Raises `UserError` where it cannot be."""
+    from prefect.automations import Automation
+    from prefect.blocks.webhook import Webhook
+    from prefect.client.orchestration import get_client
+    from prefect.events import EventTrigger
+    from prefect.events.actions import CallWebhook
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            watched = client.read_deployment_by_name(deployment).id
+        except ObjectNotFound:
+            raise UserError(f"no deployment {deployment} on the server: run `make serve` first") from None
+        for known in client.read_automations_by_name(NAME):
+            client.delete_automation(known.id)
+    # Loopback and company addresses are what one wants to call from one's own server.
+    block: Any = Webhook(url=url, method="POST", allow_private_urls=True)
+    identity = block.save(NAME, overwrite=True)
+    made: Any = Automation(
+        name=NAME,
+        description="Calls the webhook block of the same name when a night fails or crashes.",
+        trigger=EventTrigger(
+            expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={
+                "prefect.resource.id": f"prefect.deployment.{watched}",
+                "prefect.resource.role": "deployment",
+            },
+            posture="Reactive",
+            threshold=1,
+        ),
+        actions=[CallWebhook(block_document_id=identity, payload=BODY)],
+    )
+    return str(made.create().id)
+
+
+def main() -> int:
+    """Have a URL called when a night fails."""
+    parser = argparse.ArgumentParser(prog="python -m flows.notify", description=main.__doc__)
+    parser.add_argument("url", help="to POST to")
+    given = parser.parse_args()
+    if not isinstance(engine(), WithServer):
+        raise UserError(
+            "PREFECT_API_URL has to name a Prefect server that answers; `make serve` starts one and says which"
+        )
+    print(f"automation {NAME}: {notify(given.url)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))
