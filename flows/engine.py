@@ -80,12 +80,16 @@ class Plain:
     def page(self, key: str, markdown: str, description: str) -> None:
         """Show a text beside the run."""
 
+    def progress(self, key: str, share: float, description: str) -> None:
+        """Show how far a unit is, `share` in [0, 1]."""
+
 
 class WithServer(Plain):
     """Flows and tasks on the Prefect server at `url`."""
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._progress: dict[str, Any] = {}
 
     def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T], at_once: int = 1) -> T:
         """Run the body as a flow; a `UserError` from it fails the flow with its message, and is raised again."""
@@ -157,6 +161,17 @@ class WithServer(Plain):
         from prefect.artifacts import create_markdown_artifact
 
         create_markdown_artifact(markdown=markdown, key=key, description=description)
+
+    def progress(self, key: str, share: float, description: str) -> None:
+        """Keep a progress artifact under the key up to date: it stands above the unit's task in the run's graph."""
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+        told: dict[str, Any] = {"progress": round(100 * share, 1), "description": description}
+        known = self._progress.get(key)
+        if known is None:
+            self._progress[key] = create_progress_artifact(key=key, **told)
+        else:
+            update_progress_artifact(artifact_id=known, **told)
 
 
 def engine() -> Plain:

@@ -160,6 +160,17 @@ def test_the_leaderboard_is_an_artifact(good: tuple[Seen, Path]) -> None:
     assert (out / "report/index.html").resolve().as_uri() in link["data"]
 
 
+def test_each_unit_has_a_progress_that_ends_at_the_end(good: tuple[Seen, Path]) -> None:
+    seen, _ = good
+    found = {row["key"]: row for row in seen.artifacts if row["type"] == "progress"}
+    assert set(found) == {f"{m}-seed-{s}" for m in ("finetune", "ewc") for s in (0, 1)}
+    for key, row in found.items():
+        assert json.loads(row["data"]) == 100
+        assert row["task_run_id"] is not None
+        said = "finished before" if key.startswith("finetune") else "task 2/2, "
+        assert row["description"].startswith(f"{key.replace('-seed', '/seed')}: {said}")
+
+
 def test_the_bytes_are_the_same_with_a_server(good: tuple[Seen, Path], finished: Finished) -> None:
     seen, out = good
     assert learned(seen.done.stdout + seen.done.stderr) == [(f"ewc/seed-{s}", f"{k}/2") for s in (0, 1) for k in (1, 2)]
