@@ -210,7 +210,8 @@ def test_methods_seeds_and_settings_from_the_command_line(tmp_path: Path) -> Non
     result = json.loads((tmp_path / "results/mean_imm/seed-7.json").read_bytes())
     assert result["seed"] == 7
     for entry in result["per_task"]:
-        assert (entry["learning_rate"], entry["knobs"], entry["attempts"]) == (0.03, {"strength": 0.25, "hold_head": False}, 1)
+        knobs = {"strength": 0.25, "hold_head": False}
+        assert (entry["learning_rate"], entry["knobs"], entry["attempts"]) == (0.03, knobs, 1)
         assert (entry["plasticity_accuracy"], entry["threshold"]) == (None, None)
     trials = json.loads((tmp_path / "results/mean_imm/seed-7.trials.json").read_bytes())["trials"]
     assert [(t["task_index"], t["phase"], t["kept"]) for t in trials] == [(0, "learn", True), (1, "learn", True)]
