@@ -190,6 +190,39 @@ def test_nights(served: Served) -> None:
     assert any("| ewc | accuracy | worse:" in data for data in text)
 
 
+@pytest.mark.browser
+def test_the_pages_show_the_night(served: Served) -> None:
+    """Prefect's page of the last night, and the morning's page, in a real browser."""
+    from selenium import webdriver
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1600,1300"):
+        options.add_argument(argument)
+    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+
+        def page(*_: object) -> str:
+            return str(browser.execute_script("return document.body.innerText"))
+
+        sorting = {"sort": "EXPECTED_START_TIME_DESC", "flow_runs": {"name": {"like_": "2 methods"}}}
+        runs = served.call("/flow_runs/filter", sorting)
+        failed = next(run for run in runs if run["state_type"] == "FAILED" and run["deployment_id"])
+        browser.get(f"http://127.0.0.1:{served.ports[0]}/runs/flow-run/{failed['id']}")
+        WebDriverWait(browser, 60).until(
+            lambda _: "regression: ewc" in page() and "permuted-digits: 2 methods" in page()
+        )
+        (latest,) = (served.folder / "out" / "nights").glob("latest.html")
+        browser.get(latest.as_uri())
+        assert "regression: ewc" in page()
+        assert "methods.ewc.strength" in page()
+        report = browser.find_element("link text", "The night's report")
+        report.click()
+        WebDriverWait(browser, 20).until(lambda _: "Leaderboard" in page())
+    finally:
+        browser.quit()
+
+
 def test_a_url_is_called_when_a_night_fails(served: Served) -> None:
     called: list[Json] = []
 
@@ -222,6 +255,7 @@ def test_a_url_is_called_when_a_night_fails(served: Served) -> None:
         time.sleep(0.2)
     time.sleep(2)
     hook.shutdown()
+    hook.server_close()
     (body,) = called
     assert (body["run"], body["state"]) == ("refused", "Failed")
     assert "no: unknown key" in body["message"]

@@ -1,0 +1,176 @@
+"""A learned model as MLflow serves it: images and their tasks in, classes and probabilities out.
+
+MLflow runs this file when it loads the model ("models from code"), so nothing is pickled: what was learned is the
+checkpoint's safetensors and JSON. It needs `cl` alone, of which the model holds a copy, and no orchestration.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from PIL import Image
+from torch import Tensor
+
+from cl import checkpoint
+from cl.data.decode import decode_many
+from cl.data.prepare import Format
+from cl.data.task import Normalise, Split
+from cl.method import make
+from cl.nets import build
+from cl.params import Model, Training
+from cl.rng import generator
+
+RGB = 3
+WHITE = 255
+"""Of a picture's bytes; a benchmark may have fewer levels of grey (`scale` of its manifest)."""
+
+
+class Classifier(PythonModel):
+    """Answers with one row an image: `task`, `class`, its `probability`, and `probabilities` of all it could be.
+
+    A row of the input holds `image` - a picture file (PNG, JPEG, ...) as bytes or in base64, or numbers (C, H, W) as
+    in the prepared data - and `task`, a name or an index from 0, which may be left out where the method allows.
+    """
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Rebuild the network and the method; the checkpoint's files are checked against their hashes."""
+        facts = json.loads(Path(context.artifacts["facts"]).read_text(encoding="utf-8"))
+        self.tasks: dict[str, list[str]] = {task["name"]: task["classes"] for task in facts["tasks"]}
+        self.shape: tuple[int, int, int] = tuple(facts["input_shape"])
+        self.scale: float = facts["scale"]
+        format = Format(facts["scale"], tuple(facts["mean"]), tuple(facts["deviation"]))
+        self.normalise = Normalise(format, torch.device("cpu"))
+        self.name: str = facts["method"]
+        self.method = make(self.name, facts["knobs"])
+        draw = generator("overwritten by the checkpoint")
+        net = self.method.wrap(build(Model.model_validate(facts["model"]), self.shape, draw))
+        for classes in self.tasks.values():
+            net.add_head(len(classes), draw)
+        last = len(self.tasks) - 1
+        self.method.attach(net, last, Training.model_validate(facts["training"]), 0.0, (facts["seed"], last))
+        checkpoint.load(Path(context.artifacts["checkpoint"]))[0].restore(self.method)
+        net.eval()
+        # The server answers each request in a thread of its own, and a method may lay its masks on the one network.
+        self.lock = threading.Lock()
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Classify every row; raises `MlflowException` (status 400) naming the one that cannot be.
+
+        Rows of one task go through the network together, in chunks as at test time.
+        """
+        rows: list[dict[str, Any]] = model_input.to_dict("records")
+        answers: list[dict[str, Any]] = [{}] * len(rows)
+        with self.lock, torch.no_grad():
+            tasks = [self._task(row.get("task"), number) for number, row in enumerate(rows)]
+            images = [self._image(row.get("image"), number) for number, row in enumerate(rows)]
+            for task in dict.fromkeys(tasks):
+                chosen = [number for number, own in enumerate(tasks) if own == task]
+                found = self._classify(torch.stack([images[number] for number in chosen]), task)
+                for number, answer in zip(chosen, found, strict=True):
+                    answers[number] = answer
+        return answers
+
+    def _classify(self, images: Tensor, task: int | None) -> list[dict[str, Any]]:
+        split = Split(lambda: (images, torch.zeros(len(images), dtype=torch.int64), task or 0), self.normalise)
+        chunks = split.batches(split.chunk(self.method.training.batch_size))
+        scores = torch.cat([self.method.predict(x, task) for x, _, _ in chunks])
+        names = list(self.tasks)
+        if task is None:  # all heads side by side
+            columns = [(name, label, f"{name}/{label}") for name, labels in self.tasks.items() for label in labels]
+        else:
+            columns = [(names[task], label, label) for label in self.tasks[names[task]]]
+        return [self._answer(columns, best, chances) for best, chances in zip(*_ranked(scores), strict=True)]
+
+    def _answer(self, columns: Sequence[tuple[str, str, str]], best: int, chances: list[float]) -> dict[str, Any]:
+        named = {name: chance for (_, _, name), chance in zip(columns, chances, strict=True)}
+        return {
+            "task": columns[best][0],
+            "class": columns[best][1],
+            "probability": chances[best],
+            "probabilities": named,
+        }
+
+    def _task(self, value: Any, row: int) -> int | None:
+        """The index of a task given by name or index; None where none is given and the method can do without."""
+        names = list(self.tasks)
+        if _missing(value):
+            if self.method.needs_task_id:
+                raise _refused(row, f"{self.name} needs the task of an image: give `task`, one of {', '.join(names)}")
+            return None
+        if value in names:
+            return names.index(value)
+        if not isinstance(value, str) and value in range(len(names)):
+            return int(value)
+        raise _refused(row, f"no task {value!r}; there are {', '.join(names)} (or 0 to {len(names) - 1})")
+
+    def _image(self, value: Any, row: int) -> Tensor:
+        """The image as it would stand in the prepared data: (C, H, W) uint8."""
+        if _missing(value):
+            raise _refused(row, "no `image`")
+        if isinstance(value, str):
+            try:
+                value = base64.b64decode(value, validate=True)
+            except ValueError:
+                raise _refused(row, "`image` is a text that is not base64; encode the bytes of a picture") from None
+        array = self._decoded(value, row) if isinstance(value, bytes | bytearray) else self._numbers(value, row)
+        return torch.from_numpy(array)
+
+    def _numbers(self, value: Any, row: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        try:
+            array = np.array(value)
+        except ValueError:  # lists of unlike lengths
+            array = np.array(None)
+        if array.shape != self.shape or array.dtype.kind not in "iu" or array.min() < 0 or array.max() > self.scale:
+            raise _refused(
+                row, f"`image` has to be {self.shape} whole numbers from 0 to {self.scale:g}, or a picture file"
+            )
+        return array.astype(np.uint8)
+
+    def _decoded(self, data: bytes | bytearray, row: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """As the preparation reads pictures, by the same code; that takes files."""
+        channels, _, size = self.shape
+        memory = bytearray(RGB * size * size)
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            faults = decode_many([file.name], size, memory)
+        if faults:
+            raise _refused(row, f"`image` is no usable picture: {faults[0]}")
+        array = np.frombuffer(memory, np.uint8).reshape(size, RGB, size).transpose(1, 0, 2)
+        if channels == 1:
+            array = np.array(Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0))).convert("L"))[np.newaxis]
+        levels: np.ndarray[Any, np.dtype[np.uint8]] = np.rint(array * (self.scale / WHITE)).astype(np.uint8)
+        return levels
+
+
+def _missing(value: Any) -> bool:
+    """Pandas has NaN where a row leaves out what others have."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _ranked(scores: Tensor) -> tuple[list[int], list[list[float]]]:
+    """Of each row (N, classes) the best column, and the softmax; a method's scores need not be logits."""
+    return scores.argmax(1).tolist(), scores.softmax(1).tolist()
+
+
+def _refused(row: int, why: str) -> MlflowException:
+    return MlflowException(f"row {row}: {why}", error_code=INVALID_PARAMETER_VALUE)
+
+
+mlflow.models.set_model(Classifier())

@@ -1,0 +1,515 @@
+"""The best model, registered in a real MLflow, answers as it did when it was tested - also over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+from PIL import Image
+
+from cl import checkpoint, cli
+from cl.data import Task, load
+from cl.data.prepare import digest, prepare
+from cl.errors import UserError
+from cl.params import Params, names_in, read
+from cl.sequence import Learner
+from cl.unit import learn, unit_folder
+from flows import champion, provenance
+from flows.champion import ALIAS, Choice, Limits, choose, decide
+from flows.follower import Follower, tracking_of
+from tests.conftest import RAW
+from tests.flows.conftest import REPOSITORY, SMALL, Started, environment, options, run
+
+# MLflow warns of type hints in its own modules when these are imported.
+pytestmark = pytest.mark.filterwarnings("ignore:.*type hint:UserWarning:mlflow")
+METHODS = "finetune,ewc,packnet,icarl,joint"
+CPU = torch.device("cpu")
+OPEN = Limits()
+
+
+def params_of(out: Path, *overrides: str, methods: str = METHODS, seeds: str = "0,1") -> Params:
+    given = options("tracking.enabled=true", *overrides, out=out, methods=methods, seeds=seeds)
+    return cli.params_of(cli.parser("test", None).parse_args(["--params", str(REPOSITORY / "params.yaml"), *given]))
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five methods with two seeds, in MLflow's embedded database too."""
+    out = tmp_path_factory.mktemp("champion") / "out"
+    params = params_of(out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPOSITORY)
+        learn_all(params, out)
+    return out
+
+
+def learn_all(params: Params, out: Path) -> None:
+    """As `python -m flows.benchmark` does, but all in this process: starting others takes most of its time."""
+    prepare(params.benchmark, RAW, out / "prepared", lambda line: None)
+    with Follower.of(params, out, provenance.tags(out)) as mlflow:
+        for method in params.methods:
+            for seed in params.seeds:
+                learn(params, method, seed, out, lambda event: None)
+                mlflow.look(unit_folder(params, method, seed, out), finished=True)
+
+
+@pytest.fixture
+def out(learned: Path, tmp_path: Path) -> Path:
+    """A copy to do anything with."""
+    return Path(shutil.copytree(learned, tmp_path / "out"))
+
+
+@pytest.fixture(autouse=True)
+def mlflow_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """What MLflow keeps in the process and its environment ends with the test, as does the path to a model's code."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/nobody.db")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+def improve(out: Path, method: str, seed: int, value: float) -> None:
+    """Pretend that a model has this test accuracy on every task."""
+    path = out / "results" / method / f"seed-{seed}.json"
+    result = json.loads(path.read_text())
+    result["accuracy"] = [[None if a is None else value for a in row] for row in result["accuracy"]]
+    path.write_text(json.dumps(result))
+
+
+def learner_of(params: Params, out: Path, method: str, seed: int) -> Learner:
+    """The model as the learning itself would go on from it."""
+    learner = Learner(params, method, seed, load(out / "prepared"), CPU)
+    last = len(learner.stages) - 1
+    learner.resume(last, checkpoint.load(out / "checkpoints" / method / f"seed-{seed}" / f"task-{last}")[0])
+    learner.method.net.eval()
+    return learner
+
+
+def saved(params: Params, out: Path, folder: Path, method: str, seed: int = 0) -> tuple[Path, Choice]:
+    """The model as an MLflow model in a folder, without any server."""
+    choice = choose(params, out, OPEN, method, seed)
+    tags = {"data.sha256": "d", "torch": "t", "checkpoint.sha256": "c"}
+    card = champion.card_of(params, out, choice, OPEN, "name", tags)
+    champion.save(folder, choice, champion.facts_of(params, out, choice.run), card)
+    return folder, choice
+
+
+def png(image: np.ndarray[Any, Any], scale: float) -> str:
+    """A prepared image (C, H, W) as a picture file with the full range of grey, in base64."""
+    levels = np.rint(image * (255 / scale)).astype(np.uint8).transpose(1, 2, 0)
+    file = io.BytesIO()
+    Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def expected(learner: Learner, task: Task, known: bool = True) -> torch.Tensor:
+    """The softmax of the method's own scores of the task's test split, chunk by chunk as at test time."""
+    split, method = task.test, learner.method
+    chunks = split.batches(split.chunk(learner.params.training.batch_size))
+    with torch.no_grad():
+        return torch.cat([method.predict(x, task.index if known else None).softmax(1) for x, _, _ in chunks])
+
+
+# The rule.
+
+
+def test_the_method_by_test_accuracy_over_seeds_and_the_seed_by_validation_of_the_final_model(out: Path) -> None:
+    params = params_of(out)
+    choice = choose(params, out, OPEN)
+    results = {
+        (m, s): json.loads((out / "results" / m / f"seed-{s}.json").read_text())["average_accuracy"]
+        for m in params.methods
+        for s in (0, 1)
+    }
+    means = {m: statistics.fmean(results[m, s] for s in (0, 1)) for m in params.methods if m != "joint"}
+    assert choice.means == pytest.approx(means)
+    assert list(choice.means) == sorted(means, key=lambda m: -means[m])
+    assert choice.run.method == max(means, key=lambda m: means[m])
+    for seed, found in choice.validation.items():
+        learner = learner_of(params, out, choice.run.method, seed)
+        for task, accuracy in zip(learner.stages, found, strict=True):
+            with torch.no_grad():
+                right = learner.method.predict(task.validation.x, task.index).argmax(1) == task.validation.y
+            assert accuracy == pytest.approx(float(right.double().mean()))
+    by_validation = max((0, 1), key=lambda s: statistics.fmean(choice.validation[s]))
+    assert choice.run.seed == by_validation
+
+    other = 1 - by_validation
+    improve(out, choice.run.method, other, 1.0)
+    assert choose(params, out, OPEN).run.seed == by_validation  # the test accuracy of a seed says nothing
+    worst = list(choice.means)[-1]
+    for seed in (0, 1):
+        improve(out, worst, seed, 1.0)
+    assert choose(params, out, OPEN).run.method == worst
+
+
+def test_limits_leave_out_what_cannot_be_deployed(learned: Path) -> None:
+    params = params_of(learned)
+    assert set(choose(params, learned, OPEN).excluded) == {"joint"}
+    assert set(choose(params, learned, Limits(no_task_id=True)).excluded) == {"joint", "packnet"}
+    narrow = choose(params, learned, Limits(no_task_id=True, no_stored_samples=True))
+    assert set(narrow.means) == {"finetune", "ewc"}
+    assert "samples" in narrow.excluded["icarl"]
+    with pytest.raises(UserError, match=r"no method is left: .*packnet needs the task id"):
+        choose(params_of(learned, methods="packnet,joint"), learned, Limits(no_task_id=True))
+    with pytest.raises(UserError, match="--method packnet: needs the task id"):
+        choose(params, learned, Limits(no_task_id=True), "packnet")
+    with pytest.raises(UserError, match="--method si: is not among"):
+        choose(params, learned, OPEN, "si")
+    with pytest.raises(UserError, match="--seed 7: is not among"):
+        choose(params, learned, OPEN, None, 7)
+
+
+def test_a_comparison_that_is_not_finished_or_of_other_settings_is_refused(out: Path) -> None:
+    shutil.rmtree(out / "checkpoints" / "ewc" / "seed-1")
+    with pytest.raises(UserError, match=r"not learned .*: ewc/seed-1; learn them with"):
+        choose(params_of(out), out, OPEN)
+    assert choose(params_of(out, methods="finetune,icarl"), out, OPEN).run.method in ("finetune", "icarl")
+    with pytest.raises(UserError, match="finetune/seed-0, finetune/seed-1"):
+        choose(params_of(out, "training.epochs=4", methods="finetune"), out, OPEN)
+
+
+TASKS = ["one", "two", "three"]
+
+
+def tags(score: float, tasks: list[str]) -> dict[str, str]:
+    return {"method": "ewc", "seed": "0", champion.SCORE: repr(score), champion.SEQUENCE: digest(tasks)}
+
+
+@pytest.mark.parametrize(
+    ("held", "barred", "moves", "words"),
+    [
+        (None, None, True, "the first"),
+        (tags(0.8, TASKS), None, True, r"0\.9000 against 0\.8000 of version 3 \(ewc, seed 0\), so this becomes"),
+        (tags(0.9, TASKS), None, False, "so version 3 .* stays"),
+        (tags(0.95, TASKS), None, False, "stays"),
+        (tags(0.95, TASKS), "needs the task id", True, "needs the task id, so this becomes"),
+        (tags(0.95, TASKS[:2]), None, True, "knows 3 tasks, .* only the first 2"),
+        (tags(0.1, [*TASKS, "four"]), None, False, "other tasks .* stays"),
+        (tags(0.1, ["two"]), "needs the task id", False, r"other tasks .*\(--name\)"),
+    ],
+)
+def test_the_alias_moves_to_what_is_better(held: Any, barred: str | None, moves: bool, words: str) -> None:
+    found, why = decide(held, "3", barred, tags(0.9, TASKS), "4", TASKS)
+    assert found is moves
+    assert re.search(words, why)
+
+
+# The registry.
+
+
+def test_registered_with_alias_tags_card_and_the_run_it_came_from(out: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    params = params_of(out)
+    settings = options("tracking.enabled=true", out=out, methods=METHODS)
+    done = run("flows.champion", settings)
+    assert done.returncode == 0, done.stderr
+    choice = choose(params, out, OPEN)
+    who = f"({choice.run.method}, seed {choice.run.seed})"
+    assert done.stdout.startswith(f"permuted-digits version 1 {who}: is the first, so this becomes champion.\n")
+    assert done.stderr == ""
+
+    client = MlflowClient(f"sqlite:///{out}/mlflow/mlflow.db")
+    version = client.get_model_version_by_alias("permuted-digits", ALIAS)
+    assert version.version in (1, "1")
+    assert version.tags["method"] == choice.run.method
+    assert float(version.tags["mean_average_accuracy"]) == choice.score
+    assert set(version.tags) >= {"seed", "git.commit", "data.sha256", "dvc.data", "torch", "checkpoint.sha256"}
+    unit = client.get_run(version.tags["run_id"])
+    assert unit.info.run_name == f"{choice.run.method}/seed-{choice.run.seed}"
+    assert [f"models:/{model.model_id}" for model in unit.outputs.model_outputs] == [version.source]
+    assert unit.info.status == "FINISHED"
+    assert version.description.startswith(f"# permuted-digits: {choice.run.method}")
+    card = next(Path(out, "mlflow", "artifacts", "models").rglob("model_card.md"))
+    assert version.description == card.read_text("utf-8")
+
+    # In this process from here on: a command takes seconds.
+    def register(method: str | None = None, limits: Limits = OPEN) -> tuple[str, str]:
+        found = choose(params, out, limits, method)
+        sentence = champion.register(params, out, found, limits, "permuted-digits", tracking_of(params, out))
+        return sentence, client.get_model_version_by_alias("permuted-digits", ALIAS).tags["method"]
+
+    assert register() == (f"permuted-digits version 1 {who}: is champion already.", choice.run.method)
+    assert len(client.search_model_versions("name = 'permuted-digits'")) == 1
+    worst = list(choice.means)[-1]
+    sentence, holder = register(worst)
+    assert "stays champion" in sentence
+    assert holder == choice.run.method
+    for seed in (0, 1):
+        improve(out, worst, seed, 1.0)
+    sentence, holder = register()
+    assert sentence.startswith("permuted-digits version 3")
+    assert "so this becomes champion" in sentence
+    assert holder == worst
+
+
+def test_a_moved_project_takes_its_models_along(out: Path, tmp_path: Path) -> None:
+    import mlflow
+
+    params = params_of(out, methods="finetune")
+    choice = choose(params, out, OPEN)
+    champion.register(params, out, choice, OPEN, "one", tracking_of(params, out))
+    moved = out.rename(tmp_path / "elsewhere")
+    again = champion.register(params, moved, choose(params, moved, OPEN), OPEN, "one", tracking_of(params, moved))
+    assert again.endswith("is champion already.")
+    mlflow.set_tracking_uri(f"sqlite:///{moved}/mlflow/mlflow.db")
+    assert mlflow.pyfunc.load_model(f"models:/one@{ALIAS}").unwrap_python_model().name == "finetune"
+
+
+def test_without_tracking_there_is_nothing_to_register_in(learned: Path) -> None:
+    done = run("flows.champion", options(out=learned))
+    assert done.returncode == 2
+    assert "tracking.enabled" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_down_is_named_in_one_line(learned: Path) -> None:
+    down = f"tracking.uri=http://somebody:secret@127.0.0.1:{free_port()}"
+    done = run("flows.champion", options("tracking.enabled=true", down, out=learned, methods="finetune"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: MLflow (http://127.0.0.1:")
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_a_name_that_mlflow_cannot_take_is_refused(learned: Path) -> None:
+    done = run("flows.champion", [*options("tracking.enabled=true", out=learned), "--name", "a/b"])
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --name a/b")
+
+
+# The model.
+
+
+@pytest.mark.parametrize("method", [name for name in names_in("methods") if not OPEN.against(name)])
+def test_answers_are_those_of_the_test_bit_for_bit(method: str, tmp_path: Path) -> None:
+    import mlflow
+
+    out = tmp_path / "out"
+    params = params_of(out, "tracking.enabled=false", methods=method, seeds="0")
+    learn_all(params, out)
+    folder, choice = saved(params, out, tmp_path / "model", method)
+    model = mlflow.pyfunc.load_model(str(folder))
+    learner = learner_of(params, out, method, 0)
+    for task in learner.stages:
+        images, labels = task.test.images.numpy(), task.test.y.tolist()
+        files = [{"image": png(image, 16.0), "task": task.name} for image in images]
+        numbers = [{"image": image.tolist(), "task": task.index} for image in images]
+        answers = model.predict(files)
+        assert answers == model.predict(numbers)
+        assert [list(answer["probabilities"].values()) for answer in answers] == expected(learner, task).tolist()
+        assert {answer["task"] for answer in answers} == {task.name}
+        assert all(answer["probability"] == answer["probabilities"][answer["class"]] for answer in answers)
+        right = [task.classes.index(a["class"]) == label for a, label in zip(answers, labels, strict=True)]
+        assert statistics.fmean(right) == choice.run.accuracy[-1][task.index]
+
+
+def test_without_task_it_answers_over_all_classes_seen(learned: Path, tmp_path: Path) -> None:
+    import mlflow
+
+    params = params_of(learned)
+    model = mlflow.pyfunc.load_model(str(saved(params, learned, tmp_path / "model", "icarl")[0]))
+    learner = learner_of(params, learned, "icarl", 0)
+    first, second = learner.stages
+    rows = [{"image": image.tolist()} for image in first.test.images]
+    found = model.predict(rows)
+    assert [list(answer["probabilities"].values()) for answer in found] == expected(learner, first, False).tolist()
+    assert list(found[0]["probabilities"]) == [f"{t.name}/{c}" for t in (first, second) for c in t.classes]
+    for answer in found:
+        assert answer["probability"] == max(answer["probabilities"].values())
+        assert answer["probabilities"][f"{answer['task']}/{answer['class']}"] == answer["probability"]
+    assert {answer["task"] for answer in found} == {first.name, second.name}
+
+    mixed = model.predict([rows[0], {**rows[1], "task": 1}, {**rows[2], "task": second.name}])
+    assert [len(answer["probabilities"]) for answer in mixed] == [20, 10, 10]
+    assert [answer["task"] for answer in mixed[1:]] == [second.name, second.name]
+
+
+def test_what_cannot_be_answered_is_refused_by_row_and_reason(learned: Path, tmp_path: Path) -> None:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    params = params_of(learned)
+    model = mlflow.pyfunc.load_model(str(saved(params, learned, tmp_path / "model", "packnet")[0]))
+    good = {"image": np.zeros((1, 8, 8), np.uint8).tolist(), "task": "permutation-01"}
+    assert len(model.predict([good])) == 1
+    text = base64.b64encode(b"no picture").decode()
+    for change, words in [
+        ({"task": None}, "row 1: packnet needs the task of an image: give `task`, one of permutation-01, permu"),
+        ({"task": "permutation-9"}, r"row 1: no task 'permutation-9'; there are .* \(or 0 to 1\)"),
+        ({"task": 2}, "row 1: no task 2"),
+        ({"task": -1}, "row 1: no task -1"),
+        ({"image": None}, "row 1: no `image`"),
+        ({"image": "*"}, "row 1: .* not base64"),
+        ({"image": text}, "row 1: `image` is no usable picture: not a picture"),
+        ({"image": [[1, 2], [3]]}, r"row 1: `image` has to be \(1, 8, 8\) whole numbers from 0 to 16"),
+        ({"image": np.full((1, 8, 8), 17).tolist()}, "from 0 to 16"),
+        ({"image": np.full((1, 8, 8), 0.5).tolist()}, "whole numbers"),
+    ]:
+        with pytest.raises(MlflowException, match=words) as refused:
+            model.predict([good, {**good, **change}])
+        assert refused.value.get_http_status_code() == 400
+    with pytest.raises(MlflowException, match="packnet needs the task"):
+        model.predict([{"image": good["image"]}])
+
+
+def test_no_pickle_in_any_file(learned: Path, tmp_path: Path) -> None:
+    folder, _ = saved(params_of(learned), learned, tmp_path / "model", "icarl")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"MLmodel", "net.safetensors", "facts.json", "model_card.md", "method.py"}
+    for path in files:
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, "pt") as tensors:
+                tensors.keys()
+        else:
+            assert "\0" not in path.read_text("utf-8")  # which no pickle and no archive is
+    assert not any("__pycache__" in path.parts for path in files)
+
+
+def test_it_brings_the_code_it_needs_and_no_more_is_loaded(learned: Path, tmp_path: Path) -> None:
+    """In a process of its own, away from the project; what a requirement loads is not counted."""
+    folder, _ = saved(params_of(learned), learned, tmp_path / "model", "ewc")
+    code = (
+        "import json, sys\n"
+        "import mlflow\n"
+        "model = mlflow.pyfunc.load_model('model')\n"
+        "rows = json.load(open('model/input_example.json'))\n"
+        "(answer,) = model.predict(rows)\n"
+        "import cl\n"
+        "print(json.dumps([cl.__file__, answer['task'], sorted({name.split('.')[0] for name in sys.modules})]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
+    file, task, modules = json.loads(done.stdout.splitlines()[-1])
+    assert Path(file).is_relative_to(folder)
+    assert task == "permutation-01"
+    assert not {"flows", "prefect", "optuna", "dvc", "torchvision", "matplotlib"} & set(modules)
+    requirements = [line.partition("==")[0] for line in (folder / "requirements.txt").read_text().split()]
+    assert requirements == list(champion.REQUIREMENTS)
+
+
+def test_the_card_says_what_the_record_says(learned: Path, tmp_path: Path) -> None:
+    params = params_of(learned)
+    for method in ("icarl", "packnet"):
+        folder, choice = saved(params, learned, tmp_path / method, method)
+        card = (folder / "artifacts" / "model_card.md").read_text("utf-8")
+        for index, name in enumerate(choice.run.tasks):
+            before, now = choice.run.accuracy[index][index], choice.run.accuracy[-1][index]
+            assert before is not None
+            assert now is not None
+            assert f"| {name} | 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 | {before:.1%} | {now:.1%} |".replace("%", " %") in card
+        assert f"{method} was named by the user" in card
+        assert all(f"{knob} {value}" in card for knob, value in choice.run.per_task[-1]["knobs"].items())
+        assert ("hold training images" in card) is (method == "icarl")
+        assert ("without it the model refuses" in card) is (method == "packnet")
+        assert ("may be left out" in card) is (method == "icarl")
+        assert "joint (learns all tasks at once" in card
+        assert len(card) < champion.DESCRIPTION_LENGTH
+        assert not re.search(r"\n\n\n|\{[{%]|None", card)
+
+
+def test_photographs_are_read_as_they_were_prepared(tmp_path: Path) -> None:
+    """RGB files of another shape, sent as they are; a small convolutional net; tasks of unlike numbers of classes."""
+    import mlflow
+
+    from cl.data.benchmarks import folder as benchmark
+
+    draw = np.random.default_rng(0)
+    for task, names in {"1-screws": ("bent", "good"), "2-nuts": ("cracked", "good", "rusty")}.items():
+        for label, name in enumerate(names):
+            place = tmp_path / "photos" / task / name
+            place.mkdir(parents=True)
+            for number in range(6):
+                noise = draw.integers(0, 120, (30, 41, 3)) + 60 * label
+                Image.fromarray(noise.astype(np.uint8)).save(place / f"{number}.{('png', 'jpg')[number % 2]}")
+    out = tmp_path / "out"
+    settings = [
+        *SMALL,
+        "benchmark.name=folder",
+        f"benchmark.path={tmp_path / 'photos'}",
+        "benchmark.image_size=16",
+        "model.name=small",
+        "training.epochs=1",
+    ]
+    params = read(REPOSITORY / "params.yaml", settings, ["lwf"], [0])
+    learn_all(params, out)
+    model = mlflow.pyfunc.load_model(str(saved(params, out, tmp_path / "model", "lwf")[0]))
+    learner = learner_of(params, out, "lwf", 0)
+    listings = benchmark._listings(tmp_path / "photos", params.benchmark)
+    for task, listing in zip(learner.stages, listings, strict=True):
+        files = [(tmp_path / "photos" / path).read_bytes() for path, _ in listing.splits["test"]]
+        answers = model.predict([{"image": base64.b64encode(data).decode(), "task": task.name} for data in files])
+        assert [list(answer["probabilities"]) for answer in answers] == [list(task.classes)] * len(files)
+        assert [list(answer["probabilities"].values()) for answer in answers] == expected(learner, task).tolist()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(port: int, rows: list[dict[str, Any]]) -> tuple[int, Any]:
+    """Status and answer of a request."""
+    body = json.dumps({"dataframe_records": rows}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.mark.slow
+def test_served_over_http(out: Path, tmp_path: Path) -> None:
+    done = run("flows.champion", [*options("tracking.enabled=true", out=out, methods="packnet"), "--name", "served"])
+    assert done.returncode == 0, done.stderr
+    params, port = params_of(out, methods="packnet"), free_port()
+    choice = choose(params, out, OPEN)
+    learner = learner_of(params, out, "packnet", choice.run.seed)
+    command = [
+        "env",
+        f"MLFLOW_TRACKING_URI=sqlite:///{out}/mlflow/mlflow.db",
+        *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
+        *("-m", f"models:/served@{ALIAS}", "--host", "127.0.0.1", "--port", str(port)),
+    ]
+
+    def answers() -> bool:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2).close()
+        except OSError:
+            time.sleep(0.2)
+            return False
+        return True
+
+    with Started(command, tmp_path, cwd=tmp_path) as server:
+        server.wait_for(answers, "answer of the server")
+        for task in learner.stages:
+            rows = [{"image": png(image, 16.0), "task": task.name} for image in task.test.images.numpy()]
+            status, answer = ask(port, rows)
+            assert status == 200
+            found = [list(row["probabilities"].values()) for row in answer["predictions"]]
+            assert found == expected(learner, task).tolist()
+        status, answer = ask(port, [{"image": rows[0]["image"]}])
+        assert status == 400
+        assert "packnet needs the task of an image: give `task`, one of permutation-01" in answer["message"]
