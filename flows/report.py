@@ -379,7 +379,7 @@ def where_to_look_next(where: Tracking) -> str:
     from flows import tracking  # which imports MLflow only when it sends something
 
     served = (where.uri or "").startswith("http")
-    comparison = tracking.comparison_url(where.uri if served and where.uri else "http://127.0.0.1:5000", where)
+    comparison = tracking.comparison_url(where.target if served else "http://127.0.0.1:5000", where)
     mlflow = [comparison] if served else [tracking.ui_command(where), f"then {comparison}"]
     if api := os.environ.get("PREFECT_API_URL"):
         prefect = [api.rstrip("/").removesuffix("/api")]
@@ -415,6 +415,7 @@ def report(params: Params, out: Path, prefect: Plain) -> None:
         page = (summary.folder / "index.html").resolve()
         prefect.link("report", page.as_uri(), "the report, on the machine that made it")
         prefect.say(f"report: {summary.folder / 'index.html'}")
+        provenance.point(params, out)
 
     prefect.flow("report", f"report {params.benchmark.name}", [params.benchmark.name], body)
 

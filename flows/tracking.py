@@ -80,6 +80,11 @@ class Tracking:
         return self.folder / "mlflow.db"
 
     @property
+    def address(self) -> str:
+        """Where MLflow's clients find it."""
+        return self.uri or f"sqlite:///{self.database}"
+
+    @property
     def target(self) -> str:
         """Name of the place that is sent to: without passwords, and the same after the project was moved."""
         if self.uri is None:
@@ -261,7 +266,21 @@ def ui_command(tracking: Tracking) -> str:
 
 def ensure(tracking: Tracking) -> None:
     """Make the experiment and its curated comparison, and the embedded database, where they are not there yet."""
-    _Ledger(tracking).connected(*_Server(tracking).connect())
+    connected(tracking)
+
+
+def connected(tracking: Tracking) -> tuple[Any, str]:
+    """MLflow's client, and the id of the experiment, which is there afterwards. Raises whatever fails."""
+    server = _Server(tracking)
+    experiment, created = server.connect()
+    _Ledger(tracking).connected(experiment, created)
+    return server.client, experiment
+
+
+def run_of(tracking: Tracking, unit: Path) -> str | None:
+    """Id of the run of a unit's folder, `<out>/.work/<method>/seed-<s>/<key>`; None where nothing was sent of it."""
+    entry = _Ledger(tracking).units().get("/".join(unit.resolve().parts[-3:]))
+    return None if entry is None or entry["run"] is None else str(entry["run"])
 
 
 def comparison_url(base: str, tracking: Tracking) -> str:
@@ -285,6 +304,33 @@ def record(
     server.log(run, now, {0: values}, tags=tags)
     server.artifacts(run, texts)
     server.status(run, "FINISHED", now)
+
+
+def run_showing(tracking: Tracking, result: Path) -> str | None:
+    """Id of the run that has these very files, `<method>/seed-<s>.json` and the two beside it; None without one."""
+    if tracking.uri is None and not tracking.database.exists():
+        return None
+    digest = _digest(result.parent, (result.name, f"{result.stem}.trials.json", f"{result.stem}.cost.json"))
+    entries = _Ledger(tracking).units().values()
+    return next((str(entry["run"]) for entry in entries if entry["sent"] and entry["sent"][0] == digest), None)
+
+
+def tagged(tracking: Tracking, key: str, value: str) -> dict[str, str]:
+    """Ids of the experiment's runs with this tag, by name, `<method>/seed-<s>`. Raises whatever fails."""
+    client, experiment = connected(tracking)
+    return {run.info.run_name: run.info.run_id for run in client.search_runs([experiment], f"tags.`{key}` = '{value}'")}
+
+
+def tag(tracking: Tracking, tags: Mapping[str, Mapping[str, str]]) -> None:
+    """Set tags on runs, by id. A server that is down must not fail what was made: one line says what is missing."""
+    try:
+        client, _ = connected(tracking)
+        from mlflow.entities import RunTag
+
+        for run, pairs in tags.items():
+            client.log_batch(run, tags=[RunTag(key, value) for key, value in pairs.items()])
+    except Exception as error:
+        _say(f"MLflow ({tracking.target}) lacks DVC's hashes: {_root(error)}; `python -m flows.report` sends them")
 
 
 # What the files say.
@@ -503,13 +549,12 @@ class _Server:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        uri, artifacts = self._tracking.uri, None
-        if uri is None:
+        artifacts = None
+        if self._tracking.uri is None:
             if not self._tracking.database.exists():
                 _create_database(self._tracking.database)
-            uri = f"sqlite:///{self._tracking.database}"
             artifacts = (self._tracking.folder / "artifacts").as_uri()
-        self.client = MlflowClient(tracking_uri=uri)
+        self.client = MlflowClient(tracking_uri=self._tracking.address)
         name = self._tracking.experiment
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
@@ -605,7 +650,13 @@ def _create_database(path: Path) -> None:
 def _relocate(database: Path, old: str, new: str) -> None:
     """Correct the addresses of artifacts, which are absolute, after the project was moved or copied."""
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+        columns = {
+            "experiments": "artifact_location",
+            "runs": "artifact_uri",
+            "logged_models": "artifact_location",
+            "model_versions": "storage_location",
+        }
+        for table, column in columns.items():
             connection.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
                 (new, len(old) + 1, len(old), old),
@@ -661,17 +712,17 @@ def _say(message: str) -> None:
 
 
 def _root(error: BaseException) -> str:
-    """What an error comes from, on one line of reasonable length."""
+    """What an error comes from, on one line of reasonable length, without a password that an address may hold."""
     while not isinstance(error, UserError) and (cause := error.__cause__ or error.__context__) is not None:
         error = cause
-    text = " ".join(str(error).split())
+    text = re.sub(r"(?<=//)[^/@\s]*@", "", " ".join(str(error).split()))
     return text[:300] if isinstance(error, UserError) else f"{type(error).__name__}: {text[:300]}"
 
 
-def _digest(folder: Path) -> str:
+def _digest(folder: Path, files: Sequence[str] = FILES) -> str:
     """Sha256 over the files of a unit."""
     digest = hashlib.sha256()
-    for path in (folder / file for file in FILES):
+    for path in (folder / file for file in files):
         digest.update(hashlib.sha256(path.read_bytes()).digest() if path.exists() else b"none")
     return digest.hexdigest()
 
