@@ -9,10 +9,11 @@ from pathlib import Path
 from cl import cli
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
+from cl.live import shown
 from cl.params import Params
-from cl.pool import Children, Event, Progress, UnitOfWork, check_out, units_of, width
+from cl.pool import Children, Event, Hear, UnitOfWork, check_out, units_of, width
 from cl.unit import unit_folder
-from flows import provenance
+from flows import cluster, provenance
 from flows.engine import Plain, engine
 from flows.follower import Follower
 
@@ -36,10 +37,15 @@ def train(params: Params, out: Path, prefect: Plain, tags: Mapping[str, str] | N
     labels = [params.benchmark.name, *params.methods]
     units = units_of(params)
     at_once, trial_workers = width(params, len(units))
+    if params.execution.runner != "local":
+        at_once, trial_workers = cluster.at_once(params.execution, len(units)), 1
 
     def body() -> None:
-        with Follower.of(params, out, {**provenance.tags(out), **(tags or {})}) as mlflow:
-            _train(params, out, prefect, mlflow, units, at_once, trial_workers)
+        with (
+            Follower.of(params, out, {**provenance.tags(out), **(tags or {})}) as mlflow,
+            shown(units, prefect.say, lines=prefect.url is not None) as show,
+        ):
+            _train(params, out, prefect, mlflow, show, units, at_once, trial_workers)
 
     prefect.flow("train", f"train {params.benchmark.name}: {name}", labels, body, at_once)
 
@@ -49,18 +55,28 @@ def _train(
     out: Path,
     prefect: Plain,
     mlflow: Follower,
+    show: Hear,
     units: list[UnitOfWork],
     at_once: int,
     trial_workers: int,
 ) -> None:
-    show = Progress(units, prefect.say)
-
     def hear(unit: UnitOfWork, event: Event) -> None:
         show(unit, event)
-        if event["event"] == "task":
+        key = f"{unit.method}-seed-{unit.seed}".replace("_", "-")
+        if event["event"] == "finished before":
+            prefect.progress(key, 1.0, f"{unit.name}: finished before")
+        elif event["event"] == "task":
+            done, tasks = event["index"] + 1, event["tasks"]
+            prefect.progress(
+                key, done / tasks, f"{unit.name}: task {done}/{tasks}, {event['average_accuracy']:.1%} so far"
+            )
             mlflow.look(unit_folder(params, unit.method, unit.seed, out))
 
-    children = Children(params, out, hear)
+    children: Children | cluster.Units
+    if params.execution.runner == "local":
+        children = Children(params, out, hear)
+    else:
+        children = cluster.Units(params, out, hear, units)
 
     def learn(unit: UnitOfWork) -> None:
         reason = children.run(unit, trial_workers)

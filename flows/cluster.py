@@ -1,0 +1,365 @@
+"""Units on the workers of a Dask or a Ray cluster: the same child process as here, in an output folder that all share.
+
+What is handed to a worker is text, and what comes back is an exit status: all else is in the shared folder. There the
+driver also holds a lock for as long as it wants its units to run; a worker that gets hold of it ends its child. So
+nothing outlives a driver that was stopped, killed or cut off, and a folder that is not shared is found out at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+from cl.errors import UserError
+from cl.files import write_bytes
+from cl.params import PACKAGE, Execution, Params, read
+from cl.pool import ONE_THREAD, Event, Hear, UnitOfWork
+from cl.unit import publish_if_finished, unit_folder, unit_key
+
+POLL_SECONDS = 0.25
+CONNECT_SECONDS = 30
+PATIENCE_SECONDS = 60.0
+"""Where nothing has begun after so long, it is said."""
+WORKERS_LOST = 3
+"""A unit that has lost so many workers is tried once more, and then has failed."""
+LEASH = "driver.lock"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told of a unit."""
+
+    method: str
+    seed: int
+    out: str
+    run: str
+    """The driver's folder: its lock, the params, and what the units have told."""
+    key: str
+    """The unit's, as the driver computes it."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a unit went."""
+
+    code: int = 0
+    """Of its process, negative for a signal."""
+    refused: str | None = None
+    """Why there was no process."""
+
+
+# On the worker.
+
+
+def work(job: Job) -> Ended:
+    """Run the unit to its end as a child of this worker, or until the driver lets go."""
+    host, run = socket.gethostname(), Path(job.run)
+    try:
+        leash = (run / LEASH).open("rb")
+    except FileNotFoundError:
+        shared = "the output folder has to be on a disk that all machines see under the same path"
+        return Ended(refused=f"{host} does not see {run}: {shared}")
+    with leash:
+        if _let_go(leash):
+            return Ended(refused=f"{host} can lock {run / LEASH} too: the disk has to know locks across machines")
+        params = read(run / "params.json")
+        if unit_key(params, job.method, job.seed) != job.key:
+            same = "install the same commit and the same versions on all machines"
+            return Ended(refused=f"the code or torch of {host} is not that of the driver: {same}")
+        log = unit_folder(params, job.method, job.seed, Path(job.out)) / "stderr.log"
+        told = run / job.method / str(job.seed) / f"{host}-{os.getpid()}-{uuid4().hex}.jsonl"
+        for path in (log, told):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "cl.unit", "--params", str(run / "params.json"), "--method", job.method]
+        command += ["--seed", str(job.seed), "--out", job.out, "--parent", str(os.getpid())]
+        with told.open("wb") as stdout, log.open("wb") as stderr:
+            child = subprocess.Popen(
+                command,
+                cwd=PACKAGE.parent,
+                stdout=stdout,
+                stderr=stderr,
+                env={**os.environ, **ONE_THREAD},
+                process_group=0,
+            )
+            try:
+                while True:
+                    try:
+                        return Ended(child.wait(POLL_SECONDS))
+                    except subprocess.TimeoutExpired:
+                        if _let_go(leash):
+                            child.kill()
+            finally:
+                child.kill()
+                child.wait()
+
+
+def _let_go(leash: BufferedReader) -> bool:
+    """Whether the driver, which holds this lock while it lives and wants us to go on, holds it no longer."""
+    try:
+        fcntl.flock(leash, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(leash, fcntl.LOCK_UN)
+    return True
+
+
+# In the driver.
+
+
+class Future(Protocol):
+    """What a cluster gives for a job."""
+
+    def done(self) -> bool:
+        """Whether it has come to an end."""
+
+    def result(self) -> Ended:
+        """How it went; raises what the cluster has to say where it could not be run."""
+
+
+class Cluster(Protocol):
+    """Where jobs are run; a job whose worker is lost goes to another."""
+
+    def submit(self, job: Job, name: str) -> Future:
+        """Have the job run."""
+
+    def close(self) -> None:
+        """Leave the cluster; end it where it is our own."""
+
+
+class Dask:
+    """A Dask cluster: workers take one unit a thread."""
+
+    def __init__(self, execution: Execution) -> None:
+        config = _package("dask.config", "dask")
+        config.set({"logging.distributed": "critical", "distributed.scheduler.allowed-failures": WORKERS_LOST})
+        distributed = _package("distributed", "dask")
+        self._cluster: Any = None
+        if execution.address is None:
+            if execution.gpus_per_unit:
+                raise UserError(
+                    "execution.gpus_per_unit: Dask's workers say themselves which GPUs they have; start them as "
+                    "docs/scaling.md shows and give execution.address"
+                )
+            self._cluster = distributed.LocalCluster(
+                n_workers=cores(execution),
+                threads_per_worker=1,
+                memory_limit=None,  # what a worker itself holds says nothing of its children
+                dashboard_address=None,
+            )
+        try:
+            self._client = distributed.Client(self._cluster or execution.address, timeout=CONNECT_SECONDS)
+        except (OSError, ValueError) as error:
+            raise _unreachable(execution, error) from None
+        self._resources = {"GPU": execution.gpus_per_unit} if execution.gpus_per_unit else None
+
+    def submit(self, job: Job, name: str) -> Future:
+        """Have the job run; the method stands first in its key, so that Dask learns how long each method takes."""
+        key = f"{name.replace('/', '-')}-{uuid4().hex}"
+        future: Future = self._client.submit(work, job, key=key, pure=False, resources=self._resources)
+        return future
+
+    def close(self) -> None:
+        """Leave the cluster; end it where it is our own."""
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+
+class Ray:
+    """A Ray cluster: a unit takes one CPU, and of the GPUs what is asked for."""
+
+    def __init__(self, execution: Execution) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._ray = _package("ray", "ray")
+        own = {"num_cpus": cores(execution), "include_dashboard": False, "object_store_memory": 2**27}
+        try:
+            self._ray.init(
+                address=execution.address or "local",  # without any, Ray looks for one that happens to run
+                log_to_driver=False,
+                logging_level="critical",
+                **({} if execution.address else own),
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _unreachable(execution, error) from None
+        gpus = execution.gpus_per_unit or 0
+        self._work = self._ray.remote(num_cpus=1, num_gpus=gpus, max_retries=WORKERS_LOST)(work)
+
+    def submit(self, job: Job, name: str) -> Future:
+        """Have the job run, under the name of the unit."""
+        future: Future = self._work.options(name=name).remote(job).future()
+        return future
+
+    def close(self) -> None:
+        """Leave the cluster; end it where it is our own."""
+        self._ray.shutdown()
+
+
+CLUSTERS: dict[str, type[Dask] | type[Ray]] = {"dask": Dask, "ray": Ray}
+
+
+class Units:
+    """The units of a run on a cluster; does for the train stage what `cl.pool.Children` does on this machine."""
+
+    def __init__(self, params: Params, out: Path, hear: Hear, units: Iterable[UnitOfWork]) -> None:
+        self.params, self.out, self.hear = params, out.resolve(), hear
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._begun = False
+        self._started = time.monotonic()
+        self._finished = {unit for unit in units if self._publish(unit)}
+        self._cluster: Cluster | None = None
+        if set(units) - self._finished:  # where all is done no cluster is needed
+            self._cluster = CLUSTERS[params.execution.runner](params.execution)
+        self._run = self.out / ".work" / f"run-{uuid4().hex}"
+        write_bytes(self._run / "params.json", params.model_dump_json().encode())
+        self._leash = (self._run / LEASH).open("wb")
+        fcntl.flock(self._leash, fcntl.LOCK_EX)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether an interrupt has ended it."""
+        return self._ended.is_set()
+
+    def run(self, unit: UnitOfWork, trial_workers: int = 1) -> str | None:
+        """Run one unit to its end; returns why it failed, or None. Its trials stay in its one process."""
+        del trial_workers
+        if unit in self._finished:
+            self._tell(unit, {"event": "finished before"})
+            return None
+        assert self._cluster is not None
+        key = unit_key(self.params, unit.method, unit.seed)
+        job = Job(unit.method, unit.seed, str(self.out), str(self._run), key)
+        future = self._cluster.submit(job, unit.name)
+        heard = _Heard(self._run / unit.method / str(unit.seed))
+        while not future.done():
+            if self._ended.wait(POLL_SECONDS):
+                return "stopped"
+            self._pass_on(unit, heard)
+        try:
+            ended = future.result()
+        except Exception as error:  # of the cluster's, each with classes of its own
+            return f"the {self.params.execution.runner} cluster could not run it: {_said(error)}"
+        finally:
+            self._pass_on(unit, heard)
+        if ended.refused is not None or ended.code == 0:
+            return ended.refused
+        return heard.error or self._how(unit, ended.code)
+
+    def stop(self) -> None:
+        """End all units now; what they finished is kept."""
+        self._ended.set()
+        self._leash.close()
+
+    def close(self) -> None:
+        """Let go of the cluster and remove what was handed to it."""
+        self._leash.close()
+        shutil.rmtree(self._run, ignore_errors=True)
+        if self._cluster is not None:
+            self._cluster.close()
+
+    def _publish(self, unit: UnitOfWork) -> bool:
+        return publish_if_finished(
+            self.params, (unit.method, unit.seed), self.out, lambda event: self._tell(unit, event)
+        )
+
+    def _tell(self, unit: UnitOfWork, event: Event) -> None:
+        with self._lock:
+            self.hear(unit, event)
+
+    def _pass_on(self, unit: UnitOfWork, heard: _Heard) -> None:
+        events = heard.new()
+        self._begun = self._begun or heard.attempts > 0
+        if not self._begun and time.monotonic() - self._started > PATIENCE_SECONDS:
+            self._begun = True  # said once
+            execution = self.params.execution
+            wanted = f" with {execution.gpus_per_unit:g} GPU" if execution.gpus_per_unit else ""
+            say = f"no worker{wanted} has taken a unit for {PATIENCE_SECONDS:.0f} s; does the cluster have one?"
+            self._tell(unit, {"event": "warning", "message": say})
+        for event in events:
+            self._tell(unit, event)
+
+    def _how(self, unit: UnitOfWork, code: int) -> str:
+        log = unit_folder(self.params, unit.method, unit.seed, self.out) / "stderr.log"
+        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return f"{how}{': ' + last[0] if last else ''} (all of it in {log})"
+
+
+class _Heard:
+    """What a unit has told so far, in a file an attempt; a file is read again from where it was left."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[Path, int] = {}
+        self.error: str | None = None
+
+    @property
+    def attempts(self) -> int:
+        """How often it has begun."""
+        return len(self._read)
+
+    def new(self) -> list[Event]:
+        """The events since the last call; a line that is cut short waits for its end."""
+        events: list[Event] = []
+        files = self._folder.glob("*.jsonl") if self._folder.exists() else ()
+        for path in files:
+            if path not in self._read:
+                self._read[path] = 0
+                if self.attempts > 1:
+                    host = path.name.split("-")[0]
+                    message = f"its worker was lost; on {host} it goes on from its last finished trial"
+                    events.append({"event": "warning", "message": message})
+            with path.open("rb") as lines:
+                lines.seek(self._read[path])
+                whole = lines.read().rpartition(b"\n")[0]
+            self._read[path] += len(whole) + 1 if whole else 0
+            events += [json.loads(line) for line in whole.splitlines()]
+        for event in events:
+            if event["event"] == "error":
+                self.error = event["message"]
+        return [event for event in events if event["event"] != "error"]
+
+
+def cores(execution: Execution) -> int:
+    """The workers of a cluster on this machine alone."""
+    return execution.workers or len(os.sched_getaffinity(0))
+
+
+def at_once(execution: Execution, units: int) -> int:
+    """How many units are handed to the cluster at once: all, so that it can grow with them, unless told otherwise."""
+    return min(execution.workers or units, units)
+
+
+def _package(name: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        needs = f"install the project's extra {extra!r}: pip install -c constraints.txt -e '.[{extra}]'"
+        raise UserError(f"execution.runner: {extra} needs {error.name}, which is not installed; {needs}") from None
+
+
+def _unreachable(execution: Execution, error: Exception) -> UserError:
+    return UserError(
+        f"execution.address: no {execution.runner} cluster answers at {execution.address} ({_said(error)})"
+    )
+
+
+def _said(error: Exception) -> str:
+    """A cluster's error on one line; of a worker's traceback the last one, which names the fault."""
+    text = str(error).strip()
+    return text.splitlines()[-1].strip() if "Traceback (most recent call last)" in text else " ".join(text.split())
