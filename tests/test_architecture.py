@@ -15,7 +15,7 @@ from cl.params import names_in
 
 REPOSITORY = Path(__file__).parents[1]
 SOURCES = sorted((REPOSITORY / "cl").rglob("*.py"))
-ORCHESTRATION = {"prefect", "mlflow", "dvc", "dvclive", "flows"}
+ORCHESTRATION = {"prefect", "mlflow", "dvc", "dvclive", "dask", "distributed", "ray", "flows"}
 NAMES = [str(path.relative_to(REPOSITORY)) for path in SOURCES]
 
 
