@@ -165,7 +165,7 @@ def test_each_unit_has_a_progress_that_ends_at_the_end(good: tuple[Seen, Path]) 
     found = {row["key"]: row for row in seen.artifacts if row["type"] == "progress"}
     assert set(found) == {f"{m}-seed-{s}" for m in ("finetune", "ewc") for s in (0, 1)}
     for key, row in found.items():
-        assert json.loads(row["data"]) == 100
+        assert row["data"] == 100
         assert row["task_run_id"] is not None
         said = "finished before" if key.startswith("finetune") else "task 2/2, "
         assert row["description"].startswith(f"{key.replace('-seed', '/seed')}: {said}")
