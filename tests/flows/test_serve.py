@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,8 +57,15 @@ class Served:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.ports[0]}/api{path}", data, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        for _ in range(20):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != 503:  # its database is busy for a moment; Prefect's own client tries again too
+                    raise
+                time.sleep(0.5)
+        raise AssertionError(f"{path}: 503 again and again")
 
     def trigger(self, name: str, **parameters: Any) -> str:
         deployment = self.call(f"/deployments/name/{name}/{name}")
