@@ -29,6 +29,7 @@ from flows.benchmark import named, stages
 from flows.engine import Plain, engine
 from flows.follower import tracking_of
 from flows.results import Run, read_runs
+from flows.templates import template
 from flows.train import UnitsFailed
 from flows.verdict import Verdict, compare_nights, peak_memory, seconds_per_step
 
@@ -178,18 +179,9 @@ def in_short(record: Mapping[str, Any]) -> str:
 
 def morning(record: Mapping[str, Any], course: Sequence[Night], before: Night | None) -> str:
     """The morning's page: one HTML document that needs nothing beside it."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = [night.record for night in course if night.record["sequence"] == record["sequence"]][-SHOWN:]
     methods = sorted(record["methods"], key=lambda name: -record["methods"][name]["accuracy"])
-    return environment.get_template("morning.html").render(
+    found: str = template("morning.html").render(
         record=record,
         methods=methods,
         changes={(change["method"], change["measure"]): change for change in record["changes"]},
@@ -198,6 +190,7 @@ def morning(record: Mapping[str, Any], course: Sequence[Night], before: Night | 
         nights=len(shown),
         differences=differences(record, before.record if before else None),
     )
+    return found
 
 
 def line(values: Sequence[float | None], width: int = 120, height: int = 26) -> list[tuple[float, float]]:

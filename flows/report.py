@@ -335,22 +335,13 @@ def listing(names: Sequence[str]) -> str:
 
 def page(summary: Summary, figures: Mapping[str, report_plots.Drawing], versions: Mapping[str, str]) -> str:
     """The report as one HTML document that needs nothing beside it."""
-    import jinja2
-
     from flows import report_plots
+    from flows.templates import template
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    helpers = (percent, share, number, size, duration, times, count)
-    environment.filters.update({helper.__name__: helper for helper in helpers})
     runs = [run for row in summary.rows for run in row.runs]
     machines = sorted({describe(run.cost["machine"]) for run in runs if run.cost})
-    return environment.get_template("report.html").render(
+    filters = (percent, share, number, size, duration, times, count)
+    found: str = template("report.html", *filters).render(
         summary=summary,
         rows=summary.rows,
         runs=runs,
@@ -365,6 +356,7 @@ def page(summary: Summary, figures: Mapping[str, report_plots.Drawing], versions
         scale=report_plots.accuracy_scale(summary.rows),
         marks=MARKS,
     )
+    return found
 
 
 def describe(machine: Mapping[str, Any]) -> str:

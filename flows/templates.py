@@ -1,0 +1,22 @@
+"""The templates beside this file: a name that is missing is an error, and HTML is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def template(name: str, *filters: Callable[..., Any]) -> Any:
+    """The Jinja template of this name, with functions as filters under their own names."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update({function.__name__: function for function in filters})
+    return environment.get_template(name)
