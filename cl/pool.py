@@ -57,6 +57,19 @@ def width(params: Params, units: int) -> tuple[int, int]:
     return -(-units // (units // cores)), 1
 
 
+def command_of(params_file: Path, unit: UnitOfWork, out: Path) -> list[str]:
+    """The command of a unit, for a child of this process, with which it dies."""
+    command = [sys.executable, "-m", "cl.unit", "--params", str(params_file), "--method", unit.method]
+    return [*command, "--seed", str(unit.seed), "--out", str(out), "--parent", str(os.getpid())]
+
+
+def how_it_ended(code: int, log: Path) -> str:
+    """What is known of a unit that told nothing itself: its exit status and the last it wrote to its log."""
+    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    return f"{how}{': ' + last[0] if last else ''} (all of it in {log})"
+
+
 class Children:
     """The running child processes of this process, so that an interrupt ends them all."""
 
@@ -79,13 +92,11 @@ class Children:
         if publish_if_finished(self.params, (unit.method, unit.seed), self.out, hear):
             hear({"event": "finished before"})
             return None
-        command = [sys.executable, "-m", "cl.unit", "--params", str(self._params_file), "--method", unit.method]
-        command += ["--seed", str(unit.seed), "--out", str(self.out), "--trial-workers", str(trial_workers)]
-        command += ["--parent", str(os.getpid())]
+        command = [*command_of(self._params_file, unit, self.out), "--trial-workers", str(trial_workers)]
         log = unit_folder(self.params, unit.method, unit.seed, self.out) / "stderr.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         failure = None
-        with log.open("w+", encoding="utf-8") as stderr:
+        with log.open("w", encoding="utf-8") as stderr:
             with self._lock:
                 if self.stopped:
                     return "stopped before it began"
@@ -108,14 +119,7 @@ class Children:
             code = child.wait()
             with self._lock:
                 self._running.discard(child)
-            if code == 0:
-                return None
-            stderr.seek(0)
-            last = stderr.read().strip().splitlines()[-1:]
-        if failure is None:
-            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-            failure = f"{how}{': ' + last[0] if last else ''} (all of it in {log})"
-        return failure
+        return None if code == 0 else failure or how_it_ended(code, log)
 
     def stop(self) -> None:
         """End all children now; what they finished is kept."""
@@ -184,13 +188,17 @@ class Progress:
         self._share = {unit.name: 0.0 for unit in units}
         self._resumed: dict[str, float] = {}
         self._shown: dict[str, float] = {}
+        self._kept: dict[str, str] = {}
 
     def __call__(self, unit: UnitOfWork, event: Event) -> None:
         """Hear of an event of a unit."""
+        if event["event"] in ("trial", "task") and (kept := self._kept.pop(unit.name, None)):
+            self._say(f"{unit.name}: goes on after task {kept}")
         if event["event"] == "warning":
             self._say(f"{unit.name}: warning: {event['message']}")
         elif event["event"] == "resumed":
             self._resumed[unit.name] = self._share[unit.name] = (event["index"] + 1) / event["tasks"]
+            self._kept[unit.name] = f"{event['index'] + 1}/{event['tasks']}"
         elif event["event"] == "finished before":
             self._resumed[unit.name] = self._share[unit.name] = 1.0
             self._say(f"{unit.name}: finished before")

@@ -12,10 +12,8 @@ import importlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -28,7 +26,7 @@ from uuid import uuid4
 from cl.errors import UserError
 from cl.files import write_bytes
 from cl.params import PACKAGE, Execution, Params, read
-from cl.pool import ONE_THREAD, Event, Hear, UnitOfWork
+from cl.pool import ONE_THREAD, Event, Hear, UnitOfWork, command_of, how_it_ended
 from cl.unit import publish_if_finished, unit_folder, unit_key
 
 POLL_SECONDS = 0.25
@@ -85,8 +83,7 @@ def work(job: Job) -> Ended:
         told = run / job.method / str(job.seed) / f"{host}-{os.getpid()}-{uuid4().hex}.jsonl"
         for path in (log, told):
             path.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "cl.unit", "--params", str(run / "params.json"), "--method", job.method]
-        command += ["--seed", str(job.seed), "--out", job.out, "--parent", str(os.getpid())]
+        command = command_of(run / "params.json", UnitOfWork(job.method, job.seed), Path(job.out))
         with told.open("wb") as stdout, log.open("wb") as stderr:
             child = subprocess.Popen(
                 command,
@@ -258,7 +255,8 @@ class Units:
             self._pass_on(unit, heard)
         if ended.refused is not None or ended.code == 0:
             return ended.refused
-        return heard.error or self._how(unit, ended.code)
+        log = unit_folder(self.params, unit.method, unit.seed, self.out) / "stderr.log"
+        return heard.error or how_it_ended(ended.code, log)
 
     def stop(self) -> None:
         """End all units now; what they finished is kept."""
@@ -292,12 +290,6 @@ class Units:
             self._tell(unit, {"event": "warning", "message": say})
         for event in events:
             self._tell(unit, event)
-
-    def _how(self, unit: UnitOfWork, code: int) -> str:
-        log = unit_folder(self.params, unit.method, unit.seed, self.out) / "stderr.log"
-        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return f"{how}{': ' + last[0] if last else ''} (all of it in {log})"
 
 
 class _Heard:

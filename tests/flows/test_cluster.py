@@ -10,6 +10,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -225,7 +226,11 @@ def test_a_worker_that_is_killed_loses_nothing_and_doubles_nothing(
         started.process.wait(SECONDS)
         assert started.process.returncode == 0, started.stderr
         assert started.stdout.count("its worker was lost") == 1
-        assert learned(started.stdout) == tasks(), "every task is learned once"
+        # What a unit learned in the moment of the kill may not have been told; then it says what it goes on from.
+        kept = re.findall(r"(\w+/seed-\d+): goes on after task (\d+/\d+)", started.stdout)
+        told = learned(started.stdout)
+        assert sorted({*told, *kept}) == tasks(), "every task is learned"
+        assert sorted(set(told)) == told, "no task is learned twice"
     assert published(out) == undisturbed
 
 
