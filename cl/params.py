@@ -135,6 +135,22 @@ class Tracking(Section):
     experiment: str | None = Field(None, description="name of the experiment; null: the benchmark's")
 
 
+class Champion(Section):
+    """The model to deploy: the best one, as a version of a model in MLflow's registry."""
+
+    register_best: bool = Field(False, description="true: at the end of every run")
+    name: str | None = Field(None, description="of the registered model; null: the benchmark's")
+    no_task_id: bool = Field(False, description="true: without methods that need the task of an image")
+    no_stored_samples: bool = Field(False, description="true: without methods that keep training images")
+
+    @field_validator("name")
+    @classmethod
+    def _usable(cls, name: str | None) -> str | None:
+        if name is not None and (not name.strip() or any(letter in "/:.'%\"" for letter in name)):
+            raise ValueError(f"{name!r} has to be some text without the characters / : . ' \" %")
+        return name
+
+
 class Params(Section):
     """params.yaml as a whole."""
 
@@ -146,6 +162,7 @@ class Params(Section):
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
     execution: Execution = Execution()
     tracking: Tracking = Tracking()
+    champion: Champion = Champion()
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -164,6 +181,12 @@ class Params(Section):
         if len(set(seeds)) != len(seeds):
             raise ValueError("holds the same seed twice")
         return seeds
+
+    @model_validator(mode="after")
+    def _registry_where_it_is_used(self) -> Params:
+        if self.champion.register_best and not self.tracking.enabled:
+            raise ValueError("champion.register_best: needs MLflow, so tracking.enabled has to be true")
+        return self
 
     @model_validator(mode="after")
     def _path_where_it_is_read(self) -> Params:

@@ -10,6 +10,7 @@ from cl import cli
 from cl.errors import UserError
 from cl.params import Params
 from flows import provenance
+from flows.champion import crown
 from flows.engine import Plain, engine
 from flows.follower import tracking_of
 from flows.prepare import prepare
@@ -38,6 +39,13 @@ def stages(params: Params, out: Path, prefect: Plain, tags: Mapping[str, str] | 
         raise failure
 
 
+def compare(params: Params, out: Path, prefect: Plain) -> None:
+    """All stages and, where the params say so, the best model registered."""
+    stages(params, out, prefect)
+    if params.champion.register_best:
+        prefect.retried("register the champion", lambda: crown(params, out, prefect))
+
+
 def named(params: Params) -> tuple[str, list[str]]:
     """How a run of these params is shown: its name, and its tags."""
     commit = provenance.git_commit() or "unversioned"
@@ -53,7 +61,7 @@ def main() -> int:
 
     check_knobs(params.methods)
     prefect = engine()
-    prefect.flow("benchmark", *named(params), lambda: stages(params, given.out, prefect))
+    prefect.flow("benchmark", *named(params), lambda: compare(params, given.out, prefect))
     return 0
 
 

@@ -16,7 +16,7 @@ from cl.errors import UserError
 from cl.params import Params, names_in, read
 from flows import nightly as nights
 from flows import report as reports
-from flows.benchmark import named, stages
+from flows.benchmark import compare, named
 from flows.engine import engine
 
 
@@ -72,7 +72,7 @@ def benchmark(
         settings: Any key of params.yaml, as KEY.PATH=VALUE, for instance training.epochs=20.
         out: The folder of the results, from the project's folder. What is finished there is not done again.
     """
-    stages(chosen(benchmark, methods, seeds, settings), Path(out), engine())
+    compare(chosen(benchmark, methods, seeds, settings), Path(out), engine())
 
 
 @flow(name="nightly", flow_run_name=run_name, persist_result=False)
@@ -116,7 +116,7 @@ def add_task(
     """
     more = [f"benchmark.tasks={'null' if tasks is None else tasks}"]
     params = chosen(benchmark, methods, seeds, [*(settings or []), *more])
-    stages(params, Path(out), engine())
+    compare(params, Path(out), engine())
 
 
 @flow(name="report", flow_run_name=run_name, persist_result=False)

@@ -44,7 +44,7 @@ class Follower:
         """A follower for a run of these params; one that does nothing where tracking is off."""
         if not params.tracking.enabled:
             return Follower(None)
-        settings = params.model_dump(mode="json", exclude={"seeds", "tracking", "execution"})
+        settings = params.model_dump(mode="json", exclude={"seeds", "tracking", "champion", "execution"})
         return Follower(Tracker(tracking_of(params, out), tags, settings))
 
     def look(self, unit: Path, finished: bool = False, failed: str | None = None) -> None:

@@ -26,6 +26,7 @@ from cl.metrics import average_accuracy, average_forgetting
 from cl.params import Params
 from flows import provenance, tracking
 from flows.benchmark import named, stages
+from flows.champion import crown
 from flows.engine import Plain, engine
 from flows.follower import tracking_of
 from flows.results import Run, read_runs
@@ -88,6 +89,8 @@ def nightly(params: Params, home: Path, prefect: Plain, now: datetime) -> Verdic
         raise failure
     if verdict.worse:
         raise Regression(verdict.headline)
+    if params.champion.register_best:
+        prefect.retried("register the champion", lambda: crown(params, out, prefect))
     return verdict
 
 
@@ -115,7 +118,7 @@ def _judge(params: Params, home: Path, out: Path, failure: UnitsFailed | None, p
         "compared_with": before.name if before else None,
         "sequence": sequence,
         "from": provenance.tags(out),
-        "params": params.model_dump(mode="json", exclude={"tracking", "execution"}),
+        "params": params.model_dump(mode="json", exclude={"tracking", "champion", "execution"}),
         "failures": verdict.failures,
         "changes": [{**vars(change), "said": change.said} for change in verdict.changes],
         "methods": {method: _means(runs, method) for method in sorted({run.method for run in runs})},

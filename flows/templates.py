@@ -1,4 +1,4 @@
-"""The templates beside this file: a name that is missing is an error, and HTML is escaped."""
+"""The templates beside this file: a name that is missing is an error, and HTML is escaped, Markdown not."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ def template(name: str, *filters: Callable[..., Any]) -> Any:
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
+        autoescape=name.endswith(".html"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters.update({function.__name__: function for function in filters})
     return environment.get_template(name)

@@ -28,12 +28,26 @@ from cl import checkpoint, cli
 from cl.data import Task, load
 from cl.data.prepare import digest, prepare
 from cl.errors import UserError
-from cl.params import Params, names_in, read
+from cl.params import Champion, Params, names_in, read
 from cl.sequence import Learner
 from cl.unit import learn, unit_folder
-from flows import champion, provenance
-from flows.champion import ALIAS, Choice, Limits, choose, decide
+from flows import provenance
+from flows.benchmark import compare
+from flows.choice import Choice, barred, choose
+from flows.engine import Plain
 from flows.follower import Follower, tracking_of
+from flows.registry import (
+    ALIAS,
+    DESCRIPTION_LENGTH,
+    REQUIREMENTS,
+    SCORE,
+    SEQUENCE,
+    card_of,
+    decide,
+    facts_of,
+    register,
+    save,
+)
 from tests.conftest import RAW
 from tests.flows.conftest import REPOSITORY, SMALL, Started, environment, options, run
 
@@ -41,7 +55,6 @@ from tests.flows.conftest import REPOSITORY, SMALL, Started, environment, option
 pytestmark = pytest.mark.filterwarnings("ignore:.*type hint:UserWarning:mlflow")
 METHODS = "finetune,ewc,packnet,icarl,joint"
 CPU = torch.device("cpu")
-OPEN = Limits()
 
 
 def params_of(out: Path, *overrides: str, methods: str = METHODS, seeds: str = "0,1") -> Params:
@@ -106,10 +119,10 @@ def learner_of(params: Params, out: Path, method: str, seed: int) -> Learner:
 
 def saved(params: Params, out: Path, folder: Path, method: str, seed: int = 0) -> tuple[Path, Choice]:
     """The model as an MLflow model in a folder, without any server."""
-    choice = choose(params, out, OPEN, method, seed)
+    choice = choose(params, out, method, seed)
     tags = {"data.sha256": "d", "torch": "t", "checkpoint.sha256": "c"}
-    card = champion.card_of(params, out, choice, OPEN, "name", tags)
-    champion.save(folder, choice, champion.facts_of(params, out, choice.run), card)
+    card = card_of(params, out, choice, "name", tags)
+    save(folder, choice, facts_of(params, out, choice.run), card)
     return folder, choice
 
 
@@ -134,7 +147,7 @@ def expected(learner: Learner, task: Task, known: bool = True) -> torch.Tensor:
 
 def test_the_method_by_test_accuracy_over_seeds_and_the_seed_by_validation_of_the_final_model(out: Path) -> None:
     params = params_of(out)
-    choice = choose(params, out, OPEN)
+    choice = choose(params, out)
     results = {
         (m, s): json.loads((out / "results" / m / f"seed-{s}.json").read_text())["average_accuracy"]
         for m in params.methods
@@ -155,44 +168,45 @@ def test_the_method_by_test_accuracy_over_seeds_and_the_seed_by_validation_of_th
 
     other = 1 - by_validation
     improve(out, choice.run.method, other, 1.0)
-    assert choose(params, out, OPEN).run.seed == by_validation  # the test accuracy of a seed says nothing
+    assert choose(params, out).run.seed == by_validation  # the test accuracy of a seed says nothing
     worst = list(choice.means)[-1]
     for seed in (0, 1):
         improve(out, worst, seed, 1.0)
-    assert choose(params, out, OPEN).run.method == worst
+    assert choose(params, out).run.method == worst
 
 
 def test_limits_leave_out_what_cannot_be_deployed(learned: Path) -> None:
+    unknown = "champion.no_task_id=true"
     params = params_of(learned)
-    assert set(choose(params, learned, OPEN).excluded) == {"joint"}
-    assert set(choose(params, learned, Limits(no_task_id=True)).excluded) == {"joint", "packnet"}
-    narrow = choose(params, learned, Limits(no_task_id=True, no_stored_samples=True))
+    assert set(choose(params, learned).excluded) == {"joint"}
+    assert set(choose(params_of(learned, unknown), learned).excluded) == {"joint", "packnet"}
+    narrow = choose(params_of(learned, unknown, "champion.no_stored_samples=true"), learned)
     assert set(narrow.means) == {"finetune", "ewc"}
     assert "samples" in narrow.excluded["icarl"]
     with pytest.raises(UserError, match=r"no method is left: .*packnet needs the task id"):
-        choose(params_of(learned, methods="packnet,joint"), learned, Limits(no_task_id=True))
+        choose(params_of(learned, unknown, methods="packnet,joint"), learned)
     with pytest.raises(UserError, match="--method packnet: needs the task id"):
-        choose(params, learned, Limits(no_task_id=True), "packnet")
+        choose(params_of(learned, unknown), learned, "packnet")
     with pytest.raises(UserError, match="--method si: is not among"):
-        choose(params, learned, OPEN, "si")
+        choose(params, learned, "si")
     with pytest.raises(UserError, match="--seed 7: is not among"):
-        choose(params, learned, OPEN, None, 7)
+        choose(params, learned, None, 7)
 
 
 def test_a_comparison_that_is_not_finished_or_of_other_settings_is_refused(out: Path) -> None:
     shutil.rmtree(out / "checkpoints" / "ewc" / "seed-1")
     with pytest.raises(UserError, match=r"not learned .*: ewc/seed-1; learn them with"):
-        choose(params_of(out), out, OPEN)
-    assert choose(params_of(out, methods="finetune,icarl"), out, OPEN).run.method in ("finetune", "icarl")
+        choose(params_of(out), out)
+    assert choose(params_of(out, methods="finetune,icarl"), out).run.method in ("finetune", "icarl")
     with pytest.raises(UserError, match="finetune/seed-0, finetune/seed-1"):
-        choose(params_of(out, "training.epochs=4", methods="finetune"), out, OPEN)
+        choose(params_of(out, "training.epochs=4", methods="finetune"), out)
 
 
 TASKS = ["one", "two", "three"]
 
 
 def tags(score: float, tasks: list[str]) -> dict[str, str]:
-    return {"method": "ewc", "seed": "0", champion.SCORE: repr(score), champion.SEQUENCE: digest(tasks)}
+    return {"method": "ewc", "seed": "0", SCORE: repr(score), SEQUENCE: digest(tasks)}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +219,7 @@ def tags(score: float, tasks: list[str]) -> dict[str, str]:
         (tags(0.95, TASKS), "needs the task id", True, "needs the task id, so this becomes"),
         (tags(0.95, TASKS[:2]), None, True, "knows 3 tasks, .* only the first 2"),
         (tags(0.1, [*TASKS, "four"]), None, False, "other tasks .* stays"),
-        (tags(0.1, ["two"]), "needs the task id", False, r"other tasks .*\(--name\)"),
+        (tags(0.1, ["two"]), "needs the task id", False, r"other tasks .*\(champion\.name\)"),
     ],
 )
 def test_the_alias_moves_to_what_is_better(held: Any, barred: str | None, moves: bool, words: str) -> None:
@@ -224,7 +238,7 @@ def test_registered_with_alias_tags_card_and_the_run_it_came_from(out: Path, tmp
     settings = options("tracking.enabled=true", out=out, methods=METHODS)
     done = run("flows.champion", settings)
     assert done.returncode == 0, done.stderr
-    choice = choose(params, out, OPEN)
+    choice = choose(params, out)
     who = f"({choice.run.method}, seed {choice.run.seed})"
     assert done.stdout.startswith(f"permuted-digits version 1 {who}: is the first, so this becomes champion.\n")
     assert done.stderr == ""
@@ -244,20 +258,19 @@ def test_registered_with_alias_tags_card_and_the_run_it_came_from(out: Path, tmp
     assert version.description == card.read_text("utf-8")
 
     # In this process from here on: a command takes seconds.
-    def register(method: str | None = None, limits: Limits = OPEN) -> tuple[str, str]:
-        found = choose(params, out, limits, method)
-        sentence = champion.register(params, out, found, limits, "permuted-digits", tracking_of(params, out))
+    def registered(method: str | None = None) -> tuple[str, str]:
+        sentence = register(params, out, choose(params, out, method), tracking_of(params, out))
         return sentence, client.get_model_version_by_alias("permuted-digits", ALIAS).tags["method"]
 
-    assert register() == (f"permuted-digits version 1 {who}: is champion already.", choice.run.method)
+    assert registered() == (f"permuted-digits version 1 {who}: is champion already.", choice.run.method)
     assert len(client.search_model_versions("name = 'permuted-digits'")) == 1
     worst = list(choice.means)[-1]
-    sentence, holder = register(worst)
+    sentence, holder = registered(worst)
     assert "stays champion" in sentence
     assert holder == choice.run.method
     for seed in (0, 1):
         improve(out, worst, seed, 1.0)
-    sentence, holder = register()
+    sentence, holder = registered()
     assert sentence.startswith("permuted-digits version 3")
     assert "so this becomes champion" in sentence
     assert holder == worst
@@ -266,11 +279,10 @@ def test_registered_with_alias_tags_card_and_the_run_it_came_from(out: Path, tmp
 def test_a_moved_project_takes_its_models_along(out: Path, tmp_path: Path) -> None:
     import mlflow
 
-    params = params_of(out, methods="finetune")
-    choice = choose(params, out, OPEN)
-    champion.register(params, out, choice, OPEN, "one", tracking_of(params, out))
+    params = params_of(out, "champion.name=one", methods="finetune")
+    register(params, out, choose(params, out), tracking_of(params, out))
     moved = out.rename(tmp_path / "elsewhere")
-    again = champion.register(params, moved, choose(params, moved, OPEN), OPEN, "one", tracking_of(params, moved))
+    again = register(params, moved, choose(params, moved), tracking_of(params, moved))
     assert again.endswith("is champion already.")
     mlflow.set_tracking_uri(f"sqlite:///{moved}/mlflow/mlflow.db")
     assert mlflow.pyfunc.load_model(f"models:/one@{ALIAS}").unwrap_python_model().name == "finetune"
@@ -292,15 +304,26 @@ def test_a_server_that_is_down_is_named_in_one_line(learned: Path) -> None:
 
 
 def test_a_name_that_mlflow_cannot_take_is_refused(learned: Path) -> None:
-    done = run("flows.champion", [*options("tracking.enabled=true", out=learned), "--name", "a/b"])
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --name a/b")
+    with pytest.raises(
+        UserError, match=r"champion.name: 'a/b' has to be some text without the characters / : \. ' \" %"
+    ):
+        params_of(learned, "champion.name=a/b")
+    with pytest.raises(UserError, match=r"champion\.name"):
+        params_of(learned, "champion.name=' '")
+
+
+def test_a_run_registers_its_best_where_the_params_say_so(out: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    compare(params_of(out, "champion.register_best=true", methods="finetune,icarl"), out, Plain())
+    version = MlflowClient(f"sqlite:///{out}/mlflow/mlflow.db").get_model_version_by_alias("permuted-digits", ALIAS)
+    assert version.tags["method"] in ("finetune", "icarl")
 
 
 # The model.
 
 
-@pytest.mark.parametrize("method", [name for name in names_in("methods") if not OPEN.against(name)])
+@pytest.mark.parametrize("method", [name for name in names_in("methods") if not barred(name, Champion())])
 def test_answers_are_those_of_the_test_bit_for_bit(method: str, tmp_path: Path) -> None:
     import mlflow
 
@@ -405,7 +428,7 @@ def test_it_brings_the_code_it_needs_and_no_more_is_loaded(learned: Path, tmp_pa
     assert task == "permutation-01"
     assert not {"flows", "prefect", "optuna", "dvc", "torchvision", "matplotlib"} & set(modules)
     requirements = [line.partition("==")[0] for line in (folder / "requirements.txt").read_text().split()]
-    assert requirements == list(champion.REQUIREMENTS)
+    assert requirements == list(REQUIREMENTS)
 
 
 def test_the_card_says_what_the_record_says(learned: Path, tmp_path: Path) -> None:
@@ -424,7 +447,7 @@ def test_the_card_says_what_the_record_says(learned: Path, tmp_path: Path) -> No
         assert ("without it the model refuses" in card) is (method == "packnet")
         assert ("may be left out" in card) is (method == "icarl")
         assert "joint (learns all tasks at once" in card
-        assert len(card) < champion.DESCRIPTION_LENGTH
+        assert len(card) < DESCRIPTION_LENGTH
         assert not re.search(r"\n\n\n|\{[{%]|None", card)
 
 
@@ -482,10 +505,10 @@ def ask(port: int, rows: list[dict[str, Any]]) -> tuple[int, Any]:
 
 @pytest.mark.slow
 def test_served_over_http(out: Path, tmp_path: Path) -> None:
-    done = run("flows.champion", [*options("tracking.enabled=true", out=out, methods="packnet"), "--name", "served"])
+    done = run("flows.champion", options("tracking.enabled=true", "champion.name=served", out=out, methods="packnet"))
     assert done.returncode == 0, done.stderr
     params, port = params_of(out, methods="packnet"), free_port()
-    choice = choose(params, out, OPEN)
+    choice = choose(params, out)
     learner = learner_of(params, out, "packnet", choice.run.seed)
     command = [
         "env",

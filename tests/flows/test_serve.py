@@ -30,7 +30,8 @@ SETTINGS = [
     "training.learning_rate=0.1",
     "selection.enabled=false",
 ]
-NIGHT = {"methods": ["finetune", "ewc"], "seeds": [0, 1, 2], "settings": [*SETTINGS, "methods.ewc.strength=10.0"]}
+GOOD = [*SETTINGS, "champion.register_best=true"]
+NIGHT = {"methods": ["finetune", "ewc"], "seeds": [0, 1, 2], "settings": [*GOOD, "methods.ewc.strength=10.0"]}
 Json = dict[str, Any]
 
 
@@ -175,7 +176,7 @@ def test_nights(served: Served) -> None:
     first, second = (served.end_of(served.trigger("nightly", **NIGHT)) for _ in range(2))
     assert [run["state"]["type"] for run in (first, second)] == ["COMPLETED"] * 2, (first, second)
     assert first["name"] == "permuted-digits: 2 methods, 3 seeds"
-    worse = {**NIGHT, "settings": [*SETTINGS, "methods.ewc.strength=1e9"]}
+    worse = {**NIGHT, "settings": [*GOOD, "methods.ewc.strength=1e9"]}
     third = served.trigger("nightly", **worse)
     while served.call(f"/flow_runs/{third}")["state"]["type"] in ("SCHEDULED", "PENDING"):
         time.sleep(0.2)
@@ -196,6 +197,10 @@ def test_nights(served: Served) -> None:
     assert {("morning", "markdown"), ("leaderboard", "table"), ("report", "markdown")} <= kinds
     text = [artifact["data"] for artifact in artifacts if artifact["key"] == "morning"]
     assert any("| ewc | accuracy | worse:" in data for data in text)
+    told = [artifact["data"] for artifact in artifacts if artifact["key"] == "champion"]
+    assert ["is the first" in data for data in told].count(True) == 1
+    assert ["is champion already" in data for data in told].count(True) == 1
+    assert len(told) == 2, "none of a night with a regression"
 
 
 @pytest.mark.browser
@@ -286,3 +291,22 @@ def test_the_nights_are_in_mlflow(served: Served) -> None:
     assert sorted(t["good"] for t in nights) == ["false", "true", "true"]
     units = [t for t in tags if t["mlflow.runName"] == "ewc/seed-0"]
     assert len({t["night"] for t in units}) == 3
+
+
+def test_a_task_that_is_added_is_the_only_one_learned(served: Served) -> None:
+    """`add-task` on the server: the two tasks of before are not learned again, but by joint, which sees all at once."""
+    known = {"methods": ["finetune", "joint"], "seeds": [0], "settings": SETTINGS, "out": "grown"}
+    first = served.end_of(served.trigger("benchmark", **known))
+    assert first["state"]["type"] == "COMPLETED", first["state"]
+    second = served.end_of(served.trigger("add-task", **known, tasks=3))
+    assert second["state"]["type"] == "COMPLETED", second["state"]
+    lines = served.call("/logs/filter", {"sort": "TIMESTAMP_ASC", "limit": 200})
+    learned = [line["message"].split(",")[0] for line in lines if "accuracy so far" in line["message"]]
+    # joint learns all its tasks at once, so once for two and once for three of them.
+    assert [line for line in learned if line.startswith("joint")] == ["joint/seed-0: task 1/1 all"] * 2
+    assert [line for line in learned if line.startswith("finetune")] == [
+        *(f"finetune/seed-0: task {k}/2 permutation-0{k}" for k in (1, 2)),
+        "finetune/seed-0: task 3/3 permutation-03",
+    ]
+    result = json.loads((served.folder / "grown/results/finetune/seed-0.json").read_text())
+    assert len(result["accuracy"]) == 3

@@ -1,0 +1,123 @@
+"""Which model of a finished comparison to deploy.
+
+The rule: of the methods that are continual learners and that the user's limits allow, the one with the highest mean
+average accuracy over the seeds (equal: the one named first); of it the seed whose final model has the best mean
+validation accuracy over the tasks (equal: the lower seed). A test accuracy never picks a seed.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from cl import metrics
+from cl.data.prepare import read_manifest
+from cl.errors import UserError
+from cl.files import read_json
+from cl.params import Champion, Params
+from cl.standing import chain
+from cl.unit import parts_of
+from flows.results import Run, read_run
+
+
+def barred(method: str, limits: Champion) -> str | None:
+    """Why a method cannot be deployed where the limits hold; None where it can."""
+    from cl.method import method_class
+
+    found = method_class(method)
+    if found.sees_all_tasks:
+        return "learns all tasks at once, so is no continual learner"
+    if limits.no_task_id and found.needs_task_id:
+        return "needs the task id (champion.no_task_id)"
+    if limits.no_stored_samples and found.stores_samples:
+        return "stores training samples (champion.no_stored_samples)"
+    return None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model that was picked, and what it was picked by."""
+
+    run: Run
+    checkpoint: Path
+    means: dict[str, float]
+    """Mean average accuracy over the seeds of every method that was allowed, the best first."""
+    excluded: dict[str, str]
+    """Why the other methods were not."""
+    half_width: float | None
+    """Of the 95 % interval of the chosen method's mean; None with a single seed."""
+    validation: dict[int, list[float]]
+    """By seed: validation accuracy of the chosen method's final model on each task."""
+    method_given: bool
+    seed_given: bool
+    """The user named it, whatever the rule says."""
+
+    @property
+    def score(self) -> float:
+        """What models are compared by."""
+        return self.means[self.run.method]
+
+
+def choose(params: Params, out: Path, method: str | None = None, seed: int | None = None) -> Choice:
+    """Pick by the rule among the methods and seeds of the params, within the limits of `params.champion`.
+
+    `method` and `seed` are the user's own choice.
+
+    Raises `UserError` where results are missing or not of these params, data and code, and where nothing is left.
+    """
+    excluded = {name: why for name in params.methods if (why := barred(name, params.champion)) is not None}
+    allowed = [name for name in params.methods if name not in excluded]
+    if not allowed:
+        raise UserError(f"no method is left: {'; '.join(f'{name} {why}' for name, why in excluded.items())}")
+    if method is not None and method not in allowed:
+        raise UserError(f"--method {method}: {excluded.get(method) or 'is not among the methods of the params'}")
+    if seed is not None and seed not in params.seeds:
+        raise UserError(f"--seed {seed}: is not among the seeds of the params ({', '.join(map(str, params.seeds))})")
+    places = {(name, s): _checkpoint(params, out, name, s) for name in allowed for s in params.seeds}
+    if missing := [f"{name}/seed-{s}" for (name, s), place in places.items() if place is None]:
+        raise UserError(
+            f"not learned under {out} with these params, data and code: {', '.join(missing)}; learn them with "
+            "`python -m flows.benchmark` and the same options (what is there stays), or leave them out (--methods)"
+        )
+    runs = {
+        (name, s): read_run(out / "results" / name / f"seed-{s}.json", name, s)
+        for name in allowed
+        for s in params.seeds
+    }
+    accuracies = {name: [metrics.average_accuracy(runs[name, s].accuracy) for s in params.seeds] for name in allowed}
+    ranked = sorted(allowed, key=lambda name: -statistics.fmean(accuracies[name]))
+    best = method or ranked[0]
+    validation = {s: _validation(params, out, best, s) for s in sorted(params.seeds)}
+    chosen = max(validation, key=lambda s: statistics.fmean(validation[s])) if seed is None else seed
+    place = places[best, chosen]
+    assert place is not None
+    means = {name: statistics.fmean(accuracies[name]) for name in ranked}
+    half_width = metrics.interval(accuracies[best])[1]
+    given = (method is not None, seed is not None)
+    return Choice(runs[best, chosen], place, means, excluded, half_width, validation, *given)
+
+
+def _checkpoint(params: Params, out: Path, method: str, seed: int) -> Path | None:
+    """The published model after the last task; None where it is missing or of other params, data or code."""
+    tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
+    folder = out / "checkpoints" / method / f"seed-{seed}" / f"task-{len(tasks) - 1}"
+    key = chain(parts_of(params, method, seed), tasks, at_once=False)[-1]
+    return folder if (read_json(folder / "manifest.json") or {}).get("key") == key else None
+
+
+def _validation(params: Params, out: Path, method: str, seed: int) -> list[float]:
+    """Validation accuracy of the final model on each task: result files have only that right after learning."""
+    import torch
+
+    from cl import checkpoint
+    from cl.data import load
+    from cl.method import accuracy
+    from cl.sequence import Learner
+
+    place = _checkpoint(params, out, method, seed)
+    assert place is not None
+    learner = Learner(params, method, seed, load(out / "prepared"), torch.device("cpu"))
+    learner.resume(len(learner.stages) - 1, checkpoint.load(place)[0])
+    learner.method.training = params.training
+    return [accuracy(learner.method, task.validation, inference=True) for task in learner.stages]
