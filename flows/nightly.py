@@ -98,7 +98,7 @@ def _told(params: Params, home: Path) -> Params:
     """Where the night is tracked: all nights together, in an experiment of their own."""
     given = params.tracking
     changed = {
-        "experiment": f"{given.experiment or params.benchmark.name} nightly",
+        "experiment": f"{given.experiment or params.benchmark.name}{tracking.NIGHTLY}",
         "folder": given.folder or str(home / "mlflow"),
     }
     return params.model_copy(update={"tracking": given.model_copy(update=changed)})

@@ -56,6 +56,8 @@ STATUS = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "kil
 MARKER = "average_accuracy"  # stored with the last metrics of a task: where it is, the task was logged
 VIEW = "compare"  # name of the curated comparison
 SHOWN = "tags.comparison = 'current' and attributes.status != 'FAILED' and attributes.status != 'KILLED'"
+PARALLEL = ("seconds", "state_bytes", "average_forgetting", "average_accuracy")  # the last one colours the lines
+NIGHTLY = " nightly"  # ends the name of an experiment whose runs are by night
 COLUMNS = ("average_accuracy", "average_forgetting", "seconds", "peak_memory_bytes", "state_bytes")
 
 
@@ -78,6 +80,11 @@ class Tracking:
     def database(self) -> Path:
         """The embedded database."""
         return self.folder / "mlflow.db"
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The tags that runs are shown by."""
+        return ("night", "method") if self.experiment.endswith(NIGHTLY) else ("method",)
 
     @property
     def address(self) -> str:
@@ -568,7 +575,7 @@ class _Server:
             raise UserError(f"experiment {name} was deleted in MLflow: restore it or set tracking.experiment")
         if artifacts is not None and experiment.artifact_location != artifacts:
             _relocate(self._tracking.database, experiment.artifact_location, artifacts)
-        view_key, view = f"mlflow.sharedViewState.{VIEW}", json.dumps(_view())
+        view_key, view = f"mlflow.sharedViewState.{VIEW}", json.dumps(_view(self._tracking.groups))
         if experiment.tags.get(view_key) != view:
             self.client.set_experiment_tag(experiment.experiment_id, view_key, view)
         return experiment
@@ -663,10 +670,10 @@ def _relocate(database: Path, old: str, new: str) -> None:
             )
 
 
-def _view() -> Json:
+def _view(groups: Sequence[str]) -> Json:
     """The curated comparison, as MLflow 3.17 stores what its button "share view" shares.
 
-    The units by method, means over seeds: who keeps the most, and what it costs in time and memory.
+    The units by these tags, means over seeds: who keeps the most, and what it costs in time and memory.
     """
 
     def chart(kind: str, section: str, **settings: object) -> Json:
@@ -684,7 +691,7 @@ def _view() -> Json:
         "orderByAsc": False,
         "groupBy": {
             "aggregateFunction": "average",
-            "groupByKeys": [{"mode": "tag", "groupByData": "method"}],
+            "groupByKeys": [{"mode": "tag", "groupByData": tag} for tag in groups],
         },
         "useGroupedValuesInCharts": True,
         "runsHiddenMode": "SHOW_ALL",
@@ -697,6 +704,7 @@ def _view() -> Json:
             chart("LINE", which, metricKey="average_accuracy", selectedMetricKeys=["average_accuracy"]),
             chart("BAR", which, metricKey="average_accuracy"),
             chart("BAR", which, metricKey="average_forgetting"),
+            chart("PARALLEL", which, selectedParams=[], selectedMetrics=list(PARALLEL), showAllRuns=False),
             chart("SCATTER", cost, xaxis=axis("seconds"), yaxis=axis("average_accuracy")),
             chart("BAR", cost, metricKey="seconds"),
             chart("BAR", cost, metricKey="state_bytes"),
