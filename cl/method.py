@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cl.errors import UserError
 from cl.ops import cross_entropy
-from cl.params import Patience, Training, closest, method_name
+from cl.params import Augmentation, Patience, Training, closest, method_name
 from cl.rng import Key, generator
 
 if TYPE_CHECKING:
@@ -179,6 +179,11 @@ class Method:
         if not (name.endswith("_") or name.startswith("_") or name in self.knobs or name in self._told):
             raise AttributeError(f"{type(self).__name__}.{name}: what a method learns has to end in '_' to be kept")
         object.__setattr__(self, name, value)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What is done to the images of a training."""
+        return self.training.augmentation
 
     # The nine hooks, in the order the loop comes to them.
 

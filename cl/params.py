@@ -48,9 +48,13 @@ class Benchmark(Section):
     tasks: int | None = Field(None, ge=1, le=1000, description="how many tasks of the benchmark; null: all")
     seed: int = Field(0, ge=0, description="of the splits and of what the benchmark itself draws")
     path: str | None = Field(None, description="root of the images, for benchmarks read from disk")
-    order: list[str] | None = Field(None, description="names of the tasks in the order to learn them")
+    order: str | list[str] | None = Field(
+        None, description="an order that the benchmark knows, or the names of the tasks in the order to learn them"
+    )
+    classes_per_task: int | None = Field(None, ge=2, le=1000, description="of a split data set; null: the usual")
     image_size: int | None = Field(None, ge=4, le=1024, description="side in pixels; null: the benchmark's own")
     train_per_class: int | None = Field(None, ge=2, description="cap on training images a class")
+    validation_per_class: int | None = Field(None, ge=1, description="cap on validation images a class")
     on_bad_image: Literal["refuse", "skip"] = "refuse"
 
     @field_validator("name")
@@ -63,12 +67,29 @@ class Benchmark(Section):
 
 
 class Model(Section):
-    """The network."""
+    """The network (docs/nets.md)."""
 
-    name: Literal["mlp", "small", "base", "wide", "deep"] = "mlp"
+    name: Literal["mlp", "small", "base", "wide", "deep", "alexnet", "resnet18"] = "mlp"
     hidden: list[Annotated[int, Field(ge=1, le=65536)]] = Field(
         [100, 100], min_length=1, description="units of each hidden layer of the MLP"
     )
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="share of hidden units left out in training; null: 0.5 in AlexNet, else none"
+    )
+    batch_norm: bool = Field(False, description="batch normalisation behind each convolution of a VGG net")
+    weights: str | None = Field(
+        None, description="to start from, of alexnet and resnet18: imagenet, or the path of a file; null: random ones"
+    )
+
+    @model_validator(mode="after")
+    def _what_the_network_has(self) -> Model:
+        if self.batch_norm and self.name in ("mlp", "alexnet", "resnet18"):
+            raise ValueError(f"batch_norm: is for the VGG nets (small, base, wide, deep), not for {self.name}")
+        if self.dropout and self.name == "resnet18":
+            raise ValueError("dropout: resnet18 has no hidden linear layer whose units could be left out")
+        if self.weights is not None and self.name not in ("alexnet", "resnet18"):
+            raise ValueError(f"weights: there are some for alexnet and resnet18, not for {self.name}")
+        return self
 
 
 class Patience(Section):
@@ -79,6 +100,21 @@ class Patience(Section):
     stop_after: int = Field(10, ge=1, description="stop when more than so many in a row")
 
 
+class Augmentation(Section):
+    """What is done to the images of a training, anew in every epoch."""
+
+    flip: bool = Field(False, description="left and right, half of the time")
+    padding: int = Field(0, ge=0, le=64, description="black pixels on every side, before a crop")
+    crop: int | None = Field(
+        None, ge=4, description="side of a random crop; elsewhere the middle is taken; null: as prepared"
+    )
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is done in training."""
+        return self.flip or self.padding > 0 or self.crop is not None
+
+
 class Training(Section):
     """How one task is trained, the same for every method."""
 
@@ -87,6 +123,10 @@ class Training(Section):
     learning_rate: LearningRate = Field(0.05, description="used when the selection is off")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 for convolutions where the machine has it"
+    )
+    augmentation: Augmentation = Augmentation()
     patience: Patience = Patience()
 
 
@@ -216,20 +256,10 @@ def read(
     """Read and check params.yaml, with `key.path=value` overrides (YAML values) laid over it.
 
     `methods` and `seeds` replace what the file names; a method the file does not mention gets its declared
-    knobs. Raises `UserError` naming the file, the key, and what would do.
+    knobs. A file with `extends: OTHER.yaml` is laid over that one, found from where it is itself. Raises `UserError`
+    naming the file, the key, and what would do.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a params file with --params") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    try:
-        tree = yaml.load(text, _StrictLoader) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: has to be a mapping of sections (benchmark, model, training, ...)")
+    tree = _tree(path)
     for override in overrides:
         _lay_over(tree, override)
     if methods is not None:
@@ -248,6 +278,39 @@ def read(
     if seeds is not None:
         tree["seeds"] = list(seeds)
     return validate(tree, str(path))
+
+
+def _tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file's mapping, laid over the one it extends; `below` are those that extend it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a params file with --params") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    try:
+        tree = yaml.load(text, _StrictLoader) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: has to be a mapping of sections (benchmark, model, training, ...)")
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    below = (*below, path.resolve())
+    if not isinstance(base, str) or (path.parent / base).resolve() in below:
+        raise UserError(f"{path}: extends: has to be the name of a file, seen from this one, that does not extend it")
+    return _merged(_tree(path.parent / base, below), tree)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, key by key down to what is no mapping."""
+    both = {key: _merged(base[key], over[key]) for key in base.keys() & over.keys() if _mappings(base[key], over[key])}
+    return {**base, **over, **both}
+
+
+def _mappings(*values: Any) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def validate(tree: dict[str, Any], source: str) -> Params:

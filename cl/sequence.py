@@ -29,7 +29,8 @@ from cl.files import DamagedCheckpoint, read_json, write_json
 from cl.method import Method, accuracy, make
 from cl.methods.finetune import Finetune
 from cl.metrics import average_accuracy, average_forgetting
-from cl.nets import build
+from cl.nets import build, load_weights
+from cl.nets.precision import is_reduced
 from cl.params import Params
 from cl.rng import generator
 from cl.selection import Knobs, Ledger, Outcome, Study, Trial, best_learning_rate, decay_until_accepted
@@ -86,7 +87,9 @@ class Learner:
         self.knobs: Knobs = make(method, params.methods[method]).values()
         self.method = make(method, self.knobs)
         net = build(params.model, sequence.input_shape, generator(seed, "network"))
+        load_weights(net.backbone, params.model)
         self.method.net = self.method.wrap(net).to(device)
+        self.method.net.backbone.reduced = is_reduced(params.training.precision, net, device)
         self.base = Snapshot.of(self.method)
 
     @functools.cached_property
@@ -442,6 +445,8 @@ class Unit:
             "average_forgetting": average_forgetting(matrix),
             "per_task": [record["per_task"] for record in self.records],
         }
+        if learner.sequence.reduced:
+            result["reduced"] = dict(learner.sequence.reduced)
         write_json(self.folder / "result.json", result)
         trials = [trial for record in self.records for trial in record["trials"]]
         write_json(self.folder / "trials.json", {**head, "trials": trials})

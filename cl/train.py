@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from cl.data import Task
+from cl.data.augment import Augment
 from cl.method import Method, accuracy
+from cl.nets import Dropout
 from cl.rng import Key, generator
 
 
@@ -76,7 +78,7 @@ def fit(
     Args:
         method: attached to its network; its hooks are called as `cl.method` says.
         data: the task; validation data decide on the best epoch, test data are not touched.
-        key: of the order of the samples; the epoch's number is appended.
+        key: of the order of the samples and of the masks of dropout; the epoch's number is appended.
         learning_rate: to start with.
         epochs: at most so many; default `training.epochs`.
         may_stay: the model as it stands competes with the epochs.
@@ -85,6 +87,8 @@ def fit(
     patience = method.patience or training.patience
     parameters: list[Tensor] = [p for p in method.net.parameters() if p.requires_grad]
     optimizer = method.optimizer(parameters, learning_rate)
+    changes = method.augmentation
+    dropouts = [layer for layer in method.net.modules() if isinstance(layer, Dropout)]
     best, best_accuracy = (
         Snapshot.of(method),
         accuracy(method, data.validation, inference=False) if may_stay else 0.0,
@@ -103,7 +107,10 @@ def fit(
         loss = None
         started = time.process_time()
         order = torch.randperm(len(data.train), generator=generator(*key, epoch))
-        for x, y, t in data.train.batches(training.batch_size, order):
+        augment = Augment(changes, generator(*key, "augmentation", epoch)) if changes.active else None
+        for x, y, t in data.train.batches(training.batch_size, order, augment):
+            for number, layer in enumerate(dropouts):
+                layer.draw_from(*key, "dropout", number, epoch, method.step)
             x, y, t = method.batch(x, y, t)
             loss = method.loss(x, y, t)
             optimizer.zero_grad()

@@ -52,6 +52,7 @@ CODE = (
     "selection",
     "sequence",
     "train",
+    "data/augment",
     "data/task",
 )
 
@@ -68,9 +69,23 @@ def parts_of(params: Params, method: str, seed: int) -> dict[str, Any]:
         "torch": version("torch"),
         **{section: getattr(params, section).model_dump(mode="json") for section in sections},
         "methods": {method: dict(params.methods[method])},
+        **_weights(params),
         "seed": seed,
         "device": params.execution.device,
     }
+
+
+def _weights(params: Params) -> dict[str, str]:
+    """What is in the file that the network starts from, where it starts from one."""
+    path = Path(params.model.weights or "")
+    return {"weights": _sha256(path, path.stat().st_mtime_ns)} if path.is_file() else {}
+
+
+@functools.cache
+def _sha256(path: Path, changed: int) -> str:
+    del changed  # a file that was replaced is read again
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unit_key(params: Params, method: str, seed: int) -> str:
@@ -169,7 +184,7 @@ def _learner(params: Params, method: str, seed: int, out: Path) -> Learner:
     from cl.sequence import Learner
 
     device = choose_device(params.execution.device)
-    return Learner(params, method, seed, load(out / "prepared", device), device)
+    return Learner(params, method, seed, load(out / "prepared", device, params.training.augmentation.crop), device)
 
 
 def choose_device(name: str) -> torch.device:

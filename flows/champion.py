@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -32,13 +31,7 @@ def crown(params: Params, out: Path, prefect: Plain, method: str | None = None, 
         os.environ.setdefault(key, value)
     choice = choose(params, out, method, seed)
     tracking = tracking_of(params, out)
-    from mlflow.exceptions import MlflowException
-
-    try:
-        said = register(params, out, choice, tracking)
-    except MlflowException as error:
-        text = re.sub(r"(?<=//)[^/@\s]*@", "", " ".join(error.message.split()))  # its address may hold a password
-        raise UserError(f"MLflow ({tracking.target}): {text[:300]}") from None
+    said = register(params, out, choice, tracking)
     # Without the password that an address may hold; the embedded database as seen from here.
     place = tracking.target if tracking.uri else f"sqlite:///{os.path.relpath(tracking.database)}"
     name = params.champion.name or params.benchmark.name

@@ -117,7 +117,9 @@ def _validation(params: Params, out: Path, method: str, seed: int) -> list[float
 
     place = _checkpoint(params, out, method, seed)
     assert place is not None
-    learner = Learner(params, method, seed, load(out / "prepared"), torch.device("cpu"))
+    learner = Learner(
+        params, method, seed, load(out / "prepared", crop=params.training.augmentation.crop), torch.device("cpu")
+    )
     learner.resume(len(learner.stages) - 1, checkpoint.load(place)[0])
     learner.method.training = params.training
     return [accuracy(learner.method, task.validation, inference=True) for task in learner.stages]

@@ -65,8 +65,12 @@ def nights(home: Path) -> list[Night]:
 
 def last_good(home: Path, sequence: Mapping[str, Any]) -> Night | None:
     """The latest night without failure or regression on this very sequence of tasks."""
-    good = [night for night in nights(home) if night.record["good"] and night.record["sequence"] == sequence]
+    good = [night for night in nights(home) if night.record["good"] and _sequence(night.record) == sequence]
     return good[-1] if good else None
+
+
+def _sequence(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {"reduced": {}, **record["sequence"]}  # nights of before 2026-11-23 do not say whether they were reduced
 
 
 def nightly(params: Params, home: Path, prefect: Plain, now: datetime) -> Verdict:
@@ -106,7 +110,9 @@ def _told(params: Params, home: Path) -> Params:
 
 def _judge(params: Params, home: Path, out: Path, failure: UnitsFailed | None, prefect: Plain) -> Verdict:
     runs = read_runs(out) if any(out.glob("results/*/seed-*.json")) else []
-    sequence = {"benchmark": params.benchmark.name, "tasks": list(runs[0].tasks) if runs else []}
+    sequence: dict[str, Any] = {"benchmark": params.benchmark.name, "tasks": [], "reduced": {}}
+    if runs:
+        sequence |= {"tasks": list(runs[0].tasks), "reduced": runs[0].reduced}
     before = last_good(home, sequence)
     old = read_runs(before.folder, params.methods, params.seeds) if before else []
     verdict = compare_nights(runs, old, failure.failures if failure else {})

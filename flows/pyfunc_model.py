@@ -28,7 +28,7 @@ from torch import Tensor
 from cl import checkpoint
 from cl.data.decode import decode_many
 from cl.data.prepare import Format
-from cl.data.task import Normalise, Split
+from cl.data.task import Normalise, Split, seen_shape
 from cl.method import make
 from cl.nets import build
 from cl.params import Model, Training
@@ -53,15 +53,18 @@ class Classifier(PythonModel):
         self.shape: tuple[int, int, int] = tuple(facts["input_shape"])
         self.scale: float = facts["scale"]
         format = Format(facts["scale"], tuple(facts["mean"]), tuple(facts["deviation"]))
-        self.normalise = Normalise(format, torch.device("cpu"))
+        training = Training.model_validate(facts["training"])
+        crop = training.augmentation.crop
+        self.normalise = Normalise(format, torch.device("cpu"), crop)
         self.name: str = facts["method"]
         self.method = make(self.name, facts["knobs"])
         draw = generator("overwritten by the checkpoint")
-        net = self.method.wrap(build(Model.model_validate(facts["model"]), self.shape, draw))
+        net = self.method.wrap(build(Model.model_validate(facts["model"]), seen_shape(list(self.shape), crop), draw))
+        net.backbone.reduced = facts["reduced"]
         for classes in self.tasks.values():
             net.add_head(len(classes), draw)
         last = len(self.tasks) - 1
-        self.method.attach(net, last, Training.model_validate(facts["training"]), 0.0, (facts["seed"], last))
+        self.method.attach(net, last, training, 0.0, (facts["seed"], last))
         checkpoint.load(Path(context.artifacts["checkpoint"]))[0].restore(self.method)
         net.eval()
         # The server answers each request in a thread of its own, and a method may lay its masks on the one network.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import statistics
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 
 from cl import metrics
 from cl.data.prepare import digest, read_manifest
+from cl.errors import UserError
 from cl.files import read_json, to_json
 from cl.params import PACKAGE, Params
 from cl.unit import unit_folder
@@ -35,14 +37,24 @@ REQUIREMENTS = ("mlflow", "torch", "numpy", "pillow", "pydantic", "pyyaml", "saf
 
 def facts_of(params: Params, out: Path, run: Run) -> dict[str, Any]:
     """What has to be known besides the checkpoint to rebuild and use the model."""
+    import torch
+
+    from cl.data.task import seen_shape
+    from cl.nets import build
+    from cl.nets.precision import is_reduced
+    from cl.rng import generator
+
     manifest = read_manifest(out / "prepared")
+    seen = seen_shape(manifest["input_shape"], params.training.augmentation.crop)
+    net = build(params.model, seen, generator("only its shape"))
     return {
         **{key: manifest[key] for key in ("benchmark", "input_shape", "scale", "mean", "deviation")},
         "tasks": [{key: task[key] for key in ("name", "classes")} for task in manifest["tasks"]],
         "method": run.method,
         "knobs": run.per_task[-1]["knobs"],
         "seed": run.seed,
-        "model": params.model.model_dump(mode="json"),
+        "model": params.model.model_dump(mode="json") | {"weights": None},  # the checkpoint has them
+        "reduced": is_reduced(params.training.precision, net, torch.device("cpu")),
         "training": params.training.model_dump(mode="json"),
     }
 
@@ -128,8 +140,18 @@ def card_of(params: Params, out: Path, choice: Choice, name: str, tags: Mapping[
 def register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> str:
     """Log and register the model unless it is registered already, and move the alias where it is better.
 
-    Returns what was decided, in a sentence. Raises whatever fails.
+    Returns what was decided, in a sentence. Raises `UserError` where MLflow refuses.
     """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _register(params, out, choice, tracking)
+    except MlflowException as error:
+        text = re.sub(r"(?<=//)[^/@\s]*@", "", " ".join(error.message.split()))  # its address may hold a password
+        raise UserError(f"MLflow ({tracking.target}): {text[:300]}") from None
+
+
+def _register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> str:
     import mlflow
     from mlflow.exceptions import MlflowException
 

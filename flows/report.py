@@ -161,7 +161,7 @@ def build(
     rows = compare(runs, seeds)
     folder = out / "report"
     absent = tuple(name for name in methods or () if name not in {run.method for run in runs})
-    summary = Summary(runs[0].benchmark, runs[0].tasks, rows, headline(rows), folder, absent)
+    summary = Summary(runs[0].benchmark_as_run, runs[0].tasks, rows, headline(rows), folder, absent)
 
     from flows import report_plots
 

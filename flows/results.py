@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,12 @@ class Run:
     per_task: list[dict[str, Any]]
     trials: list[dict[str, Any]]
     cost: dict[str, Any] | None
+    reduced: dict[str, int]  # what the benchmark was scaled to by options
+
+    @property
+    def benchmark_as_run(self) -> str:
+        """Its name and, in brackets, what it was scaled to."""
+        return as_run(self.benchmark, self.reduced)
 
 
 def read_runs(out: Path, methods: Collection[str] | None = None, seeds: Collection[int] | None = None) -> list[Run]:
@@ -51,10 +57,10 @@ def read_runs(out: Path, methods: Collection[str] | None = None, seeds: Collecti
     runs = [read_run(path, method, seed) for method, seed, path in paths]
     first = runs[0]
     for run in runs:
-        if (run.benchmark, run.tasks) != (first.benchmark, first.tasks):
+        if (run.benchmark, run.tasks, run.reduced) != (first.benchmark, first.tasks, first.reduced):
             raise UserError(
-                f"{first.path} and {run.path} are of different task sequences ({first.benchmark}, "
-                f"{count(len(first.tasks), 'task')}; {run.benchmark}, {count(len(run.tasks), 'task')}) "
+                f"{first.path} and {run.path} are of different task sequences ({first.benchmark_as_run}, "
+                f"{count(len(first.tasks), 'task')}; {run.benchmark_as_run}, {count(len(run.tasks), 'task')}) "
                 "and cannot be ranked together: keep each sequence in a folder of its own (--out), or delete "
                 "what is out of date."
             )
@@ -102,6 +108,7 @@ def read_run(path: Path, method: str, seed: int) -> Run:
         per_task=data["per_task"],
         trials=trials["trials"] if trials else [],
         cost=companion("cost", *COST),
+        reduced=data.get("reduced", {}),
     )
 
 
@@ -116,6 +123,11 @@ def defect(matrix: Any, tasks: int) -> str:
         if not all(isinstance(value, float | int) and 0 <= value <= 1 for value in matrix[i][: i + 1]):
             return f"row {i + 1} of its accuracy matrix has a value that is missing or not in [0, 1]"
     return ""
+
+
+def as_run(benchmark: str, reduced: Mapping[str, int]) -> str:
+    """`tiny-imagenet (image_size 32, train_per_class 100)`."""
+    return f"{benchmark} ({', '.join(f'{name} {value}' for name, value in reduced.items())})" if reduced else benchmark
 
 
 def count(number: int, noun: str) -> str:

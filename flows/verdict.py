@@ -1,11 +1,13 @@
 """Tonight against the last good night: what got worse, what better, and what is noise.
 
 Runs are deterministic, so the results of two nights are as a rule the same to the last bit, which is said as such.
-Where something that goes in was changed, two kinds of noise remain, and a change counts that is beyond either: the
+Where something that goes in was changed, noise remains, and a change counts that is beyond it in one of three ways: the
 same method with the same seed on both nights is a pair, and a change that moves all pairs alike stands out from how
 the differences vary; one that draws every run anew without making it better or worse moves the mean no more than
-seeds differ. At `CONFIDENCE` each, the two together are wrong on at most one comparison in twenty where nothing has
-changed. Times are compared as ratios to what the other units took that night.
+seeds differ; and where tonight's seeds differ wildly, because some of them broke down, the last night's tell how much
+they should. At `CONFIDENCE` each, the three together are wrong on at most one comparison in twenty where nothing has
+changed. Times are compared as ratios to what the other units took that night, and count where they stand out from how
+these vary.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ from typing import Literal
 from cl.metrics import average_accuracy, average_forgetting, interval
 from flows.results import Run
 
-CONFIDENCE = 0.975
+CONFIDENCE = 1 - 0.05 / 3
 POINTS = 0.1
 """Percentage points of accuracy or forgetting below which no change is worth a morning."""
 POINTS_OF_ONE_SEED = 1.0
 """The same where there is one seed alone, and so no interval."""
 TIME, MEMORY = 1.25, 1.10
 """Ratios up to which a step's time (against the night's other units) and a process's memory count as noise."""
+METHODS_TO_TELL = 5
+"""With fewer than so many methods there is no telling how much their times vary that night."""
 
 Kind = Literal["same", "noise", "better", "worse", "missing", "new"]
 
@@ -105,7 +109,7 @@ class Verdict:
 def compare_nights(tonight: Sequence[Run], before: Sequence[Run], failures: dict[str, str]) -> Verdict:
     """Tonight's runs against those of the last good night (none: nothing is compared)."""
     changes: list[Change] = []
-    drift = _drift(tonight, before)
+    drift, limit = _times(tonight, before)
     for method in sorted({run.method for run in before} | {run.method for run in tonight}):
         new = {run.seed: run for run in tonight if run.method == method}
         old = {run.seed: run for run in before if run.method == method}
@@ -121,7 +125,7 @@ def compare_nights(tonight: Sequence[Run], before: Sequence[Run], failures: dict
                 _points(method, "forgetting", pairs, lambda run: average_forgetting(run.accuracy) or 0.0, rising=False)
             )
         if all(seconds_per_step(run) is not None for pair in pairs for run in pair):
-            changes.append(_ratio(method, "time per step", pairs, seconds_per_step, TIME, drift))
+            changes.append(_ratio(method, "time per step", pairs, seconds_per_step, limit, drift))
         if all(peak_memory(run) is not None for pair in pairs for run in pair):
             changes.append(_ratio(method, "memory", pairs, peak_memory, MEMORY, 1.0))
     return Verdict(tuple(changes), failures)
@@ -140,15 +144,24 @@ def peak_memory(run: Run) -> float | None:
     return found
 
 
-def _drift(tonight: Iterable[Run], before: Iterable[Run]) -> float:
-    """By how much everything was slower tonight, whatever the method: the median ratio over the units."""
+def _times(tonight: Iterable[Run], before: Iterable[Run]) -> tuple[float, float]:
+    """By how much everything was slower tonight, whatever the method, and up to which ratio to that it is noise.
+
+    The median ratio of the units, and three standard deviations of the ratios, by their median absolute deviation: on a
+    machine with other work to do some units are slower than others, whatever they do.
+    """
     old = {(run.method, run.seed): seconds_per_step(run) for run in before}
     ratios = [
-        now / then
+        (run.method, math.log(now / then))
         for run in tonight
         if (now := seconds_per_step(run)) is not None and (then := old.get((run.method, run.seed))) is not None
     ]
-    return statistics.median(ratios) if ratios else 1.0
+    if not ratios:
+        return 1.0, TIME
+    drift = statistics.median(ratio for _, ratio in ratios)
+    spread = 1.4826 * statistics.median(abs(ratio - drift) for _, ratio in ratios)
+    told = len({method for method, _ in ratios}) >= METHODS_TO_TELL
+    return math.exp(drift), max(TIME, math.exp(3 * spread)) if told else TIME
 
 
 def _points(
@@ -169,18 +182,19 @@ def _points(
 def noise(after: Sequence[float], before: Sequence[float]) -> float | None:
     """Up to which difference of the means of two nights there may be nothing in it; None for a single seed.
 
-    The smaller of the half widths of the t-interval of the paired differences (n - 1 degrees of freedom) and of that of
-    the difference of two independent means of equal variance (2n - 2). Source: Student 1908.
+    The smallest of the half widths of three t-intervals: of the paired differences (n - 1 degrees of freedom), of the
+    difference of two independent means of equal variance (2n - 2), and of the same where the variance is that of the
+    night before alone (n - 1). Source: Student 1908.
     """
     n = len(after)
     if n == 1:
         return None
     from scipy.special import stdtrit
 
-    spread = statistics.stdev([a - b for a, b in zip(after, before, strict=True)])
-    paired = stdtrit(n - 1, 0.5 + CONFIDENCE / 2) * spread / n**0.5
-    both = ((statistics.variance(after) + statistics.variance(before)) / n) ** 0.5
-    return float(min(paired, stdtrit(2 * n - 2, 0.5 + CONFIDENCE / 2) * both))
+    point, points = (stdtrit(freedom, 0.5 + CONFIDENCE / 2) for freedom in (n - 1, 2 * n - 2))
+    old, new = statistics.variance(before), statistics.variance(after)
+    paired = statistics.variance([a - b for a, b in zip(after, before, strict=True)])
+    return float(min(point * (paired / n) ** 0.5, points * ((old + new) / n) ** 0.5, point * (2 * old / n) ** 0.5))
 
 
 def _ratio(

@@ -14,6 +14,8 @@ import signal
 import struct
 import sys
 import warnings
+import zipfile
+import zlib
 from collections.abc import Sequence
 
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -42,22 +44,23 @@ class BadImage(Exception):
     """The file is there and can be read, but what it holds is not a picture we can use; the message says why."""
 
 
-def decode(path: str, size: int) -> bytes:
+def decode(path: str, size: int, archive: zipfile.ZipFile | None = None, keep: float = 1.0) -> bytes:
     """The upright middle square of a picture, scaled to size x size: row by row, each its red, green and blue bytes.
 
-    Raises `BadImage` for bytes that are no usable picture, `OSError` where the machine does not hand the bytes over.
+    The square's side is `keep` times the shorter side of the picture.
+    The picture is a file, or a member of an archive. Raises `BadImage` for bytes that are no usable picture, `OSError`
+    where the machine does not hand the bytes over.
     """
-    with open(path, "rb", buffering=0) as file:
-        data = file.read() if os.fstat(file.fileno()).st_size <= MAX_BYTES else None
+    data = _read(path) if archive is None else _unpacked(path, archive)
     if not data:
         raise BadImage("an empty file" if data == b"" else f"more than {MAX_BYTES} bytes")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if min(image.size) >= 4 * size:
+        if keep * min(image.size) >= 4 * size:
             # A JPEG can be decoded at a half, a quarter or an eighth; twice the side wanted is left to scale down.
-            image.draft(None, (2 * size, 2 * size))
+            image.draft(None, (round(2 * size / keep),) * 2)
         image.load()
-        return _square(image, size).tobytes("raw", "RGB;L")
+        return middle_square(image, size, keep).tobytes("raw", "RGB;L")
     except BadImage:
         raise
     except MemoryError:
@@ -70,11 +73,25 @@ def decode(path: str, size: int) -> bytes:
         raise BadImage(f"damaged: {error}" if isinstance(error, OSError) else f"damaged: {error!r}") from None
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
+def _read(path: str) -> bytes | None:
+    with open(path, "rb", buffering=0) as file:
+        return file.read() if os.fstat(file.fileno()).st_size <= MAX_BYTES else None
+
+
+def _unpacked(name: str, archive: zipfile.ZipFile) -> bytes | None:
+    try:
+        entry = archive.getinfo(name)
+        return archive.read(entry) if entry.file_size <= MAX_BYTES else None
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise BadImage(f"damaged in the archive: {error}") from None
+
+
+def middle_square(image: Image.Image, size: int, keep: float = 1.0) -> Image.Image:
+    """The upright middle square of a loaded image, scaled to size x size, as RGB; its side is `keep` of the shorter."""
     square = _eight_bits(image)
-    if square.size != (size, size):
+    if square.size != (size, size) or keep < 1:
         width, height = square.size
-        side = min(width, height)
+        side = keep * min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         # Pillow's bilinear filter widens as it scales down (antialias). Crop and scale in one pass.
         box = (left, top, left + side, top + side)
@@ -109,7 +126,13 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def decode_many(paths: Sequence[str], size: int, memory: bytearray | mmap.mmap) -> dict[int, str]:
+def decode_many(
+    paths: Sequence[str],
+    size: int,
+    memory: bytearray | mmap.mmap,
+    archive: zipfile.ZipFile | None = None,
+    keep: float = 1.0,
+) -> dict[int, str]:
     """Decode one after the other into `memory`; returns why, by index, where a picture is bad.
 
     Raises `OSError` as `decode` does.
@@ -121,28 +144,31 @@ def decode_many(paths: Sequence[str], size: int, memory: bytearray | mmap.mmap) 
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for index, path in enumerate(paths):
             try:
-                memory[index * length : (index + 1) * length] = decode(path, size)
+                memory[index * length : (index + 1) * length] = decode(path, size, archive, keep)
             except BadImage as error:
                 faults[index] = str(error)
     return faults
 
 
-def serve(descriptor: int, size: int) -> None:
-    """Answer requests until standard input ends.
+def serve(descriptor: int, size: int, root: str, keep: float) -> None:
+    """Answer requests until standard input ends. `root`: a folder, or the archive that holds the pictures.
 
-    A request is a line of JSON, a list of paths; the answer is a line of JSON, {"faults"} or {"error": [errno,
-    message, path]}, once the images are in the shared memory of that descriptor.
+    A request is a line of JSON, a list of paths relative to it; the answer is a line of JSON, {"faults"} or {"error":
+    [errno, message, path]}, once the images are in the shared memory of that descriptor.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; we end when it closes our input
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent is gone: nobody is left to tell
     memory = mmap.mmap(descriptor, 0)
+    archive = zipfile.ZipFile(root) if os.path.isfile(root) else None
     for line in sys.stdin:
+        names = json.loads(line)
+        paths = names if archive else [os.path.join(root, name) for name in names]
         try:
-            answer: dict[str, object] = {"faults": decode_many(json.loads(line), size, memory)}
+            answer: dict[str, object] = {"faults": decode_many(paths, size, memory, archive, keep)}
         except OSError as error:
             answer = {"error": [error.errno, error.strerror, error.filename]}
         print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
-    serve(*(int(argument) for argument in sys.argv[1:]))
+    serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4]))

@@ -25,10 +25,13 @@ import numpy as np
 
 from cl.data import decode
 from cl.data.prepare import Format, Images, Labels, RawTask, Say
+from cl.data.source import source
 from cl.errors import UserError
 
 IMAGENET = Format(scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
 """How the survey normalises every set of photographs (its dataset preparation; ImageNet's statistics)."""
+MIDDLE = 224 / 256
+"""What the survey keeps of the shorter side of its larger photographs: scaled to 256 pixels, the middle 224."""
 RECIPE = 1
 """Of `decode`: another number where the same file becomes other bytes, so that what is prepared is made anew."""
 BATCH = 128
@@ -63,17 +66,22 @@ Splits = Mapping[str, tuple[Images, Labels]]
 
 
 def raw_tasks(
-    root: Path, listings: Sequence[Listing], size: int, on_bad_image: Literal["refuse", "skip"], say: Say | None = None
+    root: Path,
+    listings: Sequence[Listing],
+    size: int,
+    on_bad_image: Literal["refuse", "skip"],
+    say: Say | None = None,
+    keep: float = 1.0,
 ) -> Iterator[RawTask]:
     """Read the listed files as (N, 3, size, size) uint8 RGB, task by task; see `decode.decode` for what is done.
 
-    Bad images are left out and named in the task's notes, or, with `refuse`, all of them are found before
-    `UserError` is raised; it is raised too for a class of which too little is left, and for a file that the
-    machine does not hand over.
+    `root` is a folder or a zip archive. Bad images are left out and named in the task's notes, or, with `refuse`, all
+    of them are found before `UserError` is raised; it is raised too for a class of which too little is left, and for a
+    file that the machine does not hand over. `keep` is the share of the shorter side that the middle square has.
     """
     bad: list[Bad] = []
     total = sum(len(files) for listing in listings for files in listing.splits.values())
-    with _Readers(root, size, total, say) as readers:
+    with _Readers(root, size, total, say, keep) as readers:
         reading = [readers.start(listing) for listing in listings[:1]]
         for index, listing in enumerate(listings):
             # While the caller writes this task, the next is read.
@@ -94,14 +102,18 @@ def raw_tasks(
 
 
 def fingerprint(root: Path, listings: Sequence[Listing]) -> str:
-    """Names the listed files by path, split, size and time of change, without reading them."""
+    """Names the listed files by path, split, size and time of change, without reading them.
+
+    Of files in an archive it takes the checksums that it lists instead of the time.
+    """
     hasher = hashlib.sha256(json.dumps([RECIPE, [[task.name, task.classes] for task in listings]]).encode())
     lists = [(split, files) for listing in listings for split, files in listing.splits.items()]
+    place = source(root)
     with _readable(root):
         for split, files in lists:
-            for path, label in files:
-                status = os.stat(f"{root}/{path}")
-                hasher.update(f"{split}\0{label}\0{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            states = place.states([path for path, _ in files])
+            for (path, label), state in zip(files, states, strict=True):
+                hasher.update(f"{split}\0{label}\0{path}\0{state}\n".encode())
     return hasher.hexdigest()
 
 
@@ -146,12 +158,12 @@ class _Reading:
 class _Readers:
     """Processes that decode, as many as there are cores, and a thread to wait for each."""
 
-    def __init__(self, root: Path, size: int, total: int, say: Say | None) -> None:
+    def __init__(self, root: Path, size: int, total: int, say: Say | None, keep: float) -> None:
         self.root, self.size, self.total, self.say = root, size, total, say
         self.done, self.started, self.said = 0, time.monotonic(), time.monotonic()
         self.batch = max(1, min(BATCH, BATCH_BYTES // (3 * size * size)))
         count = max(1, min(len(os.sched_getaffinity(0)), total // self.batch))
-        self._all = [_Reader(self.batch, size) for _ in range(count)]
+        self._all = [_Reader(root, self.batch, size, keep) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
         for reader in self._all:
             self._idle.put(reader)
@@ -172,7 +184,7 @@ class _Readers:
         return {split: self._start(files) for split, files in listing.splits.items()}
 
     def _start(self, files: Sequence[File]) -> _Reading:
-        paths = [os.path.join(self.root, path) for path, _ in files]
+        paths = [path for path, _ in files]
         images: Images = np.empty((len(paths), 3, self.size, self.size), np.uint8)
         step = max(1, min(self.batch, len(paths) // (4 * len(self._all))))  # smaller where there is little to share out
         jobs = [
@@ -219,11 +231,11 @@ class _Readers:
 class _Reader:
     """A process that runs `decode.serve`: no process with threads is forked, no main module imported twice."""
 
-    def __init__(self, count: int, size: int) -> None:
+    def __init__(self, root: Path, count: int, size: int, keep: float) -> None:
         shared = os.memfd_create("images")
         os.truncate(shared, count * 3 * size * size)
         self.size, self.memory = size, mmap.mmap(shared, 0)
-        command = [sys.executable, "-P", decode.__file__, str(shared), str(size)]
+        command = [sys.executable, "-P", decode.__file__, str(shared), str(size), str(root), str(keep)]
         self.complaints = tempfile.TemporaryFile()  # noqa: SIM115 - of libtiff, mostly, which nobody needs to see
         self.process = subprocess.Popen(
             command,

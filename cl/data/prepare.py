@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -26,6 +26,8 @@ from cl.rng import numpy_generator
 
 SCHEMA = 1
 SPLITS = ("train", "validation", "test")
+REDUCING = ("image_size", "train_per_class", "validation_per_class")
+"""Options that make a benchmark another, mostly smaller one; results say so."""
 SECONDS_BETWEEN_LINES = 2.0
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -206,6 +208,33 @@ def _sha256(path: Path) -> str:
 def digest(value: Any) -> str:
     """SHA-256 of a JSON-able value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def chosen(
+    names: Sequence[str], options: Benchmark, orders: Mapping[str, Sequence[str]] | None = None, where: object = None
+) -> list[str]:
+    """The first `options.tasks` of the tasks, in the order that `options.order` names or lists (default: as given).
+
+    Raises `UserError` for an order or a task that is not known, a task that stands twice, and more tasks than there
+    are, `where` they were looked for.
+    """
+    orders, where = orders or {}, where or options.name
+    wanted = options.order
+    if isinstance(wanted, str):
+        if wanted not in orders:
+            known = f"known orders: {', '.join(orders)}; else " if orders else ""
+            raise UserError(f"benchmark.order: {where} has no order {wanted!r}; {known}list the tasks by name")
+        wanted = list(orders[wanted])
+    ordered = list(names) if wanted is None else wanted
+    for name in ordered:
+        if name not in names:
+            raise UserError(f"benchmark.order: no task {name!r} in {where}; there are: {', '.join(names)}")
+    if len(set(ordered)) < len(ordered):
+        twice = next(name for name in ordered if ordered.count(name) > 1)
+        raise UserError(f"benchmark.order: {twice!r} stands twice; name each task once, of: {', '.join(names)}")
+    if options.tasks is not None and options.tasks > len(ordered):
+        raise UserError(f"benchmark.tasks: {len(ordered)} tasks to take from {where}, not {options.tasks}")
+    return ordered[: options.tasks]
 
 
 def stratified(labels: Labels, fraction: float, *key: int | str) -> tuple[Labels, Labels]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -11,35 +11,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cl.data.prepare import SPLITS, Format, digest, read_manifest
+from cl.data.augment import Augment, middle
+from cl.data.prepare import REDUCING, SPLITS, Format, digest, read_manifest
 from cl.errors import UserError
 
 CHUNK_BYTES, CHUNK_SAMPLES = 4 * 2**20, 1000
 """Outside training as many samples go through a network at once: a batch, or more where images are small."""
+ROOM = 4
+"""A split of raw images is kept on the GPU if it takes no more than this part of what is free there."""
 RESIDENT_BYTES = 256 * 2**20
 """A split that takes no more than this as floats is converted once and kept; a larger one batch by batch."""
 
 
 class Normalise:
-    """Raw images (N, C, H, W) uint8 as the network takes them: float32 of the same shape, on the device."""
+    """Raw images (N, C, H, W) uint8 as the network takes them: float32 on the device."""
 
-    def __init__(self, format: Format, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, format: Format, device: torch.device, crop: int | None = None) -> None:
+        self.device, self.crop = device, crop
         deviation = torch.tensor(format.deviation).view(1, -1, 1, 1)
         self.scale = (1 / (format.scale * deviation)).to(device)
         self.shift = (torch.tensor(format.mean).view(1, -1, 1, 1) / deviation).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        return images.to(self.device, torch.float32) * self.scale - self.shift
+        """Of the middle crop, where there is one to take."""
+        return self.numbers(images if self.crop is None else middle(images, self.crop))
+
+    def numbers(self, images: Tensor) -> Tensor:
+        """Of the whole images."""
+        # Convolutions run faster on images whose channels lie side by side.
+        layout = torch.channels_last if images.shape[1] > 1 else torch.contiguous_format
+        return images.to(self.device, torch.float32, memory_format=layout) * self.scale - self.shift
 
 
 class AsIs(Normalise):
     """For numbers that are what the network takes already."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.crop = device, None
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def numbers(self, images: Tensor) -> Tensor:
+        """They themselves."""
         return images.to(self.device)
 
 
@@ -73,6 +84,13 @@ class Split:
         return len(self.images)
 
     @cached_property
+    def _raw(self) -> Tensor:
+        """The raw images, on a GPU where there is room for them."""
+        device = self.normalise.device
+        fits = device.type == "cuda" and self.images.nbytes < torch.cuda.mem_get_info(device)[0] // ROOM
+        return self.images.to(device) if fits else self.images
+
+    @cached_property
     def x(self) -> Tensor:
         """All images as the network takes them, (N, C, H, W) float32; kept in memory once asked for."""
         return self.normalise(self.images)
@@ -87,10 +105,15 @@ class Split:
         found = torch.cat([function(x) for x, _, _ in self.batches(size)])
         return Split(lambda: (found, self.y, self.t), AsIs(self.normalise.device))
 
-    def batches(self, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, int | Tensor]]:
-        """Batches (x, y, t) of at most `size` samples in the given order (default: as stored), the last one short."""
+    def batches(
+        self, size: int, order: Tensor | None = None, augment: Augment | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, int | Tensor]]:
+        """Batches (x, y, t) of at most `size` samples in the given order (default: as stored), the last one short.
+
+        `augment` changes the raw images of each batch; what is no picture any more (`mapped`) cannot be augmented.
+        """
         t = self.t
-        if self.images.numel() * 4 <= RESIDENT_BYTES:
+        if augment is None and self.images.numel() * 4 <= RESIDENT_BYTES:
             x, y = self.x, self.y
             if order is not None:  # one gather an epoch; the batches are views
                 order = order.to(self.normalise.device)
@@ -104,7 +127,9 @@ class Split:
         for chosen in indices.split(size):
             on_device = chosen.to(self.normalise.device)
             yield (
-                self.normalise(self.images[chosen]),
+                self.normalise(self._raw[chosen])
+                if augment is None
+                else self.normalise.numbers(augment(self._raw[chosen])),
                 self.y[on_device],
                 t[on_device] if isinstance(t, Tensor) else t,
             )
@@ -131,16 +156,19 @@ class Sequence:
     benchmark: str
     input_shape: tuple[int, int, int]
     tasks: tuple[Task, ...]
+    reduced: Mapping[str, int] = field(default_factory=dict)
+    """What the benchmark was scaled to by options, for instance image_size."""
 
 
-def load(folder: Path, device: torch.device | None = None) -> Sequence:
+def load(folder: Path, device: torch.device | None = None, crop: int | None = None) -> Sequence:
     """Open a prepared benchmark; nothing but the manifest is read until a split is touched.
 
-    Raises `UserError` where the manifest, or later an array, is missing or damaged.
+    `crop`: the network sees squares of this side, cut out of the images. Raises `UserError` where the manifest, or
+    later an array, is missing or damaged.
     """
     manifest = read_manifest(folder)
     format = Format(manifest["scale"], tuple(manifest["mean"]), tuple(manifest["deviation"]))
-    normalise = Normalise(format, device or torch.device("cpu"))
+    normalise = Normalise(format, device or torch.device("cpu"), crop)
     tasks = []
     for index, entry in enumerate(manifest["tasks"]):
         splits = {name: Split(_reader(folder, split, index), normalise) for name, split in entry["splits"].items()}
@@ -155,8 +183,20 @@ def load(folder: Path, device: torch.device | None = None) -> Sequence:
                 entry["digest"],
             )
         )
-    shape = manifest["input_shape"]
-    return Sequence(manifest["benchmark"], (shape[0], shape[1], shape[2]), tuple(tasks))
+    given = {name: manifest["options"].get(name) for name in REDUCING}
+    reduced = {name: value for name, value in given.items() if value is not None}
+    return Sequence(manifest["benchmark"], seen_shape(manifest["input_shape"], crop), tuple(tasks), reduced)
+
+
+def seen_shape(shape: list[int], crop: int | None) -> tuple[int, int, int]:
+    """(C, H, W) as the network sees it; raises `UserError` where the crop is larger than the images."""
+    channels, height, width = shape
+    if crop is not None and crop > min(height, width):
+        raise UserError(
+            f"training.augmentation.crop: {crop} of images of {height}x{width} pixels; "
+            "make it smaller, or benchmark.image_size larger"
+        )
+    return (channels, crop or height, crop or width)
 
 
 def _reader(folder: Path, split: dict[str, dict[str, str]], index: int) -> Callable[[], tuple[Tensor, Tensor, int]]:

@@ -19,7 +19,7 @@ from cl.data import Task
 from cl.method import Method, TaskIds, knob, shrink
 from cl.nets import MultiHead
 from cl.ops import Tensors, distillation, snapshot
-from cl.params import Patience
+from cl.params import Augmentation, Patience
 
 
 class EBLL(Method):
@@ -52,7 +52,7 @@ class EBLL(Method):
         if self._teacher is None or (self.strength == 0 and self.code_strength == 0):
             return super().loss(x, y, t)
         parts = _Parts(self.net)
-        with torch.no_grad():
+        with torch.no_grad(), self.net.at_rest():
             old_features, old_logits = functional_call(parts, self._teacher, (x,))
         features, logits = parts(x)
         student, teacher = (z.split(self.net.classes(), 1) for z in (logits, old_logits))
@@ -77,7 +77,7 @@ class EBLL(Method):
             learner = _Autoencoder(reconstruction=weight)
             learner.net = copy.deepcopy(self.net).requires_grad_(False)
             coder = Coder(features.train.images.shape[1], size, self.rng(f"autoencoder {size} {weight}"))
-            learner.net.backbone = nn.Sequential(coder.to(features.train.images.device), *back).requires_grad_(False)
+            learner.net.backbone = back.of([coder.to(features.train.images.device), *back]).requires_grad_(False)
             coder.requires_grad_(True)
             found = self.fit(
                 features,
@@ -122,13 +122,19 @@ class _Autoencoder(Method):
 
     reconstruction: float = knob(0.1, help="alpha")
 
+    @property
+    def augmentation(self) -> Augmentation:
+        """None: features are no pictures."""
+        return Augmentation()
+
     def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
         return torch.optim.Adadelta(parameters, lr=learning_rate, foreach=True)
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
         found = self.net.backbone[0](x)
         error = F.mse_loss(found, x)
-        return F.cross_entropy(self.net.logits(self.net.backbone[1:](found), t), y) + self.reconstruction * error
+        rest = self.net.backbone.of(list(self.net.backbone)[1:])
+        return F.cross_entropy(self.net.logits(rest(found), t), y) + self.reconstruction * error
 
 
 class _Parts(nn.Module):

@@ -5,13 +5,16 @@ Serra et al., Overcoming catastrophic forgetting with hard attention to the task
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from cl.data import Task
 from cl.errors import UserError
 from cl.method import Method, TaskIds, knob, shrink
-from cl.nets import MultiHead
+from cl.nets import Block, MultiHead, norms
 from cl.ops import Tensors, cross_entropy
 from cl.params import Patience
 
@@ -64,24 +67,19 @@ class HAT(Method):
     """Per task and gate: the mask at the task's end, (units,)."""
     used_: list[Tensor] | None = None
     """Per gate: the elementwise maximum of the masks so far."""
+    norms_: list[Tensors] | None = None
+    """Per task: its batch normalisation at the task's end, where the network has any."""
     _open: Tensors | None = None
     """Per shared parameter: the share of its gradient that is let through in this task."""
 
     @property
     def gates(self) -> list[Gate]:
         """The gates in the order of the layers."""
-        return [module for module in self.net.backbone if isinstance(module, Gate)]
+        return [module for module in self.net.backbone.modules() if isinstance(module, Gate)]
 
     def wrap(self, net: MultiHead) -> MultiHead:
         """A gate behind every ReLU."""
-        layers: list[nn.Module] = []
-        units = 0
-        for layer in net.backbone:
-            layers.append(layer)
-            units = getattr(layer, "out_channels", getattr(layer, "out_features", units))
-            if isinstance(layer, nn.ReLU):
-                layers.append(Gate(units))
-        return MultiHead(nn.Sequential(*layers), net.feature_size)
+        return MultiHead(net.backbone.of(gated(net.backbone)), net.feature_size)
 
     def begin_task(self, data: Task) -> None:
         """Fresh embeddings, uniform in [0, 2], and the masks of the gradients."""
@@ -100,19 +98,16 @@ class HAT(Method):
         """1 - min(used(unit of this layer), used(unit of the layer below)) for weights; 1 - used(unit) for biases."""
         assert self.used_ is not None
         free: Tensors = {}
-        used = iter(self.used_)
-        before: Tensor | None = None
-        for index, layer in enumerate(self.net.backbone):
-            if not isinstance(layer, nn.Conv2d | nn.Linear):
-                continue
-            here = next(used)
-            free[f"{index}.bias"] = 1 - here
+        for name, layer, below, behind in wiring(self.net.backbone):
+            here = self.used_[behind]
+            if layer.bias is not None:
+                free[f"{name}.bias"] = 1 - here
             both = here.unsqueeze(1)
-            if before is not None:
+            if below is not None:
+                before = self.used_[below]
                 inputs = layer.weight.shape[1]  # behind a flattened map each channel stands for its positions
                 both = torch.minimum(both, before.repeat_interleave(inputs // len(before)).unsqueeze(0))
-            free[f"{index}.weight"] = (1 - both).view(*both.shape, *[1] * (layer.weight.dim() - 2))
-            before = here
+            free[f"{name}.weight"] = (1 - both).view(*both.shape, *[1] * (layer.weight.dim() - 2))
         return free
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
@@ -155,12 +150,14 @@ class HAT(Method):
             gate.embedding.data.clamp_(-EMBEDDING_BOUND, EMBEDDING_BOUND)
 
     def end_task(self, data: Task) -> None:
-        """Keep the task's masks, at the slope it was trained with."""
+        """Keep the task's masks, at the slope it was trained with, and its batch normalisation."""
         self.net.eval()
         masks = [gate.attention().detach().clone() for gate in self.gates]
         self.masks_ = [*(self.masks_ or []), masks]
         used = self.used_ or masks
         self.used_ = [torch.maximum(u, mask) for u, mask in zip(used, masks, strict=True)]
+        if own := norms(self.net.backbone):
+            self.norms_ = [*(self.norms_ or []), own]
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """Scores through the masks of task t."""
@@ -169,10 +166,42 @@ class HAT(Method):
         for gate, mask in zip(self.gates, self.masks_[t], strict=True):
             gate.mask = mask
         try:
-            return self.net(x, t)  # type: ignore[no-any-return]
+            features = functional_call(self.net.backbone, self.norms_[t] if self.norms_ else {}, (x,))
+            return self.net.logits(features, t)
         finally:
             for gate in self.gates:
                 gate.mask = None
+
+
+def gated(layers: nn.Sequential) -> list[nn.Module]:
+    """The layers with a gate behind every ReLU, within their parts and blocks too."""
+    found: list[nn.Module] = []
+    units = 0
+    for layer in layers:
+        units = getattr(layer, "out_channels", getattr(layer, "out_features", units))
+        if isinstance(layer, Block):
+            for name in ("relu1", "relu2"):
+                setattr(layer, name, nn.Sequential(getattr(layer, name), Gate(layer.conv2.out_channels)))
+        found.append(nn.Sequential(*gated(layer)) if isinstance(layer, nn.Sequential) else layer)
+        if isinstance(layer, nn.ReLU):
+            found.append(Gate(units))
+    return found
+
+
+def wiring(backbone: nn.Sequential) -> Iterator[tuple[str, nn.Conv2d | nn.Linear, int | None, int]]:
+    """Of each layer with weights: name, layer, number of the gate its inputs come through, number of that behind it.
+
+    None where the inputs are the images. Where two ways meet at the end of a block, both end at the block's last gate.
+    """
+    passed = entered = 0
+    for name, module in backbone.named_modules():
+        if isinstance(module, Block):
+            entered = passed
+        elif isinstance(module, Gate):
+            passed += 1
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            before = entered if "downsample" in name else passed
+            yield name, module, before - 1 if before else None, passed
 
 
 def regulariser(attention: list[Tensor], used: list[Tensor] | None) -> Tensor:

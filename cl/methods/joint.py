@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl.method import Method, TaskIds
+from cl.method import Method, TaskIds, knob
+from cl.params import Augmentation
 
 
 class Joint(Method):
@@ -15,6 +16,14 @@ class Joint(Method):
     sees_all_tasks = True
     stores_samples = True
     shares_first_task = False
+
+    flip: bool = knob(False, help="flip images left and right in training, as the survey does on Tiny ImageNet")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """That of all methods, and the flips."""
+        given = super().augmentation
+        return given.model_copy(update={"flip": given.flip or self.flip})
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
         """Cross-entropy over all classes of all tasks."""

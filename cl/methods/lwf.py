@@ -31,7 +31,7 @@ class LwF(Method):
         """Cross-entropy on the new head, distillation on every old one."""
         if self._teacher is None or self.strength == 0:
             return super().loss(x, y, t)
-        with torch.no_grad():
+        with torch.no_grad(), self.net.at_rest():
             teacher = functional_call(self.net, self._teacher, (x,)).split(self.net.classes(), 1)
         student = self.net(x).split(self.net.classes(), 1)
         kept = [distillation(student[s], teacher[s], self.temperature) for s in range(self.task)]

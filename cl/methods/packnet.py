@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from cl.data import Task
 from cl.method import Method, TaskIds, knob, shrink
+from cl.nets import BatchNorm, norm_layers, norms
 from cl.ops import Tensors
 
 
@@ -18,7 +19,7 @@ class PackNet(Method):
     """Train the free weights, prune the smallest of them, retrain the rest; owned weights never change again.
 
     The training itself is the plasticity search's; an attempt of the stability decay is one pruning and retraining.
-    Biases are trained before the first pruning only.
+    Biases are trained before the first pruning only; each task has a batch normalisation of its own.
     """
 
     needs_task_id = True
@@ -32,6 +33,9 @@ class PackNet(Method):
     owner_: Tensors | None = None
     """Per weight tensor: 0 free, s + 1 owned by task s; int16."""
     pruned_: bool = False
+    norms_: list[Tensors] | None = None
+    """Per task: its batch normalisation at the task's end, where the network has any."""
+    _norms: dict[str, BatchNorm] | None = None
     _fixed: Tensors | None = None
 
     def begin_task(self, data: Task) -> None:
@@ -44,13 +48,17 @@ class PackNet(Method):
 
     def _fix(self) -> None:
         """Weight decay moves weights that have no gradient, so with it the others' are put back every step."""
+        self._norms = norm_layers(self.net.backbone)
         decays = self.training.weight_decay > 0
         self._fixed = {name: p.detach().clone() for name, p in self.shared.items()} if decays else None
 
     def _mine(self, name: str) -> Tensor | bool:
         assert self.owner_ is not None
+        assert self._norms is not None
         owner = self.owner_.get(name)
-        return self.task == 0 and not self.pruned_ if owner is None else owner == self.task + 1
+        if owner is None:
+            return (self.task == 0 and not self.pruned_) or name.rpartition(".")[0] in self._norms
+        return owner == self.task + 1
 
     def on_grad(self) -> None:
         """Only this task's own weights move."""
@@ -88,13 +96,16 @@ class PackNet(Method):
                 epochs=self.retrain_epochs,
                 may_stay=True,
             )
+        if own := norms(self.net.backbone):
+            self.norms_ = [*(self.norms_ or []), own]
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """Scores from the weights owned by task t and the tasks before it."""
         assert self.owner_ is not None
         assert t is not None
         seen = {name: p * self._seen(name, t) for name, p in self.shared.items() if name in self.owner_}
-        return self.net.logits(functional_call(self.net.backbone, seen, (x,)), t)
+        own = self.norms_[t] if self.norms_ else {}
+        return self.net.logits(functional_call(self.net.backbone, {**seen, **own}, (x,)), t)
 
     def _seen(self, name: str, t: int) -> Tensor:
         assert self.owner_ is not None

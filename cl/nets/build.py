@@ -1,4 +1,4 @@
-"""The backbones: the MLP and the survey's four VGG variants (De Lange et al. 2021, Table 3)."""
+"""The backbones by name: MLP, AlexNet, ResNet-18, and the survey's VGG variants (De Lange et al. 2021, Table 3)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import torch
 from torch import nn
 
 from cl.errors import UserError
+from cl.nets import alexnet, resnet
+from cl.nets.dropout import Dropout
 from cl.nets.multihead import MultiHead
+from cl.nets.norms import BatchNorm
 from cl.params import Model
 
 # Numbers are channels of 3x3 convolutions, M a 2x2 max-pooling; then the units of the two hidden linear layers.
@@ -26,11 +29,33 @@ def build(model: Model, input_shape: tuple[int, int, int], draw: torch.Generator
 
     Raises `UserError` where the images are too small for the network's poolings.
     """
+    channels, side = input_shape[0], min(input_shape[1:])
     if model.name == "mlp":
         sizes = [math.prod(input_shape), *model.hidden]
-        net = MultiHead(nn.Sequential(nn.Flatten(), *_linear(sizes)), sizes[-1])
-        _initialise_linear(net, draw)
-        return net
+        net = MultiHead(nn.Sequential(nn.Flatten(), *_linear(sizes, model.dropout or 0.0)), sizes[-1])
+        _initialise_uniform(net, draw)
+    elif model.name == "alexnet":
+        _large_enough(model.name, side, alexnet.SMALLEST)
+        dropout = 0.5 if model.dropout is None else model.dropout
+        net = MultiHead(alexnet.alexnet(channels, dropout), alexnet.FEATURES)
+        _initialise_uniform(net, draw)
+    elif model.name == "resnet18":
+        _large_enough(model.name, side, resnet.SMALLEST)
+        net = MultiHead(resnet.resnet18(channels, side), resnet.WIDTHS[-1])
+        _initialise_normal(net, draw)
+    else:
+        _large_enough(model.name, side, 2 ** VGG[model.name][0].count("M"))
+        net = _vgg(model, input_shape)
+        _initialise_normal(net, draw)
+    return net
+
+
+def _large_enough(name: str, side: int, least: int) -> None:
+    if side < least:
+        raise UserError(f"model.name: {name} needs images of at least {least}x{least}; set benchmark.image_size")
+
+
+def _vgg(model: Model, input_shape: tuple[int, int, int]) -> MultiHead:
     layout, hidden = VGG[model.name]
     channels, height, width = input_shape
     layers: list[nn.Module] = []
@@ -39,35 +64,35 @@ def build(model: Model, input_shape: tuple[int, int, int], draw: torch.Generator
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
         else:
-            layers += [nn.utils.skip_init(nn.Conv2d, channels, int(entry), 3, padding=1), nn.ReLU()]
+            layers.append(nn.utils.skip_init(nn.Conv2d, channels, int(entry), 3, padding=1))
             channels = int(entry)
-    if height < 1 or width < 1:
-        raise UserError(f"model.name: {model.name} needs images of at least 16x16; set benchmark.image_size")
+            layers += [BatchNorm(channels), nn.ReLU()] if model.batch_norm else [nn.ReLU()]
     sizes = [channels * height * width, *hidden]
-    net = MultiHead(nn.Sequential(*layers, nn.Flatten(), *_linear(sizes)), sizes[-1])
-    _initialise_vgg(net, draw)
-    return net
+    return MultiHead(nn.Sequential(*layers, nn.Flatten(), *_linear(sizes, model.dropout or 0.0)), sizes[-1])
 
 
-def _linear(sizes: list[int]) -> list[nn.Module]:
+def _linear(sizes: list[int], dropout: float) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes):
         layers += [nn.utils.skip_init(nn.Linear, before, after), nn.ReLU()]
+        if dropout:
+            layers.append(Dropout(dropout))
     return layers
 
 
 @torch.no_grad()
-def _initialise_linear(net: nn.Module, draw: torch.Generator) -> None:
+def _initialise_uniform(net: nn.Module, draw: torch.Generator) -> None:
+    """Torch's own rule: weights and biases uniform in +-1/sqrt(inputs of a unit)."""
     for layer in net.modules():
-        if isinstance(layer, nn.Linear):
-            bound = 1 / math.sqrt(layer.in_features)
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
             for parameter in layer.parameters():
                 parameter.uniform_(-bound, bound, generator=draw)
 
 
 @torch.no_grad()
-def _initialise_vgg(net: nn.Module, draw: torch.Generator) -> None:
-    """Torchvision's rule for VGG: Kaiming normal over fan-out for convolutions, N(0, 0.01) for linear layers."""
+def _initialise_normal(net: nn.Module, draw: torch.Generator) -> None:
+    """Torchvision's rule for VGG and ResNet: convolutions Kaiming normal over fan-out, linear layers N(0, 0.01)."""
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
             fan_out = layer.out_channels * math.prod(layer.kernel_size)
@@ -76,5 +101,5 @@ def _initialise_vgg(net: nn.Module, draw: torch.Generator) -> None:
             layer.weight.normal_(0, 0.01, generator=draw)
         else:
             continue
-        assert layer.bias is not None
-        layer.bias.zero_()
+        if layer.bias is not None:
+            layer.bias.zero_()

@@ -8,10 +8,43 @@ are the slices of one wide head.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from cl.nets.dropout import Dropout
+from cl.nets.norms import BatchNorm
+
+
+class Backbone(nn.Sequential):
+    """Layers one after the other, float32 in and out; where it is `reduced`, convolutions and products are bfloat16.
+
+    Weights and gradients stay float32 (torch.autocast).
+    """
+
+    reduced = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The last layer's output."""
+        if not self.reduced:
+            return self._through(x)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self._through(x).float()
+
+    def _through(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
+
+    def of(self, layers: Iterable[nn.Module]) -> Backbone:
+        """Other layers in the same precision."""
+        made = Backbone(*layers)
+        made.reduced = self.reduced
+        return made
 
 
 class MultiHead(nn.Module):
@@ -19,7 +52,7 @@ class MultiHead(nn.Module):
 
     def __init__(self, backbone: nn.Sequential, feature_size: int) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone = backbone if isinstance(backbone, Backbone) else Backbone(OrderedDict(backbone.named_children()))
         self.heads = nn.ModuleList()
         self.feature_size = feature_size
 
@@ -41,16 +74,30 @@ class MultiHead(nn.Module):
         """Outputs of each head."""
         return [int(head.out_features) for head in self.heads]  # type: ignore[arg-type]
 
-    def parts(self) -> tuple[nn.Sequential, nn.Sequential]:
+    def parts(self) -> tuple[Backbone, Backbone]:
         """The layers up to where the convolutions' last map is flattened, and the rest of the backbone.
 
         Without convolutions the first part ends with the first hidden layer.
         """
         layers = list(self.backbone)
         cut = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Flatten)) + 1
-        if not any(isinstance(layer, nn.Conv2d) for layer in layers[:cut]):
+        if not any(isinstance(inner, nn.Conv2d) for layer in layers[:cut] for inner in layer.modules()):
             cut = next(index for index, layer in enumerate(layers) if isinstance(layer, nn.ReLU)) + 1
-        return self.backbone[:cut], self.backbone[cut:]
+        return self.backbone.of(layers[:cut]), self.backbone.of(layers[cut:])
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Within the body answer as in evaluation: without dropout, and by the statistics that are there."""
+        layers = [
+            layer for layer in self.backbone.modules() if layer.training and isinstance(layer, Dropout | BatchNorm)
+        ]
+        for layer in layers:
+            layer.eval()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.train()
 
     def forward(self, x: Tensor, t: int | Tensor | None = None) -> Tensor:
         """Logits for x (N, C, H, W); see `logits`."""

@@ -20,6 +20,8 @@ from cl.sequence import Learner, Unit
 from cl.unit import learn, unit_key
 
 CPU = torch.device("cpu")
+OFF = {"enabled": False}
+"""No selection."""
 REPOSITORY = Path(__file__).parents[2]
 RUN_DEPENDENT = (".cost.json", ".studies.log")
 """Published files that may differ from run to run."""
@@ -154,3 +156,12 @@ def copied(source: Path, target: Path) -> Path:
     """A copy of a folder, links followed."""
     shutil.copytree(source, target)
     return target
+
+
+def dark_and_bright(index: int, side: int) -> Task:
+    """Two classes, dark and bright images."""
+    draw = torch.Generator().manual_seed(index)
+    y = torch.arange(12) % 2
+    pixels = torch.randint(3, (12, 1, side, side), generator=draw) + 3 * y.view(-1, 1, 1, 1)
+    found = split_of(pixels.to(torch.uint8), y, index)
+    return Task(index, f"toy-{index}", ("dark", "bright"), found, found, found, f"toy-{index}")

@@ -127,6 +127,17 @@ def test_the_middle_square_is_taken(turned: bool, tmp_path: Path) -> None:
     assert (found[:, 4:] == BLUE).all()
 
 
+def test_a_part_of_the_middle_is_what_scaling_and_cropping_gives(tmp_path: Path) -> None:
+    for width, height in ((480, 360), (150, 250), (40, 40)):
+        (tmp_path / "x").write_bytes(encoded(wood(width, height)))
+        scale = 64 / min(width, height)
+        whole = wood(width, height).resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+        left, top = (whole.width - 56) // 2, (whole.height - 56) // 2
+        expected = np.asarray(whole.crop((left, top, left + 56, top + 56)))
+        found = np.frombuffer(decode.decode(str(tmp_path / "x"), 56, keep=56 / 64), np.uint8).reshape(56, 3, 56)
+        assert np.abs(found.transpose(0, 2, 1).astype(int) - expected).max() <= 4
+
+
 def test_scaling_down_averages_and_scaling_up_works(tmp_path: Path) -> None:
     board = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
     (tmp_path / "x").write_bytes(encoded(Image.fromarray(board)))

@@ -202,3 +202,31 @@ def test_the_repositorys_own_params() -> None:
 def test_closest() -> None:
     assert closest("sedes", ["seeds", "model"]) == "did you mean 'seeds'?"
     assert closest("x", ["seeds", "model"]) == "known: seeds, model"
+
+
+def test_a_file_may_extend_another(tmp_path: Path) -> None:
+    base = "model: {name: base}\ntraining: {epochs: 3, momentum: 0.5}\nmethods: {gem: {margin: 2}}\n"
+    (tmp_path / "base.yaml").write_text(base)
+    (tmp_path / "below").mkdir()
+    over = tmp_path / "below" / "over.yaml"
+    over.write_text("extends: ../base.yaml\ntraining: {epochs: 5}\nmethods: {gem: {memory_per_task: 7}, ewc: }\n")
+    params = read(over, ["training.batch_size=9"])
+    assert (params.model.name, params.training.epochs, params.training.momentum) == ("base", 5, 0.5)
+    assert params.training.batch_size == 9
+    assert params.methods == {"gem": {"margin": 2, "memory_per_task": 7}, "ewc": {}}
+    for text, words in (
+        ("extends: over.yaml\n", "does not extend it"),
+        ("extends: 3\n", "has to be the name of a file"),
+        ("extends: gone.yaml\n", r"gone\.yaml: cannot be read"),
+    ):
+        over.write_text(text)
+        with pytest.raises(UserError, match=words):
+            read(over)
+
+
+@pytest.mark.parametrize("study", sorted((REPOSITORY / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_study_is_a_valid_params_file(study: Path) -> None:
+    params = read(study)
+    check_knobs(params.methods)
+    assert len(params.methods) == 15
+    assert study.read_text().startswith("# "), "says what it is for"

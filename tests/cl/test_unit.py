@@ -101,7 +101,9 @@ def test_published_files(undisturbed: Any) -> None:
         "average_accuracy",
         "average_forgetting",
         "per_task",
+        "reduced",
     }
+    assert result["reduced"] == {"train_per_class": 10}
     assert [[value is None for value in row] for row in result["accuracy"]] == [
         [False, True, True],
         [False, False, True],

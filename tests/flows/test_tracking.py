@@ -617,7 +617,7 @@ def test_only_tracking_imports_mlflow_and_only_when_needed() -> None:
                 name = path.relative_to(ROOT).as_posix()
                 importers.add(name)
                 assert name == run_by_mlflow or node not in tree.body, f"{path} imports MLflow before it is needed"
-    assert importers == {"flows/tracking.py", "flows/champion.py", run_by_mlflow}
+    assert importers == {"flows/tracking.py", "flows/registry.py", run_by_mlflow}
 
 
 # Servers.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cl.data.images import IMAGENET, SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import SPLITS, RawTask, Say
+from cl.data.prepare import SPLITS, RawTask, Say, chosen
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import seed_of
@@ -59,16 +59,7 @@ def _listings(root: Path, options: Benchmark) -> list[Listing]:
     found = _entries(root)[0]
     if not found:
         raise UserError(f"benchmark.path: no folders in {root}; it has to be the root of <task>/<class>/<image>")
-    names = options.order if options.order is not None else found
-    for name in names:
-        if name not in found:
-            raise UserError(f"benchmark.order: no task {name!r} in {root}; there are: {', '.join(found)}")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"benchmark.order: {twice!r} stands twice; name each task once, of: {', '.join(found)}")
-    if options.tasks is not None and options.tasks > len(names):
-        raise UserError(f"benchmark.tasks: {len(names)} tasks to take from {root}, not {options.tasks}")
-    return [_listing(root, name, options) for name in names[: options.tasks]]
+    return [_listing(root, name, options) for name in chosen(found, options, where=root)]
 
 
 def _listing(root: Path, task: str, options: Benchmark) -> Listing:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from cl.data import Sequence, Task
 from cl.method import Method
@@ -19,9 +18,19 @@ from cl.ops import Tensors, distillation, snapshot
 from cl.params import Model
 from cl.sequence import Learner
 from cl.train import Fit, Snapshot, fit
-from tests.cl.small import CPU, attach, learn_tasks, learner_for, mlp, params_for, same, split_of, toy_task
+from tests.cl.small import (
+    CPU,
+    OFF,
+    attach,
+    dark_and_bright,
+    learn_tasks,
+    learner_for,
+    mlp,
+    params_for,
+    same,
+    toy_task,
+)
 
-OFF = {"enabled": False}
 DATA = toy_task([[1, 0, 0, 2], [0, 1, 3, 0], [2, 2, 0, 1]], [2, 1, 0], index=2)
 
 
@@ -147,15 +156,6 @@ def test_best_autoencoder_is_kept_the_first_among_equals(accuracies: list[float]
     assert method.code_accuracy_ == [accuracies[kept]]
 
 
-def images(index: int, side: int) -> Task:
-    """Two classes, dark and bright images."""
-    draw = torch.Generator().manual_seed(index)
-    y = torch.arange(12) % 2
-    pixels = torch.randint(3, (12, 1, side, side), generator=draw) + 3 * y.view(-1, 1, 1, 1)
-    found = split_of(pixels.to(torch.uint8), y, index)
-    return Task(index, f"toy-{index}", ("dark", "bright"), found, found, found, f"toy-{index}")
-
-
 @pytest.mark.parametrize(("name", "side", "first", "size"), [("mlp", 4, 3, 7), ("small", 16, 17, 128)])
 def test_autoencoder_learns_from_the_features_and_touches_nothing(
     name: str, side: int, first: int, size: int, monkeypatch: pytest.MonkeyPatch
@@ -163,7 +163,9 @@ def test_autoencoder_learns_from_the_features_and_touches_nothing(
     """Of a VGG the flattened map of its convolutions, of an MLP its first hidden layer."""
     knobs = {"code_sizes": [3], "reconstruction": [0.1], "code_epochs": 2, "code_learning_rate": 1.0}
     params = params_for("ebll", knobs, selection=OFF, model={"name": name, "hidden": [7, 6]}, training={"epochs": 1})
-    learner = Learner(params, "ebll", 0, Sequence("toy", (1, side, side), (images(0, side), images(1, side))), CPU)
+    learner = Learner(
+        params, "ebll", 0, Sequence("toy", (1, side, side), (dark_and_bright(0, side), dark_and_bright(1, side))), CPU
+    )
     learn_tasks(learner, 1)
     learner.open(learner.stages[1])
     trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
@@ -184,7 +186,7 @@ def test_autoencoder_learns_from_the_features_and_touches_nothing(
     assert method.encoders_ is not None
     assert same(method.encoders_[:1], old)
     assert method.encoders_[1]["weight"].shape == (3, size)
-    expected = nn.Sequential(*list(method.net.backbone)[:first])(learner.task.train.x).detach()
+    expected = method.net.backbone.of(list(method.net.backbone)[:first])(learner.task.train.x).detach()
     assert expected.shape == (12, size)
     torch.testing.assert_close(seen[0].train.x, expected)
     torch.testing.assert_close(seen[0].validation.x, expected)
@@ -211,7 +213,7 @@ def test_loss_of_the_autoencoder() -> None:
     rebuilt = code(features, {"weight": weight, "bias": bias}) @ coder.decoder.weight.T + coder.decoder.bias
     answer = net.heads[1](net.backbone[3:](rebuilt))
     expected = F.cross_entropy(answer, y) + 0.3 * ((rebuilt - features) ** 2).sum() / 20
-    net.backbone = nn.Sequential(coder, *net.backbone[3:])
+    net.backbone = net.backbone.of([coder, *list(net.backbone)[3:]])
     torch.testing.assert_close(
         attach(ebll._Autoencoder(reconstruction=0.3), net, task=1).loss(features, y, 1), expected
     )

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from cl.errors import UserError
-from cl.methods.hat import HAT, Gate, compensation, regulariser
-from cl.nets import MultiHead
+from cl.methods.hat import HAT, Gate, compensation, regulariser, wiring
+from cl.nets import BatchNorm, MultiHead, build
 from cl.ops import cross_entropy
-from tests.cl.small import attach, mlp, toy_task
+from cl.params import Model
+from cl.rng import generator
+from tests.cl.small import attach, learn_tasks, mlp, same, toy_task
+from tests.cl.tiny import NETS, ever_better, learner_of, narrow
 
 DATA = toy_task([[1, 0, 0, 2], [0, 1, 3, 0], [2, 2, 0, 1]], [0, 1, 2])
 
@@ -252,3 +255,112 @@ def test_head_goes_on_from_the_last_one_where_told_to(head: str) -> None:
 def test_head_that_cannot_go_on_is_named() -> None:
     with pytest.raises(UserError, match=r"methods\.hat\.head: .* not 3 and 4"):
         wrapped(mlp(classes=(3, 4)), task=1, head="continued").begin_task(DATA)
+
+
+# The nets with convolutions: the counts of the fact sheet, section 6, blocks with a way past them, batch normalisation.
+
+
+@pytest.mark.parametrize(
+    ("name", "units"), [("small", 768), ("base", 1920), ("wide", 2752), ("deep", 3776), ("alexnet", 9344)]
+)
+def test_unit_counts(name: str, units: int) -> None:
+    net = build(Model(name=name), (3, 64, 64), generator(0))  # type: ignore[arg-type]
+    method = HAT()
+    method.net = method.wrap(net)
+    assert sum(len(gate.embedding) for gate in method.gates) == units
+    layers = [layer for layer in method.net.backbone.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    found = list(wiring(method.net.backbone))
+    assert [layer for _, layer, _, _ in found] == layers
+    assert [below for _, _, below, _ in found] == [None, *range(len(layers) - 1)]
+    assert [behind for _, _, _, behind in found] == list(range(len(layers)))
+
+
+def test_ways_through_blocks() -> None:
+    """Both ways end at the gate behind their sum; the one past the convolutions begins where the block begins."""
+    method = HAT()
+    method.net = method.wrap(build(Model(name="resnet18"), (3, 32, 32), generator(0)))
+    widths = [len(gate.embedding) for gate in method.gates]
+    assert widths == [64] * 5 + [128] * 4 + [256] * 4 + [512] * 4
+    found = {name: (below, behind) for name, _, below, behind in wiring(method.net.backbone)}
+    stages = {name.split(".")[0] for name in found if "downsample" in name}
+    assert len(stages) == 3
+    block = f"{min(stages)}.0"
+    assert found["0.weight".removesuffix(".weight")] == (None, 0)
+    assert found[f"{block}.conv1"] == (4, 5)
+    assert found[f"{block}.conv2"] == (5, 6)
+    assert found[f"{block}.downsample.0"] == (4, 6)
+    for name, (below, behind) in found.items():
+        weight = method.net.backbone.get_submodule(name).weight
+        assert len(weight) == widths[behind]
+        assert below is None or weight.shape[1] == widths[below]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", NETS)
+def test_old_logits_with_batch_norm(name: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units used fully or not at all, differently in every layer: what the second task learns must not be felt.
+
+    Scales, shifts and statistics of batch normalisation all move; the first task answers with its own.
+    """
+    narrow(monkeypatch)
+    ever_better(monkeypatch)
+    learner = learner_of("hat", name, weight_decay=0.01, precision=precision)
+    method: HAT = learner.method  # type: ignore[assignment]
+    learner.open(learner.stages[0])
+    learner.attach(method, "test", 0, 0.1)
+    method.begin_task(learner.stages[0])
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(5, 3, 16, 16, generator=draw)
+    for layer, p in method.shared.items():  # nothing is left where it cannot be told from not being used
+        p.data.copy_(torch.rand(p.shape, generator=draw) - (0.3 if "weight" in layer else 0.0))
+    for gate in method.gates:
+        gate.embedding.data.copy_(torch.where(torch.rand(len(gate.embedding), generator=draw) < 0.5, 6.0, -6.0))
+        gate.embedding.data[0] = 6.0
+    method.net.train()
+    for number, dropout in enumerate(module for module in method.net.modules() if hasattr(module, "draw_from")):
+        dropout.draw_from(number)  # type: ignore[operator]
+    method.net.backbone(10 * x)  # statistics of its own
+    method.end_task(learner.stages[0])
+    assert all(set(mask.tolist()) <= {0.0, 1.0} for mask in method.masks_[0])
+    own = {key: tensor.clone() for key, tensor in method.norms_[0].items()}
+    with torch.no_grad():
+        before = method.predict(x, 0)
+    assert float(before.std(0).min()) > 0
+    learner.open(learner.stages[1])
+    weights = {key: tensor.clone() for key, tensor in method.net.backbone.state_dict().items()}
+    learner.train("learn", 0, 0.1, {}, plain=False)
+    moved = method.net.backbone.state_dict()
+    assert not any(torch.equal(moved[key], weights[key]) for key in own)
+    assert any(not torch.equal(moved[key], weights[key]) for key in set(method.shared) - set(own))
+    assert same(method.norms_[0], own)
+    method.net.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(method.predict(x, 0), before, atol=1e-5, rtol=1e-5)
+
+
+def test_each_task_answers_with_its_own_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow(monkeypatch)
+    ever_better(monkeypatch)
+    learner = learner_of("hat", "resnet")
+    learn_tasks(learner, 2)
+    method: HAT = learner.method  # type: ignore[assignment]
+    first, second = method.norms_
+    layers = [name for name, layer in method.net.backbone.named_modules() if isinstance(layer, BatchNorm)]
+    assert first.keys() == second.keys() == {f"{name}.{key}" for name in layers for key in NORM}
+    assert all(not torch.equal(first[key], second[key]) for key in first)
+    assert all(torch.equal(second[key], method.net.backbone.state_dict()[key]) for key in second)
+    x = learner.stages[0].test.x
+    with torch.no_grad():
+        found = method.predict(x, 0)
+        method.norms_ = [second, second]
+        assert not torch.equal(method.predict(x, 0), found)
+
+
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def test_without_batch_norm_nothing_is_kept() -> None:
+    method = wrapped(mlp(classes=(3, 3)))
+    method.begin_task(DATA)
+    method.end_task(DATA)
+    assert set(method.state()) == {"masks_", "used_"}

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cl.methods.packnet import PackNet, to_prune
 from cl.sequence import Learner
-from tests.cl.small import attach, learner_for, linear_net, output, params_for, run, toy_task, unit_for
+from tests.cl.small import attach, learner_for, linear_net, output, params_for, run, same, toy_task, unit_for
+from tests.cl.tiny import NETS, ever_better, learner_of, narrow
 
 TENTHS = torch.arange(1, 11) / 10
 
@@ -163,3 +164,46 @@ def test_pruning_less_after_a_failure_starts_from_the_same_training(prepared: di
         unit.run()
     assert set(trainings) == {"plasticity"}
     assert shares == [0.9, 0.45, 0.225, 0.1125, 0.05625, 0.028125], "three failures a task, carried over"
+
+
+@pytest.mark.parametrize(("weight_decay", "precision"), [(0.0, "bfloat16"), (0.01, "float32")])
+@pytest.mark.parametrize("name", NETS)
+def test_old_logits_never_change_with_batch_norm(
+    name: str, weight_decay: float, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each task has a batch normalisation of its own, which trains, after the first pruning too."""
+    narrow(monkeypatch)
+    ever_better(monkeypatch)
+    learner = learner_of("packnet", name, tasks=3, weight_decay=weight_decay, precision=precision)
+    learner.knobs = {"prune": 0.5, "retrain_epochs": 2}
+    method: PackNet = learner.method  # type: ignore[assignment]
+    logits: list[Tensor] = []
+    for task in learner.stages:
+        learner.open(task)
+        before = {key: tensor.clone() for key, tensor in method.net.backbone.state_dict().items()}
+        trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
+        after = {key: tensor.clone() for key, tensor in method.net.backbone.state_dict().items()}
+        learner.consolidate("learn", 0, 0.1, learner.knobs, trained)
+        own = method.norms_[task.index]
+        assert len(method.norms_) == task.index + 1
+        assert same(own, {key: method.net.backbone.state_dict()[key] for key in own})
+        assert not any(torch.equal(before[key], after[key]) for key in own), "scales and shifts of later tasks train"
+        assert any(not torch.equal(own[key], after[key]) for key in own), "retraining trains them on"
+        for key in method.shared.keys() - method.owner_.keys() - own.keys():
+            assert torch.equal(before[key], after[key]) == (task.index > 0), "biases do not"
+        method.net.eval()
+        with torch.no_grad():
+            for old, expected in enumerate(logits):
+                found = method.predict(learner.stages[old].test.x, old)
+                assert found.numpy().tobytes() == expected.numpy().tobytes(), (task.index, old)
+            logits.append(method.predict(task.test.x, task.index))
+            assert float(logits[-1].std(0).min()) > 0
+
+
+def test_without_batch_norm_nothing_of_it_is_kept() -> None:
+    method = PackNet(retrain_epochs=0)
+    attach(method, linear_net(torch.ones(3, 2)))
+    data = toy_task([[1, 2]], [0])
+    method.begin_task(data)
+    method.end_task(data)
+    assert set(method.state()) == {"owner_", "pruned_"}

@@ -1,0 +1,100 @@
+"""Archives, unpacked once, and by one process at a time. Nothing but the standard library."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import lzma
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from cl.data.prepare import Say
+from cl.data.progress import Progress
+from cl.errors import UserError
+
+
+class _Refused(Exception):
+    """No archive, or none that we unpack; says why."""
+
+
+CHUNK = 2**20
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+"""What reading a damaged archive raises; `RuntimeError` where it is encrypted or packed in a way not known here."""
+
+
+@contextlib.contextmanager
+def alone(folder: Path, say: Say | None) -> Iterator[None]:
+    """Hold the folder's lock, so that no two processes write the same file; raises `UserError` for what cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if say is not None:
+                    say(f"{folder}: another process is at work there; waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from None
+
+
+def unpack(archive: Path, folder: Path, say: Say | None) -> Path:
+    """Unpack a zip or a tar file (also compressed) into `folder`, unless that is there; it appears at once and whole.
+
+    Raises `UserError` for an archive that is damaged or would write elsewhere.
+    """
+    if folder.exists():
+        return folder
+    with alone(folder.parent, say):
+        if folder.exists():  # another process was faster
+            return folder
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.mkdir(parents=True)
+            with archive.open("rb") as file:
+                _extract(file, part, Progress(f"unpacking {archive.name}", archive.stat().st_size, say))
+            part.rename(folder)
+        except (*DAMAGED, _Refused) as error:
+            raise UserError(f"{archive}: cannot be unpacked ({error}); delete it and fetch it again") from None
+        except OSError as error:
+            if error.errno is not None:
+                raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
+            raise UserError(f"{archive}: cannot be unpacked ({error}); delete it and fetch it again") from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _extract(file: BinaryIO, folder: Path, progress: Progress) -> None:
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as zipped:
+            for name in zipped.namelist():
+                if ".." in PurePosixPath(name).parts:
+                    raise _Refused(f"{name!r} would be written outside the folder")
+                zipped.extract(name, folder)
+                progress.at(file.tell())
+        return
+    file.seek(0)
+    try:
+        tarred = tarfile.open(fileobj=file)  # noqa: SIM115 - closed below
+    except tarfile.ReadError:  # whose message names every kind of compression there is
+        raise _Refused("neither a zip nor a tar archive, or cut short") from None
+    with tarred as tar:
+        for member in tar:
+            tar.extract(member, folder, filter="data")
+            progress.at(file.tell())
+        read_on(tar)
+
+
+def read_on(tar: tarfile.TarFile) -> None:
+    """Read behind the last member, to the end, where gzip and xz keep the checksum of it all."""
+    assert tar.fileobj is not None
+    while tar.fileobj.read(CHUNK):
+        pass

@@ -1,0 +1,99 @@
+"""Data sets that come as arrays: their splits, cut into tasks of some classes each, at the size wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from cl.data.fetch import Remote
+from cl.data.prepare import Images, Labels, RawTask, chosen, digest, stratified
+from cl.errors import UserError
+from cl.params import Benchmark
+
+VALIDATION_FRACTION = 0.2
+"""Of each class's training images, as in the survey."""
+MEND = "delete it, and it is fetched anew"
+Splits = dict[str, tuple[Images, Labels]]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A data set as its makers publish it: images (N, C, H, W) uint8, labels (N,) in [0, number of classes)."""
+
+    name: str
+    classes: list[str]
+    train: tuple[Images, Labels]
+    test: tuple[Images, Labels]
+
+
+def fingerprint_of(remotes: Sequence[Remote]) -> str:
+    """Names the files by their checksums, which `fetch` holds them to; so none has to be there or to be read."""
+    return digest([remote.md5 for remote in remotes])
+
+
+def splits_of(data: Arrays, options: Benchmark, classes: range) -> Splits:
+    """Train, validation and test of these classes, the first of them with label 0, at the size they have.
+
+    Validation is drawn from the seed once for the whole data set, however it is cut into tasks.
+    """
+    images, labels = data.train
+    rest, validation = stratified(labels, VALIDATION_FRACTION, data.name, options.seed, "validation")
+    kept = [rest[labels[rest] == label][: options.train_per_class] for label in classes]
+    members = {"train": np.sort(np.concatenate(kept)), "validation": validation[_within(labels[validation], classes)]}
+    splits = {split: (images[index], labels[index] - classes.start) for split, index in members.items()}
+    index = np.flatnonzero(_within(data.test[1], classes))
+    return {**splits, "test": (data.test[0][index], data.test[1][index] - classes.start)}
+
+
+def cut(classes: int, options: Benchmark, usual: int) -> dict[str, range]:
+    """The classes of each task: all in their order, `options.classes_per_task` (default `usual`) a task.
+
+    Tasks are called `classes-<first>-<last>`. Raises `UserError` for a cut that leaves a rest, and for an order or
+    a number of tasks that cannot be.
+    """
+    size = options.classes_per_task or usual
+    if classes % size:
+        known = ", ".join(str(number) for number in range(2, classes + 1) if classes % number == 0)
+        raise UserError(f"benchmark.classes_per_task: {classes} classes, {size} a task, leave a rest; take {known}")
+    width = len(str(classes - 1))
+    parts = {
+        f"classes-{first:0{width}d}-{first + size - 1:0{width}d}": range(first, first + size)
+        for first in range(0, classes, size)
+    }
+    return {name: parts[name] for name in chosen(list(parts), options)}
+
+
+def cut_tasks(data: Arrays, options: Benchmark, parts: Mapping[str, range]) -> Iterator[RawTask]:
+    """Yield a task for each part of the classes."""
+    for name, part in parts.items():
+        splits = splits_of(data, options, part)
+        yield RawTask(name, data.classes[part.start : part.stop], resized(splits, options.image_size))
+
+
+def resized(splits: Splits, size: int | None) -> Splits:
+    """The images `size` pixels wide and high: bilinear, and with antialias where they get smaller."""
+    wanted = (size or 0, size or 0)
+    if size is None or all(images.shape[2:] == wanted for images, _ in splits.values()):
+        return splits
+    return changed(splits, lambda picture: picture.resize(wanted, Image.Resampling.BILINEAR))
+
+
+def changed(splits: Splits, change: Callable[[Image.Image], Image.Image]) -> Splits:
+    """Each channel of each image as `change` makes it."""
+    return {split: (_each_channel(images, change), labels) for split, (images, labels) in splits.items()}
+
+
+def _each_channel(images: Images, change: Callable[[Image.Image], Image.Image]) -> Images:
+    planes = images.reshape(-1, *images.shape[2:])
+    height, width = np.asarray(change(Image.fromarray(np.zeros_like(planes, shape=planes.shape[1:])))).shape
+    made: Images = np.empty((len(planes), height, width), np.uint8)
+    for index, plane in enumerate(planes):
+        made[index] = np.asarray(change(Image.fromarray(plane)))
+    return made.reshape(*images.shape[:2], height, width)
+
+
+def _within(labels: Labels, classes: range) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    return (labels >= classes.start) & (labels < classes.stop)

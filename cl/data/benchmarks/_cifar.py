@@ -1,0 +1,113 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): 60,000 colour images of 32 x 32 pixels.
+
+Read from the binary version of the archives: the Python one, which torchvision takes, holds pickles, and a pickle can
+run what its maker pleases.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from cl.data.archive import read_on
+from cl.data.benchmarks._arrays import MEND, Arrays, fingerprint_of
+from cl.data.fetch import Remote, fetch, home_of
+from cl.data.prepare import Format, Images, Labels, Say
+from cl.errors import UserError
+from cl.params import Benchmark
+
+SIDE = 32
+PIXELS = 3 * SIDE * SIDE
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of the two, and how its archive is made up."""
+
+    name: str
+    remote: Remote
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    names: str
+    """The file with the names of the classes, one a line, in the order of the labels."""
+    labels: int
+    """How many bytes of labels come before the pixels of an image; the last is the one of the class."""
+    format: Format
+    """Mean and deviation of each channel over the 50,000 training images."""
+
+
+CIFAR10 = Source(
+    "cifar10",
+    Remote(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        "cifar-10-binary.tar.gz",
+        "c32a1d4ab5d03f1284b67883e8d87530",
+    ),
+    tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+    ("test_batch.bin",),
+    "batches.meta.txt",
+    1,
+    Format(scale=255.0, mean=(0.4914, 0.4822, 0.4465), deviation=(0.2470, 0.2435, 0.2616)),
+)
+CIFAR100 = Source(
+    "cifar100",
+    Remote(
+        "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        "cifar-100-binary.tar.gz",
+        "03b5dce01913d631647c71ecec9e9cb8",
+    ),
+    ("train.bin",),
+    ("test.bin",),
+    "fine_label_names.txt",
+    2,
+    Format(scale=255.0, mean=(0.5071, 0.4865, 0.4409), deviation=(0.2673, 0.2564, 0.2762)),
+)
+
+
+def fingerprint_of_source(source: Source) -> str:
+    """Of its one archive."""
+    return fingerprint_of([source.remote])
+
+
+def read(source: Source, options: Benchmark, say: Say | None) -> Arrays:
+    """The data set, fetched where it is not there; raises `UserError` for an archive that is missing or damaged."""
+    (path,) = fetch([source.remote], home_of(options, source.name), say)
+    files = _files(path, {*source.train, *source.test, source.names})
+    classes = files[source.names].decode().split()
+    train, test = (
+        _records(path, b"".join(files[name] for name in names), source.labels, len(classes))
+        for names in (source.train, source.test)
+    )
+    return Arrays(source.name, classes, train, test)
+
+
+def _files(archive: Path, wanted: set[str]) -> dict[str, bytes]:
+    found = {}
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = PurePosixPath(member.name).name
+                if name in wanted and (file := tar.extractfile(member)) is not None:
+                    found[name] = file.read()
+            read_on(tar)
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise UserError(f"{archive}: cannot be read ({error}); {MEND}") from None
+    if missing := sorted(wanted - set(found)):
+        raise UserError(f"{archive}: lacks {', '.join(missing)}; {MEND}")
+    return found
+
+
+def _records(archive: Path, data: bytes, before: int, classes: int) -> tuple[Images, Labels]:
+    """The images and labels in so many bytes: per image its labels, then its red, green and blue planes by rows."""
+    count, rest = divmod(len(data), before + PIXELS)
+    if count == 0 or rest:
+        raise UserError(f"{archive}: cut short within an image; {MEND}")
+    table = np.frombuffer(data, np.uint8).reshape(count, before + PIXELS)
+    labels = table[:, before - 1].astype(np.int64)
+    if labels.max() >= classes:
+        raise UserError(f"{archive}: a label {labels.max()} of {classes} classes; {MEND}")
+    return table[:, before:].reshape(count, 3, SIDE, SIDE), labels

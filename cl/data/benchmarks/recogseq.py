@@ -1,0 +1,127 @@
+"""recogseq: eight sets of pictures for object recognition as tasks: flowers, scenes, birds, cars, aircraft, actions,
+letters and house numbers.
+
+Sets, sizes and order as in De Lange et al. 2021: each set's own training pictures train, half of its test pictures are
+validation and the other half the test. Each set lies in a folder of its own; what is not there is fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cl.data.benchmarks._recogseq import PARTS, READERS, Named
+from cl.data.benchmarks._recogseq_places import NEEDED, find, remotes
+from cl.data.decode import middle_square
+from cl.data.fetch import fetch, home_of, unpack
+from cl.data.images import IMAGENET, SHOWN, File, Listing, raw_tasks
+from cl.data.images import fingerprint as fingerprint_of
+from cl.data.prepare import Images, RawTask, Say, chosen, digest
+from cl.errors import UserError
+from cl.params import Benchmark
+from cl.rng import numpy_generator
+
+__all__ = ["FORMAT", "fingerprint", "tasks"]
+FORMAT = IMAGENET
+IMAGE_SIZE = 224
+
+
+def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[RawTask]:
+    """Yield the sets in the survey's order, or as `options.order` lists them; only what is chosen has to be there.
+
+    `options.path` is the folder that holds the sets' folders; null: what is missing is fetched. Images are
+    (3, S, S), S = `options.image_size` (default 224). Raises `UserError` for what is missing or damaged, and for bad
+    images as `options.on_bad_image` says.
+    """
+    del raw
+    size = options.image_size or IMAGE_SIZE
+    for name in chosen(list(READERS), options):
+        folder = _folder(name, options, say)
+        listing = _listing(name, folder, options)
+        if name not in PARTS:
+            yield from raw_tasks(folder, [listing], size, options.on_bad_image, say)
+            continue
+        splits = {}
+        for split, files in listing.splits.items():
+            images: Images = np.empty((len(files), 3, size, size), np.uint8)
+            for index, picture in enumerate(PARTS[name](folder, [path for path, _ in files])):
+                images[index] = np.asarray(middle_square(picture, size)).transpose(2, 0, 1)
+            splits[split] = images, np.array([label for _, label in files])
+        yield RawTask(name, listing.classes, splits)
+
+
+def fingerprint(options: Benchmark, raw: Path) -> str:
+    """Changes when a picture of the chosen sets does: in name, size or time of change."""
+    del raw
+    found = []
+    for name in chosen(list(READERS), options):
+        folder = _folder(name, options)
+        listing = _listing(name, folder, options)
+        files = {
+            split: [(path.partition("#")[0], label) for path, label in listing.splits[split]]
+            for split in listing.splits
+        }
+        found.append([fingerprint_of(folder, [Listing(name, listing.classes, files)]), dict(listing.splits)])
+    return digest(found)
+
+
+def _folder(name: str, options: Benchmark, say: Say | None = None) -> Path:
+    """The folder of a set, with all that it needs."""
+    folder = home_of(options) / name
+    missing = [what for what in NEEDED[name] if find(folder, what) is None]
+    known = remotes(name) if missing else {}
+    wanted = list(dict.fromkeys(known[what] for what in missing if what in known))
+    for file in fetch([r for r in wanted if options.path is None or (folder / r.name).exists()], folder, say):
+        if file.suffix in (".tar", ".tgz", ".gz"):
+            unpack(file, folder / file.name.partition(".")[0], say)
+    missing = [what for what in missing if find(folder, what) is None]
+    if missing:
+        source = " and ".join(remote.url for remote in wanted) or "no address is known any more, so from whoever has it"
+        raise UserError(
+            f"{folder}: no {', '.join(missing)} there, nor in the folders below; it comes from {source} "
+            "(docs/benchmarks/recogseq.md). Or leave the task out with benchmark.order"
+        )
+    return folder
+
+
+def _listing(name: str, folder: Path, options: Benchmark) -> Listing:
+    training, test = (
+        _drawn(pictures, "recogseq", options.seed, name, split)
+        for split, pictures in zip(("train", "test"), READERS[name](folder, options.seed), strict=True)
+    )
+    classes = sorted(training | test)
+    if lacking := [label for label in classes if label not in training or len(test.get(label, [])) < 2]:
+        raise UserError(
+            f"{folder}: of {', '.join(lacking[:SHOWN])} the lists have no training picture, or fewer than two for "
+            "validation and the test; fetch them again"
+        )
+    # Class after class in turn to the test and to validation: halves to within one picture, of all and of each class.
+    held = [picture for files in test.values() for picture in files]
+    validation = _by_class(held[1::2])
+    splits = {
+        "train": [picture for files in training.values() for picture in files[: options.train_per_class]],
+        "validation": [picture for files in validation.values() for picture in files[: options.validation_per_class]],
+        "test": held[::2],
+    }
+    return Listing(name, classes, {split: _files(pictures, classes) for split, pictures in splits.items()})
+
+
+def _drawn(pictures: Named, *key: int | str) -> dict[str, Named]:
+    """The pictures by class, in each in an order drawn by a generator of the key."""
+    draw = numpy_generator(*key)
+    members = _by_class(sorted(pictures))
+    return {name: [files[index] for index in draw.permutation(len(files))] for name, files in sorted(members.items())}
+
+
+def _by_class(pictures: Named) -> dict[str, Named]:
+    members: dict[str, Named] = {}
+    for picture in pictures:
+        members.setdefault(picture[1], []).append(picture)
+    return members
+
+
+def _files(pictures: Named, classes: list[str]) -> list[File]:
+    labels = {name: label for label, name in enumerate(classes)}
+    return sorted((path, labels[name]) for path, name in pictures)

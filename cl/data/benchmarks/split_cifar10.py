@@ -1,0 +1,29 @@
+"""split-cifar10: the ten classes of CIFAR-10 in five tasks of two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cl.data.benchmarks._arrays import cut, cut_tasks
+from cl.data.benchmarks._cifar import CIFAR10, fingerprint_of_source, read
+from cl.data.prepare import RawTask, Say
+from cl.params import Benchmark
+
+__all__ = ["FORMAT", "fingerprint", "tasks"]
+FORMAT = CIFAR10.format
+CLASSES = 10
+CLASSES_PER_TASK = 2
+
+
+def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[RawTask]:
+    """Yield `classes-0-1` to `classes-8-9`, or as `options` cuts and orders them."""
+    del raw
+    parts = cut(CLASSES, options, CLASSES_PER_TASK)
+    yield from cut_tasks(read(CIFAR10, options, say), options, parts)
+
+
+def fingerprint(options: Benchmark, raw: Path) -> str:
+    """By the checksum of the archive."""
+    del options, raw
+    return fingerprint_of_source(CIFAR10)

@@ -1,0 +1,83 @@
+"""Where image files come from: a folder, or a zip archive that stays packed."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from cl.errors import UserError
+
+
+class Folder:
+    """The files below a folder, by their paths relative to it, with slashes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self, folder: str = "") -> list[str]:
+        """All files below, sorted."""
+        found = []
+        for place, _, files in os.walk(self.root / folder):
+            below = Path(place).relative_to(self.root).as_posix()
+            found += [file if below == "." else f"{below}/{file}" for file in files]
+        return sorted(found)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return (self.root / name).is_file()
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; raises `OSError`."""
+        return (self.root / name).read_bytes()
+
+    def states(self, names: Sequence[str]) -> list[str]:
+        """For each file what changes when it does, without reading it; raises `OSError`."""
+        statuses = (os.stat(f"{self.root}/{name}") for name in names)
+        return [f"{status.st_size}\0{status.st_mtime_ns}" for status in statuses]
+
+
+class Archive(Folder):
+    """The files in a zip archive, as if it were unpacked where it is."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        try:
+            self._archive = zipfile.ZipFile(root)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{root}: cannot be read as a zip archive ({error}); fetch it again") from None
+
+    def names(self, folder: str = "") -> list[str]:
+        """All files below, sorted."""
+        start = f"{folder}/" if folder else ""
+        return sorted(
+            entry.filename
+            for entry in self._archive.infolist()
+            if not entry.is_dir() and entry.filename.startswith(start)
+        )
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return name in self._archive.NameToInfo
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; raises `OSError` where it is not there or not what was packed."""
+        try:
+            return self._archive.read(name)
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise OSError(0, str(error), f"{self.root}/{name}") from None
+
+    def states(self, names: Sequence[str]) -> list[str]:
+        """For each file its length and checksum, as the archive lists them."""
+        entries = [self._archive.getinfo(name) for name in names]
+        return [f"{entry.file_size}\0{entry.CRC:08x}" for entry in entries]
+
+
+def source(root: Path) -> Folder:
+    """The folder, or the archive where `root` is a file; raises `UserError` where it is neither."""
+    if root.is_file():
+        return Archive(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: not there; set benchmark.path to a folder or a zip archive")
+    return Folder(root)

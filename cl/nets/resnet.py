@@ -1,0 +1,70 @@
+"""ResNet-18 as torchvision has it, layer for layer and name for name, up to its last layer (the head).
+
+He et al., Deep residual learning for image recognition, CVPR 2016.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from cl.nets.norms import BatchNorm
+
+WIDTHS = (64, 128, 256, 512)
+"""Channels of the four stages of two blocks each; each stage but the first halves the sides of its maps."""
+LARGE = 64
+"""Pixels a side from which images go through torchvision's stem, which quarters their sides at once."""
+SMALLEST = 9
+"""Pixels a side: with fewer the last map is a single pixel, and one image alone has no variance to divide by."""
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, and a way past them."""
+
+    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _convolution(inputs, channels, 3, stride)
+        self.bn1 = BatchNorm(channels)
+        self.relu1: nn.Module = nn.ReLU()
+        self.conv2 = _convolution(channels, channels, 3, 1)
+        self.bn2 = BatchNorm(channels)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or inputs != channels:
+            self.downsample = nn.Sequential(_convolution(inputs, channels, 1, stride), BatchNorm(channels))
+        self.relu2: nn.Module = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, inputs, H, W) -> (N, channels, H / stride, W / stride)."""
+        inner = self.relu1(self.bn1(self.conv1(x)))
+        outer: Tensor = self.relu2(self.bn2(self.conv2(inner)) + self.downsample(x))
+        return outer
+
+
+def resnet18(channels: int, side: int) -> nn.Sequential:
+    """Images (N, channels, H, W) whose shorter side is `side` -> (N, 512), its convolutions not drawn yet.
+
+    For images below 64 pixels the stem is the usual one for small images: a 3x3 convolution of stride 1 instead of
+    a 7x7 one of stride 2, and no pooling.
+    """
+    large = side >= LARGE
+    parts: dict[str, nn.Module] = {"conv1": _convolution(channels, WIDTHS[0], *((7, 2) if large else (3, 1)))}
+    parts["bn1"] = BatchNorm(WIDTHS[0])
+    parts["relu"] = nn.ReLU()
+    if large:
+        parts["maxpool"] = nn.MaxPool2d(3, 2, padding=1)
+    inputs = WIDTHS[0]
+    for number, width in enumerate(WIDTHS, start=1):
+        parts[f"layer{number}"] = nn.Sequential(
+            Block(inputs, width, 1 if number == 1 else 2),
+            Block(width, width, 1),
+        )
+        inputs = width
+    parts["avgpool"] = nn.AdaptiveAvgPool2d(1)
+    parts["flatten"] = nn.Flatten()
+    return nn.Sequential(OrderedDict(parts))
+
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int) -> nn.Conv2d:
+    made: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
+    return made

@@ -1,0 +1,20 @@
+"""A study as one whole params file, for DVC: `python -m flows.study studies/NAME.yaml > params.yaml`."""
+
+from __future__ import annotations
+
+import sys
+
+import yaml
+
+from cl import cli
+
+
+def main() -> int:
+    """Print the params of a study, with all that it extends and every default."""
+    params = cli.params_of(cli.parser("flows.study", main.__doc__).parse_args(["--params", *sys.argv[1:]]))
+    print(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))
