@@ -1,4 +1,4 @@
-"""Random crops and flips against a loop over single images, and the precision a network runs in."""
+"""Random crops and flips, against a loop over single images."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from cl.data.augment import Augment, middle
 from cl.data.prepare import Format
 from cl.data.task import Normalise, Sequence, Split, seen_shape
 from cl.errors import UserError
-from cl.nets import build
-from cl.nets.precision import is_reduced
-from cl.params import Augmentation, Model
+from cl.params import Augmentation
 from cl.rng import generator
 from cl.sequence import Learner
 from tests.cl.small import CPU, OFF, dark_and_bright, learn_tasks, params_for, same
@@ -114,40 +112,3 @@ def test_joint_may_flip_alone() -> None:
     other = make("joint", {})
     other.training = params.training
     assert not other.augmentation.active
-
-
-# Precision.
-
-
-def test_in_reduced_precision_results_are_near_and_weights_stay_whole() -> None:
-    net = build(Model(name="small"), (3, 16, 16), generator(0))
-    net.add_head(4, generator(1))
-    x = torch.rand((8, 3, 16, 16), generator=generator(2))
-    whole = net(x, 0)
-    net.backbone.reduced = True
-    reduced = net(x, 0)
-    assert reduced.dtype == torch.float32
-    assert not torch.equal(whole, reduced), "bfloat16 has eight bits"
-    torch.testing.assert_close(reduced, whole, rtol=0.05, atol=0.005)
-    reduced.sum().backward()
-    assert all(p.dtype == p.grad.dtype == torch.float32 for p in net.backbone.parameters() if p.grad is not None)
-    front, back = net.parts()
-    assert front.reduced
-    assert back.reduced
-
-
-def test_auto_is_for_convolutions_where_the_machine_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    mlp, vgg = (build(Model(name=name), (3, 16, 16), generator(0)) for name in ("mlp", "small"))  # type: ignore[arg-type]
-    for able in ("amx_bf16", "avx512_bf16"):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {able: True})
-        assert [is_reduced("auto", net, CPU) for net in (mlp, vgg)] == [False, True]
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert not is_reduced("auto", vgg, CPU)
-    assert is_reduced("bfloat16", mlp, CPU)
-    assert not is_reduced("float32", vgg, CPU)
-
-
-def test_a_method_learns_alike_in_both() -> None:
-    whole, reduced = (learned("ewc", precision=precision) for precision in ("float32", "bfloat16"))
-    assert not same(whole, reduced)
-    assert all(tensor.dtype == torch.float32 for tensor in reduced.values())

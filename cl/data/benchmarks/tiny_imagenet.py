@@ -69,7 +69,9 @@ def _listings(files: Folder, options: Benchmark) -> list[Listing]:
     names = chosen(list(cut), options, orders)
     train: dict[str, list[str]] = {}
     for path in files.names(f"{top}train"):
-        train.setdefault(path.removeprefix(f"{top}train/").partition("/")[0], []).append(path)
+        wnid, _, rest = path.removeprefix(f"{top}train/").partition("/")
+        if rest.startswith("images/"):  # beside them lies a file of boxes
+            train.setdefault(wnid, []).append(path)
     test: dict[str, list[str]] = {}
     for line in files.read(f"{top}val/val_annotations.txt").decode().splitlines():
         image, wnid = line.split("\t")[:2]

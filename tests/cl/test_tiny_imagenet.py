@@ -1,0 +1,172 @@
+"""tiny-imagenet from small archives and folders in its real layout."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cl.data import load
+from cl.data.benchmarks import tiny_imagenet
+from cl.data.prepare import SPLITS, prepare, read_manifest
+from cl.errors import UserError
+from cl.params import Benchmark
+from tests.conftest import RAW
+
+CLASSES = 40
+TOP = "tiny-imagenet-200/"
+
+
+def wnid(number: int) -> str:
+    """In an order that is not the sorted one."""
+    return f"n{(number * 7919) % 100_000_000:08d}"
+
+
+def jpeg(level: int) -> bytes:
+    file = io.BytesIO()
+    mode = "L" if level % 3 == 0 else "RGB"  # some of the real ones are grey
+    Image.new(mode, (64, 64), level if mode == "L" else (level,) * 3).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def files(classes: int = CLASSES, train: int = 10) -> dict[str, bytes]:
+    """Images of class c are of the grey level 4 c."""
+    found = {
+        "wnids.txt": "".join(f"{wnid(c)}\n" for c in range(CLASSES)).encode(),
+        "words.txt": "".join(f"{wnid(c)}\tclass {c // 2 * 2}, other name\n" for c in range(CLASSES)).encode(),
+    }
+    lines = []
+    for c in range(classes):
+        found |= {f"train/{wnid(c)}/images/{wnid(c)}_{i}.JPEG": jpeg(4 * c) for i in range(train)}
+        found[f"train/{wnid(c)}/{wnid(c)}_boxes.txt"] = b""
+        for i in range(2):
+            found[f"val/images/val_{2 * c + i}.JPEG"] = jpeg(4 * c)
+            lines.append(f"val_{2 * c + i}.JPEG\t{wnid(c)}\t0\t0\t62\t62\n")
+    return {**found, "val/val_annotations.txt": "".join(lines).encode()}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "tiny-imagenet-200.zip"
+    with zipfile.ZipFile(path, "w") as made:
+        for name, data in files().items():
+            made.writestr(TOP + name, data)
+    return path
+
+
+def made(target: Path, path: Path, **options: Any) -> dict[str, Any]:
+    prepare(Benchmark(name="tiny-imagenet", path=str(path), **options), RAW, target, lambda line: None)
+    return read_manifest(target)
+
+
+def test_tasks_are_cut_in_the_order_of_the_list_and_labels_are_sorted(archive: Path, tmp_path: Path) -> None:
+    manifest = made(tmp_path / "p", archive)
+    assert [task["name"] for task in manifest["tasks"]] == ["tiny-01", "tiny-02"]
+    counts = [{split: task["splits"][split]["samples"] for split in SPLITS} for task in manifest["tasks"]]
+    assert counts == [{"train": 160, "validation": 40, "test": 40}] * 2
+    for index, task in enumerate(load(tmp_path / "p").tasks):
+        numbers = sorted(range(20 * index, 20 * index + 20), key=wnid)
+        for split in (task.train, task.validation, task.test):
+            levels = split.images.float().mean((1, 2, 3)) / 4
+            assert [round(level) for level in levels.tolist()] == [numbers[label] for label in split.y.tolist()]
+        # Two classes of the same name are told apart by their ids.
+        assert task.classes[0] == f"class {numbers[0] // 2 * 2} ({wnid(numbers[0])})"
+        assert len(set(task.classes)) == 20
+
+
+def test_the_folder_that_was_in_the_archive_gives_the_same(archive: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(tmp_path)
+    digests = [
+        [task["digest"] for task in made(tmp_path / name, path)["tasks"]]
+        for name, path in (("a", archive), ("b", tmp_path), ("c", tmp_path / TOP))
+    ]
+    assert digests[0] == digests[1] == digests[2]
+
+
+def test_no_cut_order_or_size_moves_an_image(archive: Path, tmp_path: Path) -> None:
+    class_of = {}
+    for name, options in {
+        "whole": {},
+        "cut": {"classes_per_task": 5},
+        "reversed": {"order": ["tiny-02", "tiny-01"]},
+        "one": {"tasks": 1, "order": ["tiny-02"]},
+    }.items():
+        listings = tiny_imagenet._listings(
+            tiny_imagenet.source(archive), Benchmark(name="tiny-imagenet", path=str(archive), **options)
+        )
+        class_of[name] = {split: {path for task in listings for path, _ in task.splits[split]} for split in SPLITS}
+        assert len(listings) == {"whole": 2, "cut": 8, "reversed": 2, "one": 1}[name]
+    assert class_of["whole"] == class_of["cut"] == class_of["reversed"]
+    assert all(class_of["one"][split] < class_of["whole"][split] for split in SPLITS)
+    every = [path for split in SPLITS for path in class_of["whole"][split]]
+    assert len(every) == len(set(every)) == CLASSES * 12
+
+
+def test_caps_keep_the_first_that_were_drawn(archive: Path, tmp_path: Path) -> None:
+    manifest = made(tmp_path / "p", archive, tasks=1, train_per_class=3, validation_per_class=1, image_size=16)
+    samples = {split: manifest["tasks"][0]["splits"][split]["samples"] for split in SPLITS}
+    assert samples == {"train": 60, "validation": 20, "test": 40}
+    assert manifest["input_shape"] == [3, 16, 16]
+    assert load(tmp_path / "p").reduced == {"image_size": 16, "train_per_class": 3, "validation_per_class": 1}
+    assert load(tmp_path / "p").tasks[0].train.images.dtype.itemsize == np.uint8().itemsize
+
+
+def test_the_surveys_orders(archive: Path) -> None:
+    names = [f"tiny-{number:02d}" for number in (5, 7, 10, 2, 9, 8, 6, 4, 3, 1)]
+    ids = [wnid(c) for c in range(200)]
+    cut = [f"tiny-{k + 1:02d}" for k in range(len(ids) // 20)]
+    from cl.data.prepare import chosen
+
+    hard = [f"tiny-{number:02d}" for number in tiny_imagenet.HARD_TO_EASY]
+    assert chosen(cut, Benchmark(name="tiny-imagenet", order="hard-to-easy"), {"hard-to-easy": hard}) == names
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tasks": 3}, "2 tasks to take"),
+        ({"order": "by-colour"}, r"no order 'by-colour'; known orders: hard-to-easy, easy-to-hard"),
+        ({"order": ["tiny-07"]}, "no task 'tiny-07'"),
+        ({"classes_per_task": 5, "order": "hard-to-easy"}, "no order 'hard-to-easy'; list the tasks"),
+    ],
+)
+def test_what_cannot_be_is_named(archive: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        made(tmp_path / "p", archive, **options)
+
+
+def test_a_part_of_the_classes_does_for_its_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "half.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, data in files(classes=20).items():
+            packed.writestr(TOP + name, data)
+    assert len(made(tmp_path / "p", path, tasks=1)["tasks"]) == 1
+    with pytest.raises(UserError, match=r"task tiny-02 has no images of n\d+.* and 15 more; take other tasks"):
+        made(tmp_path / "q", path)
+
+
+def test_damage_in_the_archive_is_named(archive: Path, tmp_path: Path) -> None:
+    data = bytearray(archive.read_bytes())
+    with zipfile.ZipFile(archive) as packed:
+        entry = packed.getinfo(f"{TOP}train/{wnid(1)}/images/{wnid(1)}_4.JPEG")
+    data[entry.header_offset + 200] ^= 0xFF
+    damaged = tmp_path / "damaged.zip"
+    damaged.write_bytes(data)
+    with pytest.raises(UserError, match=rf"{wnid(1)}_4.JPEG \(damaged in the archive"):
+        made(tmp_path / "p", damaged)
+    manifest = made(tmp_path / "p", damaged, on_bad_image="skip")
+    assert [fault["path"].rpartition("/")[2] for fault in manifest["tasks"][0]["skipped"]] == [f"{wnid(1)}_4.JPEG"]
+    (tmp_path / "cut.zip").write_bytes(data[:1000])
+    with pytest.raises(UserError, match=r"cut\.zip: cannot be read as a zip archive"):
+        made(tmp_path / "q", tmp_path / "cut.zip")
+    with pytest.raises(UserError, match=r"not there; set benchmark\.path"):
+        made(tmp_path / "q", tmp_path / "gone.zip")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no wnids\.txt"):
+        made(tmp_path / "q", tmp_path / "empty")
