@@ -41,8 +41,12 @@ class UnitOfWork:
 
 
 def units_of(params: Params) -> list[UnitOfWork]:
-    """Every method with every seed."""
-    return [UnitOfWork(method, seed) for method in params.methods for seed in params.seeds]
+    """Every method with every seed, in the order to start them.
+
+    Seed by seed: so all methods can be compared as soon as the first seed is through, and the times of a method are
+    taken at different moments, as other work on the machine may come and go.
+    """
+    return [UnitOfWork(method, seed) for seed in params.seeds for method in params.methods]
 
 
 def width(params: Params, units: int) -> tuple[int, int]:

@@ -177,7 +177,8 @@ def main() -> int:
             prepare(params.benchmark, cli.RAW, aside, say=lambda line: None)
             tasks = read_manifest(aside)["tasks"]
             print("prepare   would run" + (": the benchmark's options or data changed" if there.exists() else ""))
-        print(table([standing(params, unit, given.out, tasks) for unit in units_of(params)]))
+        by_method = sorted(units_of(params), key=lambda unit: list(params.methods).index(unit.method))
+        print(table([standing(params, unit, given.out, tasks) for unit in by_method]))
     return 0
 
 

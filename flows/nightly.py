@@ -188,7 +188,7 @@ def in_short(record: Mapping[str, Any]) -> str:
 
 def morning(record: Mapping[str, Any], course: Sequence[Night], before: Night | None) -> str:
     """The morning's page: one HTML document that needs nothing beside it."""
-    shown = [night.record for night in course if night.record["sequence"] == record["sequence"]][-SHOWN:]
+    shown = [night.record for night in course if _sequence(night.record) == _sequence(record)][-SHOWN:]
     methods = sorted(record["methods"], key=lambda name: -record["methods"][name]["accuracy"])
     found: str = template("morning.html").render(
         record=record,
