@@ -457,6 +457,7 @@ class Unit:
             {
                 **head,
                 "machine": machine(learner.device),
+                "precision": "bfloat16" if learner.method.net.backbone.reduced else "float32",
                 "seconds": sum(sum(cost["seconds"].values()) for cost in self.costs),
                 "process_seconds": sum(cost["process_seconds"] for cost in self.costs),
                 "step_seconds": sum(cost["step_seconds"] for cost in self.costs),

@@ -132,6 +132,7 @@ def test_published_files(undisturbed: Any) -> None:
         "process_seconds",
         "step_seconds",
         "peak_memory_bytes",
+        "precision",
         "per_task",
     }
     assert 0 < cost["step_seconds"] <= cost["process_seconds"]
