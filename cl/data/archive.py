@@ -76,8 +76,7 @@ def _extract(file: BinaryIO, folder: Path, progress: Progress) -> None:
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as zipped:
             for name in zipped.namelist():
-                if ".." in PurePosixPath(name).parts:
-                    raise _Refused(f"{name!r} would be written outside the folder")
+                _check(name)
                 zipped.extract(name, folder)
                 progress.at(file.tell())
         return
@@ -88,9 +87,30 @@ def _extract(file: BinaryIO, folder: Path, progress: Progress) -> None:
         raise _Refused("neither a zip nor a tar archive, or cut short") from None
     with tarred as tar:
         for member in tar:
-            tar.extract(member, folder, filter="data")
+            _untar(tar, member, folder)
             progress.at(file.tell())
         read_on(tar)
+
+
+def _untar(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Files and folders alone, and nothing of a member but its name and bytes; early Pythons 3.11 have no filter."""
+    _check(member.name)
+    place = folder / member.name
+    if member.isdir():
+        place.mkdir(parents=True, exist_ok=True)
+        return
+    content = tar.extractfile(member) if member.isreg() else None
+    if content is None:
+        raise _Refused(f"{member.name!r} is neither a file nor a folder")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with content, place.open("wb") as file:
+        shutil.copyfileobj(content, file, CHUNK)
+
+
+def _check(name: str) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise _Refused(f"{name!r} would be written outside the folder")
 
 
 def read_on(tar: tarfile.TarFile) -> None:

@@ -460,11 +460,11 @@ def test_nothing_is_written_outside(kind: str, name: str, tmp_path: Path) -> Non
     assert names(tmp_path) == ["archive"]
 
 
-def test_a_link_to_outside_is_refused(tmp_path: Path) -> None:
+def test_a_link_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "archive", "w") as tar:
         member = tarfile.TarInfo("link")
         member.type, member.linkname = tarfile.SYMTYPE, "../../elsewhere"
         tar.addfile(member)
-    with pytest.raises(UserError, match=r"cannot be unpacked .*outside"):
+    with pytest.raises(UserError, match=r"cannot be unpacked .*neither a file nor a folder"):
         unpack(tmp_path / "archive", tmp_path / "out", None)
     assert names(tmp_path) == ["archive"]
