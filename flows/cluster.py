@@ -26,7 +26,7 @@ from uuid import uuid4
 from cl.errors import UserError
 from cl.files import write_bytes
 from cl.params import PACKAGE, Execution, Params, read
-from cl.pool import ONE_THREAD, Event, Hear, UnitOfWork, command_of, how_it_ended
+from cl.pool import UNIT_ENVIRONMENT, Event, Hear, UnitOfWork, command_of, how_it_ended
 from cl.unit import publish_if_finished, unit_folder, unit_key
 
 POLL_SECONDS = 0.25
@@ -90,7 +90,7 @@ def work(job: Job) -> Ended:
                 cwd=PACKAGE.parent,
                 stdout=stdout,
                 stderr=stderr,
-                env={**os.environ, **ONE_THREAD},
+                env={**os.environ, **UNIT_ENVIRONMENT},
                 process_group=0,
             )
             try:

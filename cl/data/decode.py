@@ -23,6 +23,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """Still pictures only: some other readers of Pillow start programs (EPS) or fetch parts from elsewhere."""
 MAX_BYTES = 2**30
+MEMBER, HEADER = b"PK\x03\x04", 30
+"""What a member of a zip archive begins with, and how many bytes there are before its name; the last four are the lengths of its name and its extra field."""
 WHITE = (255, 255, 255, 255)
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -81,9 +83,24 @@ def _read(path: str) -> bytes | None:
 def _unpacked(name: str, archive: zipfile.ZipFile) -> bytes | None:
     try:
         entry = archive.getinfo(name)
-        return archive.read(entry) if entry.file_size <= MAX_BYTES else None
+        if entry.file_size > MAX_BYTES:
+            return None
+        return _stored(entry, archive) or archive.read(entry)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise BadImage(f"damaged in the archive: {error}") from None
+
+
+def _stored(entry: zipfile.ZipInfo, archive: zipfile.ZipFile) -> bytes | None:
+    """The bytes of a member that is not packed, several times as fast as the library reads it; None: let it do so."""
+    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits or archive.fp is None:
+        return None
+    place = archive.fp.fileno()
+    header = os.pread(place, HEADER, entry.header_offset)
+    if len(header) < HEADER or not header.startswith(MEMBER):
+        return None
+    names = sum(struct.unpack_from("<HH", header, HEADER - 4))
+    data = os.pread(place, entry.file_size, entry.header_offset + HEADER + names)
+    return data if zlib.crc32(data) == entry.CRC else None
 
 
 def middle_square(image: Image.Image, size: int, keep: float = 1.0) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import zipfile
 from collections.abc import Sequence
@@ -77,7 +78,14 @@ class Archive(Folder):
 def source(root: Path) -> Folder:
     """The folder, or the archive where `root` is a file; raises `UserError` where it is neither."""
     if root.is_file():
-        return Archive(root)
+        return _archive(root, root.stat().st_mtime_ns)
     if not root.is_dir():
         raise UserError(f"{root}: not there; set benchmark.path to a folder or a zip archive")
     return Folder(root)
+
+
+@functools.lru_cache(maxsize=1)
+def _archive(root: Path, changed: int) -> Archive:
+    """To read the table of contents of a large archive takes a good part of a second."""
+    del changed  # one that was replaced is opened again
+    return Archive(root)
