@@ -24,7 +24,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """Still pictures only: some other readers of Pillow start programs (EPS) or fetch parts from elsewhere."""
 MAX_BYTES = 2**30
 MEMBER, HEADER = b"PK\x03\x04", 30
-"""What a member of a zip archive begins with, and how many bytes there are before its name; the last four are the lengths of its name and its extra field."""
+"""What a member of a zip archive begins with, and how many bytes stand before its name; the last four of them are the
+lengths of its name and of its extra field."""
 WHITE = (255, 255, 255, 255)
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
