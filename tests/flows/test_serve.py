@@ -300,7 +300,8 @@ def test_a_task_that_is_added_is_the_only_one_learned(served: Served) -> None:
     assert first["state"]["type"] == "COMPLETED", first["state"]
     second = served.end_of(served.trigger("add-task", **known, tasks=3))
     assert second["state"]["type"] == "COMPLETED", second["state"]
-    lines = served.call("/logs/filter", {"sort": "TIMESTAMP_ASC", "limit": 200})
+    since = {"logs": {"timestamp": {"after_": first["start_time"]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+    lines = served.call("/logs/filter", since)
     learned = [line["message"].split(",")[0] for line in lines if "accuracy so far" in line["message"]]
     # joint learns all its tasks at once, so once for two and once for three of them.
     assert [line for line in learned if line.startswith("joint")] == ["joint/seed-0: task 1/1 all"] * 2
