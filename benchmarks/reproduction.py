@@ -23,7 +23,7 @@ from cl import cli
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.files import write_json
-from cl.metrics import interval
+from cl.metrics import average_forgetting, interval
 from flows.report import BOUNDS, Row, compare
 from flows.results import read_runs
 
@@ -73,14 +73,8 @@ def forgetting(accuracy: Sequence[Sequence[float | None]]) -> float | None:
 
     Ours (`cl.metrics.average_forgetting`) is divided by the number of earlier tasks.
     """
-    last, tasks = accuracy[-1], len(accuracy)
-    lost = []
-    for task in range(tasks - 1):
-        then, now = accuracy[task][task], last[task]
-        if then is None or now is None:
-            return None
-        lost.append(then - now)
-    return sum(lost) / tasks
+    found = average_forgetting(accuracy)
+    return None if found is None else found * (len(accuracy) - 1) / len(accuracy)
 
 
 def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> tuple[float, int]:

@@ -237,6 +237,14 @@ def chosen(
     return ordered[: options.tasks]
 
 
+def first_of_each(index: Labels, labels: Labels, count: int | None) -> Labels:
+    """Of these indices the first `count` of each label (None: all), sorted."""
+    if count is None:
+        return index
+    kept = [index[labels[index] == label][:count] for label in np.unique(labels[index])]
+    return np.sort(np.concatenate(kept))
+
+
 def stratified(labels: Labels, fraction: float, *key: int | str) -> tuple[Labels, Labels]:
     """Indices of a random split that takes `round(fraction * n)` of each class (at least 1, where n > 1).
 

@@ -265,3 +265,15 @@ def test_keys_do_not_collide() -> None:
     assert seed_of(0, "network") == seed_of(0, "network")
     a, b = (torch.rand(3, generator=generator(0, name)).tolist() for name in ("a", "b"))
     assert a != b
+
+
+@pytest.mark.parametrize("name", ["split-digits", "permuted-digits"])
+def test_caps_on_both_splits_keep_the_first_of_each_class(name: str, tmp_path: Path) -> None:
+    whole = load(made(tmp_path / "p", name=name, tasks=1, train_per_class=None), CPU).tasks[0]
+    capped = load(made(tmp_path / "q", name=name, tasks=1, train_per_class=3, validation_per_class=2), CPU).tasks[0]
+    for split, most in (("train", 3), ("validation", 2)):
+        before, after = getattr(whole, split), getattr(capped, split)
+        assert after.y.bincount().tolist() == [most] * len(whole.classes)
+        kept = [(before.y == label).nonzero().flatten()[:most] for label in range(len(whole.classes))]
+        assert torch.equal(after.images, before.images[torch.cat(kept).sort().values])
+    assert torch.equal(whole.test.images, capped.test.images)

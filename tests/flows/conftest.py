@@ -194,3 +194,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             (folder / "stdout").write_text(done.stdout)
             (folder / "stderr").write_text(done.stderr)
     return Finished(found.out, (folder / "stdout").read_text(), (folder / "stderr").read_text())
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the longer run ends in."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    done = run("cl", options(*LONGER, out=out))
+    assert done.returncode == 0, done.stderr
+    return published(out)

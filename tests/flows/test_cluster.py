@@ -180,15 +180,6 @@ def tasks(units: tuple[str, ...] = ("ewc/seed-0", "ewc/seed-1", "finetune/seed-0
     return [(unit, f"{k}/2") for unit in units for k in (1, 2)]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What the longer run ends in on this machine, without a cluster."""
-    out = tmp_path_factory.mktemp("undisturbed")
-    done = run("cl", options(*LONGER, out=out))
-    assert done.returncode == 0, done.stderr
-    return published(out)
-
-
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_a_cluster_of_its_own_gives_the_same_bytes(runner: str, finished: Finished, tmp_path: Path) -> None:
     done = run("flows.benchmark", options(f"execution.runner={runner}", out=tmp_path))

@@ -166,15 +166,6 @@ def test_killed_at_several_moments_it_ends_in_the_same_bytes(
     assert published(tmp_path / "out") == undisturbed
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What the longer run ends in."""
-    out = tmp_path_factory.mktemp("undisturbed")
-    done = run("cl", options(*LONGER, out=out))
-    assert done.returncode == 0, done.stderr
-    return published(out)
-
-
 @pytest.mark.parametrize("to", ["the terminal's group", "the process"])
 @pytest.mark.parametrize(
     "module",

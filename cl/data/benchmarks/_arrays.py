@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cl.data.fetch import Remote
-from cl.data.prepare import Images, Labels, RawTask, chosen, digest, stratified
+from cl.data.prepare import Images, Labels, RawTask, chosen, digest, first_of_each, stratified
 from cl.errors import UserError
 from cl.params import Benchmark
 
@@ -41,8 +41,12 @@ def splits_of(data: Arrays, options: Benchmark, classes: range) -> Splits:
     """
     images, labels = data.train
     rest, validation = stratified(labels, VALIDATION_FRACTION, data.name, options.seed, "validation")
-    kept = [rest[labels[rest] == label][: options.train_per_class] for label in classes]
-    members = {"train": np.sort(np.concatenate(kept)), "validation": validation[_within(labels[validation], classes)]}
+    members = {
+        "train": first_of_each(rest[_within(labels[rest], classes)], labels, options.train_per_class),
+        "validation": first_of_each(
+            validation[_within(labels[validation], classes)], labels, options.validation_per_class
+        ),
+    }
     splits = {split: (images[index], labels[index] - classes.start) for split, index in members.items()}
     index = np.flatnonzero(_within(data.test[1], classes))
     return {**splits, "test": (data.test[0][index], data.test[1][index] - classes.start)}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cl.data.prepare import Format, Images, Labels, stratified
+from cl.data.prepare import Format, Images, Labels, first_of_each, stratified
 from cl.errors import UserError
 from cl.params import Benchmark
 
@@ -45,7 +45,6 @@ def split(images: Images, labels: Labels, options: Benchmark) -> dict[str, tuple
     rest, test = stratified(labels, TEST_FRACTION, "digits", options.seed, "test")
     train, validation = stratified(labels[rest], VALIDATION_FRACTION, "digits", options.seed, "validation")
     parts = {"train": rest[train], "validation": rest[validation], "test": test}
-    if options.train_per_class is not None:
-        chosen = [parts["train"][labels[parts["train"]] == c][: options.train_per_class] for c in np.unique(labels)]
-        parts["train"] = np.sort(np.concatenate(chosen))
+    parts["train"] = first_of_each(parts["train"], labels, options.train_per_class)
+    parts["validation"] = first_of_each(parts["validation"], labels, options.validation_per_class)
     return {name: (images[index], labels[index]) for name, index in parts.items()}

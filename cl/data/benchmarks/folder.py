@@ -80,6 +80,7 @@ def _listing(root: Path, task: str, options: Benchmark) -> Listing:
         if "validation" not in parts:
             parts["validation"], parts["train"] = _cut(parts["train"], VALIDATION_FRACTION, 2, place)
         parts["train"] = parts["train"][: options.train_per_class]
+        parts["validation"] = parts["validation"][: options.validation_per_class]
         for split in SPLITS:
             files[split] += [(path, label) for path in sorted(parts[split])]
     return Listing(task, classes, files)
