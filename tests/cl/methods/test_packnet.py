@@ -23,6 +23,13 @@ def survivors(share: float, weight: Tensor = TENTHS) -> list[float]:
     return [round(value, 3) for value in weight[~to_prune(weight, mine, share)].tolist()]
 
 
+def check_old_logits(learner: Learner, logits: list[Tensor]) -> None:
+    """Those of every earlier task are what they were, bit for bit."""
+    for old, expected in enumerate(logits):
+        found = learner.method.predict(learner.stages[old].test.x, old)
+        assert found.numpy().tobytes() == expected.numpy().tobytes(), (len(logits), old)
+
+
 def test_pruning_keeps_the_largest() -> None:
     assert survivors(0.9) == [1.0]
     assert len(survivors(0.45)) == 6, "round(4.5) is 4"
@@ -77,9 +84,7 @@ def test_old_logits_never_change(prepared: dict[int, Path], weight_decay: float,
         learner.consolidate("learn", 0, 0.1, learner.knobs, trained)
         method.net.eval()
         with torch.no_grad():
-            for old, expected in enumerate(logits):
-                found = method.predict(learner.stages[old].test.x, old)
-                assert found.numpy().tobytes() == expected.numpy().tobytes(), (task.index, old)
+            check_old_logits(learner, logits)
             logits.append(method.predict(task.test.x, task.index))
         weight, owner = method.shared["1.weight"].detach(), method.owner_["1.weight"]
         assert not bool(weight[owner == 0].any())
@@ -193,9 +198,7 @@ def test_old_logits_never_change_with_batch_norm(
             assert torch.equal(before[key], after[key]) == (task.index > 0), "biases do not"
         method.net.eval()
         with torch.no_grad():
-            for old, expected in enumerate(logits):
-                found = method.predict(learner.stages[old].test.x, old)
-                assert found.numpy().tobytes() == expected.numpy().tobytes(), (task.index, old)
+            check_old_logits(learner, logits)
             logits.append(method.predict(task.test.x, task.index))
             assert float(logits[-1].std(0).min()) > 0
 
