@@ -17,10 +17,10 @@ from cl.pool import check_out, explain, run_all, units_of
 
 def run(params: Params, out: Path) -> dict[str, str]:
     """Prepare the benchmark, learn every unit and print the table; returns the failures."""
-    from cl.method import check_knobs
+    from cl.method import checked
 
     check_out(out)
-    check_knobs(params.methods)
+    params = checked(params)
     prepare(params.benchmark, cli.RAW, out / "prepared", say=_say)
     units = units_of(params)
     with shown(units, _say) as hear:

@@ -25,7 +25,7 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
         dest="overrides",
         help="lay a YAML value over the params file; may be given again and again",
     )
-    made.add_argument("--methods", metavar="A,B", help="default: those of the params file; all: every one there is")
+    made.add_argument("--methods", metavar="A,B", help="default: those of the params file; all: every one that can")
     made.add_argument("--seeds", metavar="0,1", help="default: those of the params file")
     made.add_argument("--out", type=Path, default=Path("out"), help="default: out")
     return made
@@ -34,13 +34,15 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
 def params_of(given: argparse.Namespace) -> Params:
     """The checked params of the given options; raises `UserError`."""
     methods = given.methods and [name for name in given.methods.split(",") if name.strip()]
+    overrides = list(given.overrides)
     if methods == ["all"]:
         methods = names_in("methods")
+        overrides.insert(0, "scenario.unable=leave-out")
     try:
         seeds = given.seeds and [int(seed) for seed in given.seeds.split(",") if seed.strip()]
     except ValueError:
         raise UserError(f"--seeds {given.seeds}: has to be whole numbers with commas between, as 0,1,2") from None
-    return read(given.params, given.overrides, methods or None, seeds or None)
+    return read(given.params, overrides, methods or None, seeds or None)
 
 
 def guarded(main: Callable[[], int]) -> int:

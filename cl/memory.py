@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,3 +38,34 @@ def drawn(split: Split, count: int, draw: torch.Generator) -> dict[str, Tensor]:
     """
     chosen = torch.randperm(len(split), generator=draw)[:count]
     return {"images": split.images[chosen].clone(), "y": split.y[chosen].clone()}
+
+
+def reservoir(seen: int, count: int, capacity: int, draw: torch.Generator) -> Tensor:
+    """Where each of `count` items goes that are offered one after the other, `seen` having been before: (count,).
+
+    -1: nowhere. After n items each of them is kept with chance min(1, capacity / n), whatever its place (Vitter 1985,
+    algorithm R): the n-th, counted from 0, draws from 0 to n, itself included.
+    """
+    number = torch.arange(seen, seen + count)
+    drawn = (torch.rand(count, generator=draw, dtype=torch.float64) * (number + 1)).long()
+    slots = torch.where(number < capacity, number, drawn)
+    return torch.where(slots < capacity, slots, -1)
+
+
+def placed(memory: dict[str, Tensor] | None, rows: Mapping[str, Tensor], slots: Tensor) -> dict[str, Tensor]:
+    """The memory with each row (N, ...) in its slot (-1: in none); of rows for one slot the last stays.
+
+    The slots of the first rows of all are 0, 1, 2, ...: the memory is as long as the highest slot so far needs.
+    """
+    last = {slot: row for row, slot in enumerate(slots.tolist()) if slot >= 0}
+    held = len(memory["y"]) if memory is not None else 0
+    length = max([held, *(slot + 1 for slot in last)])
+    if memory is None or length > held:
+        grown = {name: tensor.new_zeros((length, *tensor.shape[1:])) for name, tensor in rows.items()}
+        for name, tensor in (memory or {}).items():
+            grown[name][:held] = tensor
+        memory = grown
+    chosen, places = (torch.tensor(list(of), dtype=torch.int64) for of in (last.values(), last.keys()))
+    for name, tensor in rows.items():
+        memory[name][places] = tensor[chosen]
+    return memory

@@ -1,4 +1,4 @@
-"""The protocol every method obeys: nine optional hooks, knobs declared once, state that ends in an underscore.
+"""The protocol every method obeys: ten optional hooks, knobs declared once, state that ends in an underscore.
 
 A method that overrides nothing is plain finetuning. The loop (`cl.train.fit`) calls the hooks; it knows no
 method's name and saves and restores every attribute that ends in `_`, so that a method never has to.
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cl.data.augment import Augment
 from cl.errors import UserError
+from cl.nets.multihead import Increment
 from cl.ops import cross_entropy
-from cl.params import Augmentation, Patience, Training, closest, method_name
+from cl.params import Augmentation, Params, Patience, Scenario, Training, closest, method_name
 from cl.rng import Key, generator
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 Scalar: TypeAlias = bool | int | float | str
 Value: TypeAlias = Scalar | list[Any]
 TYPES = {"bool": bool, "int": int, "float": float, "str": str}
+LABEL_BYTES = 8
+"""Of a stored label (int64)."""
 Decay: TypeAlias = Callable[[float, float], float]
 TaskIds: TypeAlias = int | Tensor
 
@@ -131,6 +135,13 @@ class Method:
     the best is kept. `stability-decay`: the survey's two phases. `consolidation-decay`: the same, but an attempt
     goes on from the model of the plasticity search and only consolidates it (`end_task`)."""
 
+    scenarios: ClassVar[frozenset[Increment]] = frozenset({"task"})
+    """In which of task-, domain- and class-incremental learning it can be used (`cannot` says why not)."""
+    online: ClassVar[bool] = False
+    """Can learn from a stream: told of no boundary (no `begin_task`, no `end_task`), it sees every sample once."""
+    judged_by: ClassVar[Literal["network", "inference"]] = "network"
+    """Whose accuracy an epoch has: the network's as it is trained, or `predict`'s, where the heads learn nothing."""
+
     patience: ClassVar[Patience | None] = None
     """A training schedule of its own, where the published method has one; None: that of params.yaml."""
 
@@ -144,6 +155,10 @@ class Method:
     step: int
     steps_per_epoch: int
     fit: Callable[..., Fit]
+    data: Task
+    """What is being trained on; the method itself may look at no more of it than the samples of the steps so far."""
+    indices: Tensor
+    """Which of `data.train` are in the batch of this step, (N,): so its images as they are stored can be had."""
     _key: Key
     _draws: dict[str, torch.Generator]
     _told: ClassVar = {
@@ -156,6 +171,8 @@ class Method:
         "step",
         "steps_per_epoch",
         "fit",
+        "data",
+        "indices",
     }
 
     def __init_subclass__(cls) -> None:
@@ -185,11 +202,14 @@ class Method:
         """What is done to the images of a training."""
         return self.training.augmentation
 
-    # The nine hooks, in the order the loop comes to them.
+    # The ten hooks, in the order the loop comes to them.
 
     def wrap(self, net: MultiHead) -> MultiHead:
         """Replace modules of the fresh network before anything is trained."""
         return net
+
+    def grow(self, net: MultiHead, task: int, draw: torch.Generator) -> None:
+        """Give the network what it needs for this task besides a head, which it has; only its structure, no data."""
 
     def begin_task(self, data: Task) -> None:
         """Prepare for a task; the network already has its head."""
@@ -220,6 +240,17 @@ class Method:
         return self.net(x, t)  # type: ignore[no-any-return]
 
     # What every method has.
+
+    def sample_bytes(self, pixels: int, classes: int) -> int:
+        """What one stored sample takes: an image of so many bytes and its label; `classes`: of all tasks together."""
+        return pixels + LABEL_BYTES
+
+    def view(self, images: Tensor, purpose: str) -> Tensor:
+        """Stored images (N, C, H, W) uint8 as the network takes them in training, augmented anew."""
+        normalise = self.data.train.normalise
+        if not self.augmentation.active:
+            return normalise(images)
+        return normalise.numbers(Augment(self.augmentation, self.rng(f"augmentation of {purpose}"))(images))
 
     def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
         """What takes the steps: stochastic gradient descent with momentum, as in the survey."""
@@ -291,25 +322,70 @@ def make(name: str, knobs: Mapping[str, Value]) -> Method:
         raise UserError(f"methods.{name}.{error}") from None
 
 
-def check_knobs(methods: Mapping[str, Mapping[str, Value]]) -> None:
-    """Check the knobs of every method of a params.yaml; raises `UserError` at the first impossible one."""
-    for name, knobs in methods.items():
+ALL: frozenset[Increment] = frozenset({"task", "domain", "class"})
+
+
+def cannot(name: str, scenario: Scenario) -> str | None:
+    """Why a method cannot be run in a scenario, by what it declares; None where it can."""
+    found = method_class(name)
+    if found.needs_task_id and scenario.name != "task":
+        return f"{name} needs the task of an image at test, which {scenario.name}-incremental learning does not tell"
+    if scenario.name not in found.scenarios:
+        return f"{name} is for {listed(found.scenarios)} learning, not for {scenario.name}-incremental"
+    if scenario.online and found.sees_all_tasks:
+        return f"{name} learns all tasks at once, and an online stream shows them one after the other"
+    if scenario.online and not found.online:
+        return f"{name} does its work at the boundaries between tasks, of which an online stream tells nothing"
+    return None
+
+
+def listed(increments: frozenset[Increment]) -> str:
+    """`task- and class-incremental`."""
+    return " and ".join(f"{name}-" for name in ("task", "domain", "class") if name in increments) + "incremental"
+
+
+def checked(params: Params, say: Callable[[str], None] = print) -> Params:
+    """The params, their methods and knobs checked as only the methods' own files can.
+
+    A method that cannot be run in the scenario is left out and said, where the params leave such out. Raises
+    `UserError` at the first impossible one otherwise.
+    """
+    for name, knobs in params.methods.items():
         make(name, knobs)
+    reasons = {name: why for name in params.methods if (why := cannot(name, params.scenario)) is not None}
+    left = {name: knobs for name, knobs in params.methods.items() if name not in reasons}
+    if not reasons:
+        return params
+    if params.scenario.unable == "refuse" or not left:
+        raise UserError(f"{'; '.join(reasons.values())}; leave it out, or set scenario.unable=leave-out")
+    for why in reasons.values():
+        say(f"left out: {why}")
+    return params.model_copy(update={"methods": left})
 
 
-def accuracy(method: Method, split: Split, *, inference: bool) -> float:
-    """Share of the split's samples given their own label, within the classes of their own task.
+def add_task(method: Method, net: MultiHead, classes: int, index: int, head: torch.Generator, more: Key) -> None:
+    """Make the network ready for one task more: a head, drawn from `head`, and what the method needs besides."""
+    if not (net.increment == "domain" and len(net.heads)):
+        net.add_head(classes, head)
+    method.grow(net, index, generator(*more))
+    net.tasks += 1
 
-    `inference`: by the method's `predict`, as at test time; else by the network in training as it stands.
+
+def accuracy(method: Method, split: Split, *, inference: bool, told: bool | None = None) -> float:
+    """Share of the split's samples given their own label.
+
+    `inference`: by the method's `predict`, as at test time; else by the network in training as it stands. `told` the
+    task, it is one of that task's classes; else one of all classes seen. None: as the scenario is.
     """
     net = method.net
+    told = net.increment == "task" if told is None else told
     net.eval()
     correct = 0
     with torch.no_grad():
         for x, y, t in split.batches(split.chunk(method.training.batch_size)):
-            if isinstance(t, int):
-                scores = method.predict(x, t) if inference else net(x, t)
-                correct += int((scores.argmax(1) == y).sum())
+            if inference and isinstance(t, int):
+                scores, right = (method.predict(x, t), y) if told else (method.predict(x), net.column(y, t))
             else:
-                correct += int((net(x, t).argmax(1) == net.column(y, t)).sum())
+                scores, right = net(x, net.scope(t)), net.label(y, t)
+            correct += int((scores.argmax(1) == right).sum())
     return correct / len(split)

@@ -54,6 +54,76 @@ def learning_accuracy(matrix: Matrix) -> float | None:
     return None if learned is None else statistics.fmean(learned)
 
 
+def backward_transfer(matrix: Matrix) -> float | None:
+    """1/(T-1) sum_{j<T} (a[T][j] - a[j][j]); positive where later tasks helped earlier ones.
+
+    Minus the average forgetting, and None where that is. Source: Lopez-Paz and Ranzato 2017 ("BWT"; their code divides
+    by T).
+    """
+    forgetting = average_forgetting(matrix)
+    return None if forgetting is None else -forgetting + 0.0  # + 0.0: no "-0"
+
+
+def average_incremental_accuracy(matrix: Matrix) -> float | None:
+    """(1/T) sum_k A_k with A_k = (1/k) sum_{j<=k} a[k][j]: how good the model was at any time, looked at as tasks end.
+
+    None where all tasks were learned at once. Source: Rebuffi et al. 2017; Caccia et al. 2022 ("anytime").
+    """
+    known = [value for value in accuracy_so_far(matrix)[: _last(matrix) + 1] if value is not None]
+    return statistics.fmean(known) if len(known) == _last(matrix) + 1 else None
+
+
+def forward_transfer(zero_shot: Sequence[float], untrained: Sequence[float]) -> float | None:
+    """1/(T-1) sum_{j>=2} (a[j-1][j] - b[j]): what the tasks before help with one that was not learned yet.
+
+    `zero_shot`: a[j-1][j], `untrained`: b[j], the accuracy of a network that learned nothing; both of the tasks from
+    the second on. Only of worth where all tasks share one head: elsewhere that of a task to come is as it was drawn.
+    None without any. Source: Lopez-Paz and Ranzato 2017 ("FWT").
+    """
+    gains = [before - chance for before, chance in zip(zero_shot, untrained, strict=True)]
+    return statistics.fmean(gains) if gains else None
+
+
+def intransigence(matrix: Matrix, reference: Sequence[float]) -> float | None:
+    """(1/T) sum_k (a*[k] - a[k][k]): what is lacking of each task, just learned, to a model that saw all of them.
+
+    `reference`: a*, of joint training on all tasks. Chaudhry et al. 2018 define it with joint training on the tasks up
+    to k. Negative where learning in turn was better. None where all tasks were learned at once.
+    """
+    learned = _diagonal(matrix, _last(matrix))
+    if learned is None:
+        return None
+    return statistics.fmean(best - own for best, own in zip(reference, learned, strict=True))
+
+
+def size_efficiency(sizes: Sequence[float]) -> float:
+    """min(1, (1/T) sum_i size[1] / size[i]) of what is kept after each task: 1 where nothing grows.
+
+    Source: Diaz-Rodriguez et al. 2018 ("MS").
+    """
+    return min(1.0, statistics.fmean(sizes[0] / size for size in sizes))
+
+
+def worst_case_accuracy(traces: Sequence[Sequence[float]], now: float) -> float:
+    """(1/k) a[k] + (1 - 1/k) min-ACC, with min-ACC = (1/(k-1)) sum_{i<k} (the lowest accuracy on task i since then).
+
+    `traces`: of each of the k - 1 earlier tasks the accuracies since its own training ended, `now`: that on task k.
+    Source: De Lange et al. 2023 ("WC-ACC").
+    """
+    k = len(traces) + 1
+    lowest = statistics.fmean(min(trace) for trace in traces) if traces else 0.0
+    return now / k + (1 - 1 / k) * lowest
+
+
+def largest_change(trace: Sequence[float], window: int, sign: int = -1) -> float:
+    """The largest drop (sign -1) or rise (1) from one value of the trace to a later one, fewer than `window` on.
+
+    Source: De Lange et al. 2023 (windowed forgetting and windowed plasticity; there the mean over the tasks).
+    """
+    pairs = ((a, b) for i, a in enumerate(trace) for b in trace[i + 1 : i + window])
+    return max((sign * (b - a) for a, b in pairs), default=0.0)
+
+
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean over seeds and the half width of its 95 % Student t-interval (None for a single value).
 

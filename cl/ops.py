@@ -20,8 +20,8 @@ CHUNK_BYTES = 128 * 2**20
 
 
 def cross_entropy(net: MultiHead, x: Tensor, y: Tensor, t: int | Tensor) -> Tensor:
-    """Mean cross-entropy, each sample within the classes of its own task."""
-    return F.cross_entropy(net(x, t), y if isinstance(t, int) else net.column(y, t))
+    """Mean cross-entropy, each sample among the classes that the network is asked about (`MultiHead.scope`)."""
+    return F.cross_entropy(net(x, net.scope(t)), net.label(y, t))
 
 
 def snapshot(parameters: Mapping[str, Tensor]) -> Tensors:
@@ -96,22 +96,24 @@ def importance(
 ) -> Tensors:
     """Mean over the samples of `measure` (square, absolute value) of the gradient of `loss(logits, y)`.
 
-    For the backbone's parameters, in evaluation mode. `loss` takes the logits (classes,) and label of one sample;
-    `labels` (N,) replaces the split's own, in stored order.
+    For the shared parameters, in evaluation mode. `loss` takes the logits (classes,) and label of one sample;
+    `labels` (N,), columns of those logits, replaces the split's own, in stored order.
 
     estimator "per-sample": (1/N) sum_i measure(g_i), by vmapped gradients in chunks that hold at most CHUNK_BYTES.
     estimator "batch-sum": (1/N) sum_b measure(sum_{i in b} g_i) over batches in stored order: what the survey's
     code computes (register of quirks, Q07); equal to the above only for batches of one.
     """
     net.eval()
-    shared = {f"backbone.{name}": p.detach() for name, p in net.shared.items()}
+    names = {name if name.startswith("heads.") else f"backbone.{name}": name for name in net.shared}
+    shared = {full: net.shared[name].detach() for full, name in names.items()}
+    scope = net.scope(t)
     fixed = {name: p.detach() for name, p in net.state_dict().items() if name not in shared}
 
     def of_one(parameters: Tensors, x: Tensor, y: Tensor) -> Tensor:
-        return loss(functional_call(net, {**parameters, **fixed}, (x.unsqueeze(0), t))[0], y)
+        return loss(functional_call(net, {**parameters, **fixed}, (x.unsqueeze(0), scope))[0], y)
 
     def of_batch(parameters: Tensors, x: Tensor, y: Tensor) -> Tensor:
-        return vmap(loss)(functional_call(net, {**parameters, **fixed}, (x, t)), y).sum()
+        return vmap(loss)(functional_call(net, {**parameters, **fixed}, (x, scope)), y).sum()
 
     total = zeros_like(shared)
     per_sample = estimator == "per-sample"
@@ -119,13 +121,13 @@ def importance(
     size = min(batch_size, max(1, CHUNK_BYTES // bytes_each)) if per_sample else batch_size
     done = 0
     for x, y, _ in split.batches(size):
-        y = y if labels is None else labels[done : done + len(y)]
+        y = net.label(y, t) if labels is None else labels[done : done + len(y)]
         done += len(y)
         found = vmap(grad(of_one), in_dims=(None, 0, 0))(shared, x, y) if per_sample else grad(of_batch)(shared, x, y)
         for name, g in found.items():
             total[name] += measure(g).sum(0) if per_sample else measure(g)
         del found, g  # before the next chunk is computed
-    return {name.removeprefix("backbone."): value / len(split) for name, value in total.items()}
+    return {names[full]: value / len(split) for full, value in total.items()}
 
 
 def negative_log_likelihood(logits: Tensor, y: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The schema of params.yaml: every knob of a run, typed; an unknown key or an impossible value is a readable error.
 
 Torch is not imported here, so that the cheap stages start at once. The knobs of a method are declared in the
-method's own file and checked against it by `cl.method.check_knobs` as soon as torch is loaded.
+method's own file and checked against it by `cl.method.checked` as soon as torch is loaded.
 """
 
 from __future__ import annotations
@@ -130,10 +130,33 @@ class Training(Section):
     patience: Patience = Patience()
 
 
+class Scenario(Section):
+    """What a new task brings, whether a network is told of which task an image is, and how the data come."""
+
+    name: Literal["task", "domain", "class"] = Field(
+        "task", description="incremental learning: each task its own head; the same classes again; classes more"
+    )
+    online: bool = Field(False, description="one pass over a stream that tells of no boundary between tasks")
+    batch_size: int = Field(10, ge=1, description="samples of the stream in a step")
+    unable: Literal["refuse", "leave-out"] = Field("refuse", description="what to do with methods that cannot")
+
+    @property
+    def title(self) -> str:
+        """As it is shown: `online class-incremental`."""
+        return f"{'online ' if self.online else ''}{self.name}-incremental"
+
+
 class Selection(Section):
     """The survey's protocol: maximal plasticity search, then stability decay (De Lange et al., Algorithm 1)."""
 
     enabled: bool = True
+    strategy: Literal["survey", "pareto"] = Field(
+        "survey", description="pareto: beside the survey's attempts, trade stability for plasticity on a front"
+    )
+    trials: int = Field(10, ge=0, description="of a pareto search, on top of the survey's attempts")
+    stability_on: Literal["memory", "holdout"] = Field(
+        "holdout", description="a pareto search's stability: on samples the method keeps, or on old validation data"
+    )
     boot_learning_rates: list[LearningRate] = Field(
         [0.1, 0.05, 0.01, 0.005, 0.001], min_length=1, description="tried on the first task"
     )
@@ -197,7 +220,11 @@ class Params(Section):
     benchmark: Benchmark = Benchmark()
     model: Model = Model()
     training: Training = Training()
+    scenario: Scenario = Scenario()
     selection: Selection = Selection()
+    memory_budget: int | str | None = Field(
+        None, description="of every method that stores samples: so many of them, or bytes as `40 kB`; null: its knob"
+    )
     methods: dict[str, Knobs] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
     execution: Execution = Execution()
@@ -214,6 +241,24 @@ class Params(Section):
         if twice:
             raise ValueError(f"{twice[0]} stands twice")
         return {name: {} if knobs is None else knobs for name, knobs in zip(names, methods.values(), strict=True)}
+
+    @field_validator("memory_budget")
+    @classmethod
+    def _an_amount(cls, budget: int | str | None) -> int | str | None:
+        if isinstance(budget, str):
+            bytes_of(budget)
+        elif budget is not None and budget < 1:
+            raise ValueError("has to be 1 or more samples, or bytes as in '40 kB'")
+        return budget
+
+    @model_validator(mode="after")
+    def _boundaries_where_they_are_needed(self) -> Params:
+        if self.scenario.online and self.selection.enabled:
+            raise ValueError(
+                "scenario.online: a stream has no boundaries at which to choose hyperparameters; "
+                "set selection.enabled=false"
+            )
+        return self
 
     @field_validator("seeds")
     @classmethod
@@ -233,6 +278,17 @@ class Params(Section):
         if self.benchmark.name == "folder" and self.benchmark.path is None:
             raise ValueError("benchmark.path: the benchmark 'folder' needs it: the root of <task>/<class>/<image>")
         return self
+
+
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def bytes_of(amount: str) -> int:
+    """The bytes of `40 kB`; raises `ValueError` for what is no amount."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(B|kB|MB|GB)", amount.strip())
+    if found is None or float(found[1]) == 0:
+        raise ValueError(f"{amount!r} is no amount: a number with B, kB, MB or GB, as in '40 kB'")
+    return round(float(found[1]) * UNITS[found[2]])
 
 
 def method_name(name: str) -> str:
@@ -256,12 +312,17 @@ def read(
     """Read and check params.yaml, with `key.path=value` overrides (YAML values) laid over it.
 
     `methods` and `seeds` replace what the file names; a method the file does not mention gets its declared
-    knobs. A file with `extends: OTHER.yaml` is laid over that one, found from where it is itself. Raises `UserError`
-    naming the file, the key, and what would do.
+    knobs. `methods: all` names every one there is, those that cannot be run in the scenario to be left out. A file with
+    `extends: OTHER.yaml` is laid over that one, found from where it is itself. Raises `UserError` naming the file, the
+    key, and what would do.
     """
     tree = _tree(path)
     for override in overrides:
         _lay_over(tree, override)
+    if tree.get("methods") == "all":
+        tree["methods"] = dict.fromkeys(names_in("methods"))
+        if "unable" not in (tree.get("scenario") or {}):
+            _lay_over(tree, "scenario.unable=leave-out")
     if methods is not None:
         given = tree.get("methods") or {}
         if not isinstance(given, dict):

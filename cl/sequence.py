@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import platform
 import resource
@@ -25,13 +26,14 @@ import torch
 from cl import checkpoint
 from cl.data import Sequence, Task, joined
 from cl.data.prepare import digest
+from cl.errors import UserError
 from cl.files import DamagedCheckpoint, read_json, write_json
-from cl.method import Method, accuracy, make
+from cl.method import Method, accuracy, add_task, make
 from cl.methods.finetune import Finetune
 from cl.metrics import average_accuracy, average_forgetting
 from cl.nets import build, load_weights
 from cl.nets.precision import is_reduced
-from cl.params import Params
+from cl.params import Params, bytes_of
 from cl.rng import generator
 from cl.selection import Knobs, Ledger, Outcome, Study, Trial, best_learning_rate, decay_until_accepted
 from cl.train import Fit, Snapshot, fit
@@ -84,12 +86,19 @@ class Learner:
     def __init__(self, params: Params, method: str, seed: int, sequence: Sequence, device: torch.device) -> None:
         self.params, self.name, self.seed, self.device = params, method, seed, device
         self.sequence = sequence
-        self.knobs: Knobs = make(method, params.methods[method]).values()
+        self.method = make(method, params.methods.get(method, {}))
+        self.knobs: Knobs = self.method.values() | within_budget(self.method, params.memory_budget, sequence)
         self.method = make(method, self.knobs)
+        if params.scenario.name == "domain":
+            one_label_space(sequence)
         net = build(params.model, sequence.input_shape, generator(seed, "network"))
         load_weights(net.backbone, params.model)
         self.method.net = self.method.wrap(net).to(device)
+        self.method.net.increment = params.scenario.name
         self.method.net.backbone.reduced = is_reduced(params.training.precision, net, device)
+        self.training = params.training
+        if params.scenario.online:
+            self.training = self.training.model_copy(update={"epochs": 1, "batch_size": params.scenario.batch_size})
         self.base = Snapshot.of(self.method)
 
     @functools.cached_property
@@ -105,27 +114,30 @@ class Learner:
     def open(self, task: Task) -> None:
         """Give the network the task's head and remember the model every trial starts from."""
         self.task = task
-        while len(self.method.net.heads) <= task.index:
-            self._add_head(len(self.method.net.heads))
+        self._make_ready(task.index)
         self.base = Snapshot.of(self.method)
 
-    def _add_head(self, index: int) -> None:
-        self.method.net.add_head(len(self.sequence.tasks[index].classes), generator(self.seed, "head", index))
+    def _make_ready(self, index: int) -> None:
+        """Give the network all it needs for the tasks up to this one."""
+        net, seed = self.method.net, self.seed
+        while net.tasks <= index:
+            number, classes = net.tasks, len(self.sequence.tasks[net.tasks].classes)
+            add_task(self.method, net, classes, number, generator(seed, "head", number), (seed, "growth", number))
 
     def resume(self, index: int, snapshot: Snapshot) -> None:
         """Go back to the model as it was after the stage of this index."""
-        while len(self.method.net.heads) <= self.stages[index].index:
-            self._add_head(len(self.method.net.heads))
+        self._make_ready(self.stages[index].index)
         snapshot.restore(self.method)
 
     def attach(self, method: Method, phase: str, trial: int, learning_rate: float) -> tuple[int | str, ...]:
         """Tell the method where it is, and give it the loop for trainings of its own; return the trial's key."""
         key = (self.seed, self.task.index, phase, trial)
-        method.attach(self.method.net, self.task.index, self.params.training, learning_rate, key)
+        method.attach(self.method.net, self.task.index, self.training, learning_rate, key)
+        method.data = self.task
 
         def own_fit(data: Task, purpose: str, learner: Method | None = None, **settings: Any) -> Fit:
             if learner is not None:
-                learner.attach(learner.net, self.task.index, self.params.training, settings["learning_rate"], key)
+                learner.attach(learner.net, self.task.index, self.training, settings["learning_rate"], key)
             found = fit(learner or method, data, (*key, purpose), **settings)
             self.extra.append(found)
             return found
@@ -134,10 +146,33 @@ class Learner:
         self.extra: list[Fit] = []
         return key
 
-    def train(self, phase: str, trial: int, learning_rate: float, knobs: Knobs, *, plain: bool) -> Outcome:
+    def zero_shot(self) -> dict[str, float]:
+        """Test accuracy on the task at hand before it is learned, and that of a network which learned nothing.
+
+        They mean something where the classes are those of the tasks before; elsewhere, and for the first task, empty.
+        """
+        if self.params.scenario.name != "domain" or self.boot:
+            return {}
+        self.attach(self.method, "zero-shot", 0, 0.0)
+        untrained = Learner(self.params, "finetune", self.seed, self.sequence, self.device)
+        untrained.open(self.sequence.tasks[0])
+        untrained.attach(untrained.method, "zero-shot", 0, 0.0)
+        learners = {"zero_shot_accuracy": self, "untrained_accuracy": untrained}
+        return {name: accuracy(one.method, self.task.test, inference=True) for name, one in learners.items()}
+
+    def train(
+        self,
+        phase: str,
+        trial: int,
+        learning_rate: float,
+        knobs: Knobs,
+        *,
+        plain: bool,
+        watch: Callable[[int], None] | None = None,
+    ) -> Outcome:
         """Train from the model of the task before; leaves the trained model in place, not yet consolidated.
 
-        `plain`: by plain finetuning, within what the method leaves free to it.
+        `plain`: by plain finetuning, within what the method leaves free to it. `watch`: see `cl.train.fit`.
         """
         self.base.restore(self.method)
         self._set(knobs)
@@ -146,15 +181,19 @@ class Learner:
             learner = Finetune()
         key = self.attach(learner, phase, trial, learning_rate)
         learner.plain = plain
-        learner.begin_task(self.task)
-        found = fit(learner, self.task, key, learning_rate=learning_rate)
+        if self.params.scenario.online:
+            found = fit(learner, self.task, key, learning_rate=learning_rate, keep="last", watch=watch)
+        else:
+            learner.begin_task(self.task)
+            found = fit(learner, self.task, key, learning_rate=learning_rate, watch=watch)
         return Outcome(found.accuracy, found.epochs, found.steps, found.step_seconds)
 
     def consolidate(self, phase: str, trial: int, learning_rate: float, knobs: Knobs, trained: Outcome) -> Outcome:
         """End the task on the trained model; the accuracy is then that of the method's inference."""
         self._set(knobs)
         self.attach(self.method, phase, trial, learning_rate)
-        self.method.end_task(self.task)
+        if not self.params.scenario.online:
+            self.method.end_task(self.task)
         found = accuracy(self.method, self.task.validation, inference=True)
         return Outcome(
             found,
@@ -167,10 +206,20 @@ class Learner:
         for name, value in knobs.items():
             setattr(self.method, name, value)
 
-    def test(self) -> list[float]:
-        """Test accuracy on every task up to this one."""
+    def test(self, told: bool | None = None) -> list[float]:
+        """Test accuracy on every task up to this one; `told` the task or not, by default as the scenario is."""
         seen = self.sequence.tasks[: self.task.index + 1]
-        return [accuracy(self.method, task.test, inference=True) for task in seen]
+        return [accuracy(self.method, task.test, inference=True, told=told) for task in seen]
+
+    def test_otherwise(self) -> list[float] | None:
+        """The same where the scenario tells the task, not told it, and the other way round.
+
+        None where that is the same, or cannot be.
+        """
+        told = self.params.scenario.name == "task"
+        if self.params.scenario.name == "domain" or (told and self.method.needs_task_id):
+            return None
+        return self.test(not told)
 
 
 class Unit:
@@ -211,10 +260,12 @@ class Unit:
                 clock = Clock()
                 started = time.process_time()
                 learner.open(stage)
+                zero_shot = learner.zero_shot()
                 learned = self._learn(index, knobs, clock)
                 with clock.phase("evaluate"):
-                    row = learner.test()
-                record = self._record(stage, learned, row)
+                    row, other = learner.test(), learner.test_otherwise()
+                record = self._record(stage, learned, row, other)
+                record["per_task"] |= zero_shot
                 checkpoint.save(place, Snapshot.of(learner.method), record, self.chain_key(index))
                 cost = {
                     "task": stage.name,
@@ -388,10 +439,11 @@ class Unit:
 
     # What is reported.
 
-    def _record(self, stage: Task, learned: Learned, row: list[float]) -> dict[str, Any]:
+    def _record(self, stage: Task, learned: Learned, row: list[float], other: list[float] | None) -> dict[str, Any]:
         kept = learned.kept
         return {
             "accuracy": row,
+            "other_accuracy": other,
             "next_knobs": learned.next_knobs,
             "per_task": {
                 "task": stage.name,
@@ -403,6 +455,7 @@ class Unit:
                 "validation_accuracy": learned.validation_accuracy,
                 "steps": sum(trial.outcome.steps for trial in learned.trials),
                 "state_bytes": checkpoint.state_bytes(self.learner.method.state()),
+                "network_bytes": checkpoint.state_bytes(dict(self.learner.method.net.state_dict())),
             },
             "trials": [
                 {
@@ -426,11 +479,7 @@ class Unit:
         """Write result.json, trials.json and cost.json as far as things are; return the average accuracy."""
         learner = self.learner
         names = [task.name for task in learner.sequence.tasks]
-        # A record holds what was there to test, whatever tasks come later: so a task more changes none of them.
-        rows = [row + [None] * (len(names) - len(row)) for row in (record["accuracy"] for record in self.records)]
-        empty: list[float | None] = [None] * len(names)
-        missing = len(names) - len(rows)
-        matrix = [empty] * missing + rows if learner.method.sees_all_tasks else rows + [empty] * missing
+        matrix = self._matrix("accuracy")
         head = {
             "schema": 1,
             "benchmark": learner.sequence.benchmark,
@@ -439,6 +488,7 @@ class Unit:
         }
         result: dict[str, Any] = {
             **head,
+            "scenario": self.params.scenario.title,
             "tasks": names,
             "accuracy": matrix,
             "average_accuracy": average_accuracy(matrix),
@@ -447,6 +497,9 @@ class Unit:
         }
         if learner.sequence.reduced:
             result["reduced"] = dict(learner.sequence.reduced)
+        if self.records[0]["other_accuracy"] is not None:
+            name = "task_agnostic_accuracy" if self.params.scenario.name == "task" else "task_aware_accuracy"
+            result[name] = self._matrix("other_accuracy")
         write_json(self.folder / "result.json", result)
         trials = [trial for record in self.records for trial in record["trials"]]
         write_json(self.folder / "trials.json", {**head, "trials": trials})
@@ -467,6 +520,45 @@ class Unit:
         )
         accuracy_so_far: float = result["average_accuracy"]
         return accuracy_so_far
+
+    def _matrix(self, field: str) -> list[list[float | None]]:
+        """A row for each task, filled as far as things are; learned at once, the last row alone."""
+        count = len(self.learner.sequence.tasks)
+        # A record holds what was there to test, whatever tasks come later: so a task more changes none of them.
+        rows = [record[field] + [None] * (count - len(record[field])) for record in self.records]
+        empty: list[list[float | None]] = [[None] * count] * (count - len(rows))
+        return empty + rows if self.learner.method.sees_all_tasks else rows + empty
+
+
+def within_budget(method: Method, budget: int | str | None, sequence: Sequence) -> Knobs:
+    """The knob that holds a method to the memory that all are given, in samples; none where it keeps no samples.
+
+    Raises `UserError` where it keeps so many of each task, or where the budget holds not one.
+    """
+    if budget is None or not method.stores_samples or method.sees_all_tasks:
+        return {}
+    name = type(method).__name__
+    if "memory_budget" not in method.knobs:
+        raise UserError(
+            f"memory_budget: {name} keeps so many samples of each task, however many tasks there are; leave it out, or "
+            "set methods.<name>.memory_per_task instead"
+        )
+    classes = sum(len(task.classes) for task in sequence.tasks)
+    each = method.sample_bytes(math.prod(sequence.tasks[0].train.images.shape[1:]), classes)
+    count = bytes_of(budget) // each if isinstance(budget, str) else budget
+    if count < 1:
+        raise UserError(f"memory_budget: {budget} hold no sample of {name}, of {each} bytes each; raise it")
+    return {"memory_budget": count}
+
+
+def one_label_space(sequence: Sequence) -> None:
+    """Raises `UserError` unless all tasks have as many classes."""
+    counts = {task.name: len(task.classes) for task in sequence.tasks}
+    if len(set(counts.values())) > 1:
+        raise UserError(
+            "scenario.name: domain-incremental tasks share their classes, so have as many: "
+            f"{', '.join(f'{name} has {count}' for name, count in counts.items())}; use task or class"
+        )
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class Fit:
     """What came of one training."""
 
     accuracy: float
-    """Best validation accuracy of an epoch, in [0, 1]; the model is that epoch's."""
+    """Best validation accuracy of an epoch, in [0, 1]; the model is that epoch's. 0 where the last one was kept."""
     epochs: int
     steps: int
     step_seconds: float
@@ -66,6 +67,8 @@ def fit(
     learning_rate: float,
     epochs: int | None = None,
     may_stay: bool = False,
+    keep: Literal["best", "last"] = "best",
+    watch: Callable[[int], None] | None = None,
 ) -> Fit:
     """Train the attached method's network on one task; end with the epoch of the best validation accuracy.
 
@@ -82,6 +85,8 @@ def fit(
         learning_rate: to start with.
         epochs: at most so many; default `training.epochs`.
         may_stay: the model as it stands competes with the epochs.
+        keep: last: all epochs are run and the last is kept; no validation data are looked at.
+        watch: called after every step with how many there were; may look at the method, and change nothing.
     """
     training = method.training
     patience = method.patience or training.patience
@@ -89,10 +94,10 @@ def fit(
     optimizer = method.optimizer(parameters, learning_rate)
     changes = method.augmentation
     dropouts = [layer for layer in method.net.modules() if isinstance(layer, Dropout)]
-    best, best_accuracy = (
-        Snapshot.of(method),
-        accuracy(method, data.validation, inference=False) if may_stay else 0.0,
-    )
+    judged = method.judged_by == "inference"
+    best = Snapshot.of(method) if keep == "best" else None
+    best_accuracy = accuracy(method, data.validation, inference=judged) if may_stay else 0.0
+    method.data = data
     method.steps_per_epoch = -(-len(data.train) // training.batch_size)
     stale = steps = epoch = 0
     step_seconds = 0.0
@@ -111,6 +116,7 @@ def fit(
         for x, y, t in data.train.batches(training.batch_size, order, augment):
             for number, layer in enumerate(dropouts):
                 layer.draw_from(*key, "dropout", number, epoch, method.step)
+            method.indices = order[method.step * training.batch_size :][: training.batch_size]
             x, y, t = method.batch(x, y, t)
             loss = method.loss(x, y, t)
             optimizer.zero_grad()
@@ -122,18 +128,24 @@ def fit(
             optimizer.step()
             method.on_step(x, y, t)
             method.step += 1
+            if watch is not None:
+                watch(steps + method.step)
+                method.net.train()
         step_seconds += time.process_time() - started
         steps += method.step
         assert loss is not None
         if not torch.isfinite(loss.detach() + torch.stack(torch._foreach_norm(parameters)).sum()):
             epoch += 1
             break
-        found = accuracy(method, data.validation, inference=False)
+        if best is None:
+            continue
+        found = accuracy(method, data.validation, inference=judged)
         if found > best_accuracy:
             best, best_accuracy, stale = Snapshot.of(method), found, 0
         else:
             stale += 1
     else:
         epoch += 1
-    best.restore(method)
+    if best is not None:
+        best.restore(method)
     return Fit(best_accuracy, epoch, steps, step_seconds)

@@ -57,9 +57,9 @@ def main() -> int:
     """Compare methods on a benchmark by the survey's protocol: prepare, train, report."""
     given = cli.parser("flows.benchmark", main.__doc__).parse_args()
     params = cli.params_of(given)
-    from cl.method import check_knobs  # imports torch, so after the cheap checks
+    from cl.method import checked  # imports torch, so after the cheap checks
 
-    check_knobs(params.methods)
+    params = checked(params)
     prefect = engine()
     prefect.flow("benchmark", *named(params), lambda: compare(params, given.out, prefect))
     return 0

@@ -53,10 +53,10 @@ def main() -> int:
     """Register the best model of a finished comparison in MLflow; it becomes `champion` where it is better."""
     given = parser().parse_args()
     params = cli.params_of(given)
-    from cl.method import check_knobs  # imports torch, so after the cheap checks
+    from cl.method import checked  # imports torch, so after the cheap checks
     from cl.params import method_name
 
-    check_knobs(params.methods)
+    params = checked(params)
     try:
         method = given.method and method_name(given.method)
     except ValueError as error:

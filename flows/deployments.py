@@ -37,14 +37,12 @@ def chosen(
     **others: Any,
 ) -> Params:
     """params.yaml with what a form gave laid over it; raises `UserError` for what cannot be."""
-    from cl.method import check_knobs
+    from cl.method import checked
 
     del others
     overrides = [f"benchmark.name={Benchmark(benchmark).value}"] if benchmark is not None else []
     names = [Method(method).value for method in methods] if methods else None
-    params = read(Path("params.yaml"), [*overrides, *(settings or [])], names, seeds or None)
-    check_knobs(params.methods)
-    return params
+    return checked(read(Path("params.yaml"), [*overrides, *(settings or [])], names, seeds or None))
 
 
 def run_name() -> str:

@@ -29,7 +29,7 @@ from cl import checkpoint
 from cl.data.decode import decode_many
 from cl.data.prepare import Format
 from cl.data.task import Normalise, Split, seen_shape
-from cl.method import make
+from cl.method import add_task, make
 from cl.nets import build
 from cl.params import Model, Training
 from cl.rng import generator
@@ -60,9 +60,9 @@ class Classifier(PythonModel):
         self.method = make(self.name, facts["knobs"])
         draw = generator("overwritten by the checkpoint")
         net = self.method.wrap(build(Model.model_validate(facts["model"]), seen_shape(list(self.shape), crop), draw))
-        net.backbone.reduced = facts["reduced"]
-        for classes in self.tasks.values():
-            net.add_head(len(classes), draw)
+        net.backbone.reduced, net.increment = facts["reduced"], facts["increment"]
+        for index, classes in enumerate(self.tasks.values()):
+            add_task(self.method, net, len(classes), index, draw, ("overwritten too",))
         last = len(self.tasks) - 1
         self.method.attach(net, last, training, 0.0, (facts["seed"], last))
         checkpoint.load(Path(context.artifacts["checkpoint"]))[0].restore(self.method)
@@ -94,13 +94,20 @@ class Classifier(PythonModel):
         chunks = split.batches(split.chunk(self.method.training.batch_size))
         scores = torch.cat([self.method.predict(x, task) for x, _, _ in chunks])
         names = list(self.tasks)
-        if task is None:  # all heads side by side
+        columns: list[tuple[str | None, str, str]]
+        if self.method.net.increment == "domain":  # one head, and a label has a name in each task
+            columns = [
+                (names[task] if task is not None else None, label, label) for label in self.tasks[names[task or 0]]
+            ]
+        elif task is None:  # all heads side by side
             columns = [(name, label, f"{name}/{label}") for name, labels in self.tasks.items() for label in labels]
         else:
             columns = [(names[task], label, label) for label in self.tasks[names[task]]]
         return [self._answer(columns, best, chances) for best, chances in zip(*_ranked(scores), strict=True)]
 
-    def _answer(self, columns: Sequence[tuple[str, str, str]], best: int, chances: list[float]) -> dict[str, Any]:
+    def _answer(
+        self, columns: Sequence[tuple[str | None, str, str]], best: int, chances: list[float]
+    ) -> dict[str, Any]:
         named = {name: chance for (_, _, name), chance in zip(columns, chances, strict=True)}
         return {
             "task": columns[best][0],

@@ -55,6 +55,7 @@ def facts_of(params: Params, out: Path, run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "model": params.model.model_dump(mode="json") | {"weights": None},  # the checkpoint has them
         "reduced": is_reduced(params.training.precision, net, torch.device("cpu")),
+        "increment": params.scenario.name,
         "training": params.training.model_dump(mode="json"),
     }
 

@@ -34,6 +34,16 @@ if TYPE_CHECKING:
 
 # Only the standard library up here: `--show` is asked for after every run and must answer at once.
 
+MEASURES = {
+    "backward transfer": "1/(T−1) Σ_{j<T} (a_{T,j} − a_{j,j}), in points",
+    "average incremental accuracy": "1/T Σ_k A_k with A_k = 1/k Σ_{j≤k} a_{k,j}: good at any time, seen as tasks end",
+    "intransigence": "1/T Σ_k (a*_k − a_{k,k}), in points, a* the accuracies of joint training on all tasks",
+    "forward transfer": "1/(T−1) Σ_{j≥2} (a_{j−1,j} − b_j), in points, b of a network that learned nothing",
+    "size efficiency": "min(1, 1/T Σ_i m_1 / m_i), m_i the bytes of network and state after task i: 100 % is no growth",
+}
+"""Beyond the survey's, with their formulas; a_{i,j}: test accuracy on task j after task i."""
+FOLLOWED = ("average incremental accuracy", "forward transfer")
+"""Those of them that are no other number in another form, for DVC."""
 BOUNDS = {"joint": "upper bound", "finetune": "lower bound"}
 MARKS = {"upper bound": "▲", "lower bound": "▼"}
 
@@ -59,6 +69,8 @@ class Row:
     process_seconds: float | None
     peak_memory: float | None
     relative_time: float | None  # process seconds over those of finetune
+    measures: dict[str, Estimate | None]  # those of `MEASURES`
+    otherwise: Estimate | None  # average accuracy, the task not told where else it is, or the other way round
 
     @property
     def seeds(self) -> str:
@@ -77,6 +89,28 @@ class Summary:
     headline: str
     folder: Path
     absent: tuple[str, ...] = ()  # methods that were asked for and have no result at all
+    otherwise: str = ""  # what the other accuracy is of: "not told the task", or "told the task"
+
+    def told_otherwise(self) -> list[Row]:
+        """The rows that can be asked the other way, the best at that first."""
+        able = [row for row in self.rows if row.otherwise is not None]
+        return sorted(able, key=lambda row: (-(row.otherwise or (0.0,))[0], row.method))
+
+    def second_ranking(self) -> list[str]:
+        """The same models asked the other way, as lines of Markdown: a scenario of its own, so a ranking of its own."""
+        rows = self.told_otherwise()
+        if not rows:
+            return []
+        width = max(len(row.method) for row in rows)
+        ranks = iter(range(1, len(rows) + 1))
+        lines = [f"The same models {self.otherwise}:", "", f"| rank | {'method'.ljust(width)} | average accuracy % |"]
+        lines.append(f"| ---: | :{'-' * (width - 1)} | -----------------: |")
+        for row in rows:
+            mark = MARKS[row.bound] if row.bound else str(next(ranks))
+            lines.append(f"| {mark:>4} | {row.method.ljust(width)} | {percent(row.otherwise):>18} |")
+        if unable := [row.method for row in self.rows if row.otherwise is None]:
+            lines += ["", f"Need to be told: {', '.join(unable)}."]
+        return ["", *lines]
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """What DVC follows: one flat entry per method, of deterministic values; what is None is left out."""
@@ -87,6 +121,11 @@ class Summary:
                 "average_accuracy_interval": row.accuracy[1],
                 "average_forgetting": row.forgetting[0] if row.forgetting else None,
                 "seeds": len(row.runs),
+            }
+            if row.otherwise is not None:
+                values[self.otherwise.replace("-", "_").replace(" ", "_")] = row.otherwise[0]
+            values |= {
+                name.replace(" ", "_"): found[0] for name, found in row.measures.items() if found and name in FOLLOWED
             }
             table[row.method] = {key: round(value, 6) for key, value in values.items() if value is not None}
         return table
@@ -139,7 +178,8 @@ class Summary:
         if self.absent:
             notes.append(f"Without any result: {', '.join(self.absent)}.")
         title = f"{self.benchmark}: {count(len(self.tasks), 'task')}, {count(len(self.rows), 'method')}"
-        return "\n".join([title, "", self.headline, "", *lines, "", *notes]).rstrip() + "\n"
+        found = "\n".join([title, "", self.headline, "", *lines, "", *filter(None, notes)]).rstrip()
+        return "\n".join([found, *self.second_ranking()]).rstrip() + "\n"
 
     def has(self, bound: str) -> bool:
         """Whether a row of that kind of bound is among the results."""
@@ -161,7 +201,8 @@ def build(
     rows = compare(runs, seeds)
     folder = out / "report"
     absent = tuple(name for name in methods or () if name not in {run.method for run in runs})
-    summary = Summary(runs[0].benchmark_as_run, runs[0].tasks, rows, headline(rows), folder, absent)
+    other = "told the task" if "class-incremental" in runs[0].scenario else "not told the task"
+    summary = Summary(runs[0].benchmark_as_run, runs[0].tasks, rows, headline(rows), folder, absent, other)
 
     from flows import report_plots
 
@@ -194,14 +235,20 @@ def compare(runs: Sequence[Run], expected: Collection[int] | None = None) -> tup
     for run in runs:
         groups.setdefault(run.method, []).append(run)
     reference = mean_cost(groups.get("finetune", []), "process_seconds")
-    rows = [summarise(group, seeds, reference) for group in groups.values()]
+    joint = {run.seed: run.accuracy[-1] for run in groups.get("joint", [])}
+    rows = [summarise(group, seeds, reference, joint) for group in groups.values()]
     rows.sort(key=lambda row: (-row.accuracy[0], row.method))
     ranks = iter(range(1, len(rows) + 1))
     return tuple(row if row.bound else replace(row, rank=next(ranks)) for row in rows)
 
 
-def summarise(runs: Sequence[Run], seeds: set[int], reference: float | None) -> Row:
-    """One method over its seeds; `reference` is the computing time of finetune in seconds."""
+def summarise(
+    runs: Sequence[Run], seeds: set[int], reference: float | None, joint: Mapping[int, list[float | None]]
+) -> Row:
+    """One method over its seeds.
+
+    `reference`: the computing time of finetune in seconds; `joint`: the accuracies of joint training by seed.
+    """
     matrices = [run.accuracy for run in runs]
     process_seconds = mean_cost(runs, "process_seconds")
     phases: dict[str, list[float]] = {}
@@ -229,7 +276,34 @@ def summarise(runs: Sequence[Run], seeds: set[int], reference: float | None) -> 
         process_seconds=process_seconds,
         peak_memory=mean_cost(runs, "peak_memory_bytes"),
         relative_time=process_seconds / reference if process_seconds and reference else None,
+        measures={
+            "backward transfer": estimate(metrics.backward_transfer(matrix) for matrix in matrices),
+            "average incremental accuracy": estimate(metrics.average_incremental_accuracy(m) for m in matrices),
+            "intransigence": estimate(intransigence(run, joint.get(run.seed)) for run in runs),
+            "forward transfer": estimate(forward_transfer(run) for run in runs),
+            "size efficiency": estimate(size_efficiency(run) for run in runs),
+        },
+        otherwise=estimate(metrics.average_accuracy(run.otherwise) if run.otherwise else None for run in runs),
     )
+
+
+def intransigence(run: Run, joint: Sequence[float | None] | None) -> float | None:
+    """Against joint training with the same seed; None without it."""
+    known = [value for value in joint or () if value is not None]
+    return metrics.intransigence(run.accuracy, known) if known else None
+
+
+def forward_transfer(run: Run) -> float | None:
+    """From what was measured before each task was learned, where that was."""
+    found = [entry for entry in run.per_task if "zero_shot_accuracy" in entry]
+    before = [entry["zero_shot_accuracy"] for entry in found]
+    return metrics.forward_transfer(before, [entry["untrained_accuracy"] for entry in found])
+
+
+def size_efficiency(run: Run) -> float | None:
+    """Of all that is kept; None where the size of the network was not recorded, and where all was learned at once."""
+    sizes = [entry["state_bytes"] + entry["network_bytes"] for entry in run.per_task if "network_bytes" in entry]
+    return metrics.size_efficiency(sizes) if len(sizes) == len(run.tasks) else None
 
 
 def estimate(values: Iterable[float | None]) -> Estimate | None:
@@ -355,6 +429,7 @@ def page(summary: Summary, figures: Mapping[str, report_plots.Drawing], versions
         headline=summary.headline.rstrip(".").split(". ", 1),
         scale=report_plots.accuracy_scale(summary.rows),
         marks=MARKS,
+        measures={name: text for name, text in MEASURES.items() if any(row.measures[name] for row in summary.rows)},
     )
     return found
 

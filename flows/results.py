@@ -17,6 +17,8 @@ RESULT = (
      "state_bytes"),
 )  # fmt: skip
 TRIALS = ((), "trials", ("task_index", "phase", "learning_rate", "knobs", "accuracy", "threshold", "kept"))
+PLAIN = "task-incremental"
+OTHERWISE = ("task_agnostic_accuracy", "task_aware_accuracy")
 COST = (("machine", "seconds", "process_seconds", "peak_memory_bytes"), "per_task", ("task", "seconds"))
 
 
@@ -34,11 +36,19 @@ class Run:
     trials: list[dict[str, Any]]
     cost: dict[str, Any] | None
     reduced: dict[str, int]  # what the benchmark was scaled to by options
+    scenario: str = PLAIN  # task-incremental, online class-incremental, ...
+    search: str = ""  # how knobs were chosen where it was not by the survey's protocol
+    otherwise: list[list[float | None]] | None = None  # accuracy, the task not told where else it is, or told
 
     @property
     def benchmark_as_run(self) -> str:
-        """Its name and, in brackets, what it was scaled to."""
-        return as_run(self.benchmark, self.reduced)
+        """Its name, in brackets what it was scaled to, and what else keeps results from one ranking."""
+        return ", ".join(filter(None, [as_run(self.benchmark, self.reduced), self.setting]))
+
+    @property
+    def setting(self) -> str:
+        """The scenario and the search where they are not the usual ones."""
+        return ", ".join(filter(None, [self.scenario if self.scenario != PLAIN else "", self.search]))
 
 
 def read_runs(out: Path, methods: Collection[str] | None = None, seeds: Collection[int] | None = None) -> list[Run]:
@@ -57,9 +67,9 @@ def read_runs(out: Path, methods: Collection[str] | None = None, seeds: Collecti
     runs = [read_run(path, method, seed) for method, seed, path in paths]
     first = runs[0]
     for run in runs:
-        if (run.benchmark, run.tasks, run.reduced) != (first.benchmark, first.tasks, first.reduced):
+        if (run.benchmark_as_run, run.tasks) != (first.benchmark_as_run, first.tasks):
             raise UserError(
-                f"{first.path} and {run.path} are of different task sequences ({first.benchmark_as_run}, "
+                f"{first.path} and {run.path} are of different task sequences or scenarios ({first.benchmark_as_run}, "
                 f"{count(len(first.tasks), 'task')}; {run.benchmark_as_run}, {count(len(run.tasks), 'task')}) "
                 "and cannot be ranked together: keep each sequence in a folder of its own (--out), or delete "
                 "what is out of date."
@@ -109,6 +119,9 @@ def read_run(path: Path, method: str, seed: int) -> Run:
         trials=trials["trials"] if trials else [],
         cost=companion("cost", *COST),
         reduced=data.get("reduced", {}),
+        scenario=data.get("scenario", PLAIN),
+        search=data.get("search", ""),
+        otherwise=next((data[name] for name in OTHERWISE if name in data), None),
     )
 
 

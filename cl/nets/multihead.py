@@ -2,7 +2,8 @@
 
 The three kinds of head in the survey's code come down to this one. A head nobody trains stays as it was, bit for
 bit (swap-in heads); a head whose old outputs are distilled goes on learning (stacked heads); the heads side by side
-are the slices of one wide head.
+are the slices of one wide head. So they are in class-incremental learning too, where the network is asked among the
+classes of all heads; in domain-incremental learning all tasks have the one head.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,9 @@ from torch import Tensor, nn
 
 from cl.nets.dropout import Dropout
 from cl.nets.norms import BatchNorm
+
+Increment: TypeAlias = Literal["task", "domain", "class"]
+"""What a new task brings: a head of its own; other images of the same classes; more classes in one head."""
 
 
 class Backbone(nn.Sequential):
@@ -50,11 +55,15 @@ class Backbone(nn.Sequential):
 class MultiHead(nn.Module):
     """backbone(x) -> features (N, F); head t -> logits (N, classes of task t)."""
 
+    increment: Increment = "task"
+
     def __init__(self, backbone: nn.Sequential, feature_size: int) -> None:
         super().__init__()
         self.backbone = backbone if isinstance(backbone, Backbone) else Backbone(OrderedDict(backbone.named_children()))
         self.heads = nn.ModuleList()
         self.feature_size = feature_size
+        self.tasks = 0
+        """How many tasks it has been made ready for."""
 
     def add_head(self, classes: int, draw: torch.Generator) -> None:
         """Append a head of `classes` outputs, uniform in +-1/sqrt(F): torch's own initialisation of a linear layer."""
@@ -67,8 +76,14 @@ class MultiHead(nn.Module):
 
     @property
     def shared(self) -> dict[str, nn.Parameter]:
-        """The parameters of the backbone by name: what the tasks share, and what importance is kept for."""
-        return dict(self.backbone.named_parameters())
+        """What the tasks share, and what importance is kept for: the parameters of the backbone, and of a common head.
+
+        A name that does not begin with `heads.` is one within the backbone.
+        """
+        found = dict(self.backbone.named_parameters())
+        if self.increment == "domain":
+            found.update({f"heads.{name}": p for name, p in self.heads.named_parameters()})
+        return found
 
     def classes(self) -> list[int]:
         """Outputs of each head."""
@@ -107,8 +122,11 @@ class MultiHead(nn.Module):
         """Logits from features (N, F).
 
         t an int: of that task's head, (N, its classes). None: of all heads side by side, (N, all classes). A tensor
-        (N,): of all heads, with every logit that is not of the sample's own task at minus infinity.
+        (N,): of all heads, with every logit that is not of the sample's own task at minus infinity. Where all tasks
+        have one head, it answers in every case.
         """
+        if self.increment == "domain":
+            t = 0
         if isinstance(t, int):
             logits: Tensor = self.heads[t](features)
             return logits
@@ -121,7 +139,25 @@ class MultiHead(nn.Module):
         task_of_column = torch.repeat_interleave(torch.tensor(self.classes())).to(t.device)
         return wide.masked_fill(task_of_column != t.unsqueeze(1), -math.inf)
 
+    def scope(self, t: int | Tensor) -> int | Tensor | None:
+        """Among which logits the network is asked about samples of task t: its head's, or all (see `logits`)."""
+        return t if self.increment == "task" else None
+
+    def label(self, y: Tensor, t: int | Tensor) -> Tensor:
+        """The column of label y (N,) of task t there."""
+        return y if self.increment == "task" and isinstance(t, int) else self.column(y, t)
+
+    def groups(self, tasks: int) -> list[slice]:
+        """The columns of the first tasks, those together that are told apart in one softmax."""
+        if self.increment == "task":
+            ends = torch.tensor(self.classes()[:tasks]).cumsum(0).tolist()
+            return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        width = sum(self.classes()[:tasks])
+        return [slice(0, width)] if width else []
+
     def column(self, y: Tensor, t: int | Tensor) -> Tensor:
         """The column of label y (N,) of task t among all heads side by side."""
+        if self.increment == "domain":
+            return y
         classes = torch.tensor([0, *self.classes()[:-1]])
         return classes.cumsum(0).to(y.device)[t] + y

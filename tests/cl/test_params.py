@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cl.errors import UserError
-from cl.method import check_knobs, method_class
+from cl.method import checked, method_class
 from cl.params import Params, closest, names_in, read
 from tests.cl.small import REPOSITORY
 
@@ -23,7 +23,7 @@ def given(folder: Path, text: str | bytes, overrides: Sequence[str] = (), method
 
 def refused(folder: Path, text: str | bytes, *said: str, overrides: Sequence[str] = ()) -> str:
     with pytest.raises(UserError) as caught:
-        check_knobs(given(folder, text, overrides).methods)
+        checked(given(folder, text, overrides))
     message = str(caught.value)
     assert "\n" not in message
     for part in said:
@@ -192,7 +192,7 @@ def test_params_cannot_be_changed_afterwards(tmp_path: Path) -> None:
 
 def test_the_repositorys_own_params() -> None:
     params = read(REPOSITORY / "params.yaml")
-    check_knobs(params.methods)
+    checked(params)
     assert set(params.methods) <= set(names_in("methods"))
     assert {"finetune", "joint"} <= set(params.methods)
     for name, knobs in params.methods.items():
@@ -227,6 +227,6 @@ def test_a_file_may_extend_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize("study", sorted((REPOSITORY / "studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_study_is_a_valid_params_file(study: Path) -> None:
     params = read(study)
-    check_knobs(params.methods)
+    checked(params)
     assert len(params.methods) == 15
     assert study.read_text().startswith("# "), "says what it is for"

@@ -102,6 +102,8 @@ def test_published_files(undisturbed: Any) -> None:
         "average_forgetting",
         "per_task",
         "reduced",
+        "scenario",
+        "task_agnostic_accuracy",
     }
     assert result["reduced"] == {"train_per_class": 10}
     assert [[value is None for value in row] for row in result["accuracy"]] == [
@@ -120,6 +122,7 @@ def test_published_files(undisturbed: Any) -> None:
         "validation_accuracy",
         "steps",
         "state_bytes",
+        "network_bytes",
     }
     cost = json.loads((out / "results/si/seed-0.cost.json").read_bytes())
     assert set(cost) == {

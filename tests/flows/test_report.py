@@ -184,7 +184,13 @@ def test_summary_holds_the_mean_over_seeds_and_no_cost(built):
     assert summary["ewc"]["average_forgetting"] == pytest.approx(
         sum(r["average_forgetting"] for r in runs) / 3, abs=1e-6
     )
-    assert set(summary["ewc"]) == {"average_accuracy", "average_accuracy_interval", "average_forgetting", "seeds"}
+    assert set(summary["ewc"]) == {
+            "average_accuracy",
+            "average_accuracy_interval",
+            "average_forgetting",
+            "average_incremental_accuracy",
+            "seeds",
+        }
     assert "average_forgetting" not in summary["joint"]
     assert summary["lwf"]["seeds"] == 2
 

@@ -1,0 +1,105 @@
+"""What the methods share that keep a sample of the stream and learn from some of it in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl.memory import placed, reservoir
+from cl.method import ALL, LABEL_BYTES, Method, TaskIds, knob
+
+Rows: TypeAlias = dict[str, Tensor]
+"""Samples as they are kept: `images` (K, C, H, W) uint8, labels `y` (K,), tasks `t` (K,), and what a method adds."""
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """Samples drawn from the memory."""
+
+    x: Tensor
+    """As the network takes them, (M, C, H, W); augmented anew."""
+    rows: Rows
+    """As they are kept, (M, ...)."""
+
+
+class Replay(Method):
+    """Keeps `memory_budget` samples of all that was seen: in one pass a uniform draw of it, by the reservoir.
+
+    Needs no boundary and no task at test. The memory holds samples of the present task too. Where a task is seen in
+    many epochs its samples are offered in the first.
+    """
+
+    stores_samples = True
+    online = True
+    scenarios = ALL
+    shares_first_task = False
+
+    memory_budget: int = knob(500, range=(0, 1e9), help="samples kept over all tasks together")
+    replay_batch: int = knob(0, range=(0, 1e6), help="samples replayed in a step; 0: as many as are new")
+
+    memory_: Rows | None = None
+    seen_: int = 0
+    """How many samples were offered so far."""
+
+    def sample_bytes(self, pixels: int, classes: int) -> int:
+        """An image, its label and its task."""
+        return super().sample_bytes(pixels, classes) + LABEL_BYTES
+
+    def recall(self, count: int, purpose: str, before: int | None = None) -> Recalled | None:
+        """So many samples, uniformly without repetition (all of them, where they are fewer); None where there is none.
+
+        `before`: of earlier tasks than this alone.
+        """
+        if self.memory_ is None:
+            return None
+        t = self.memory_["t"]
+        open_to = (t < before).nonzero().flatten() if before is not None else torch.arange(len(t))
+        if not len(open_to):
+            return None
+        chosen = open_to[torch.randperm(len(open_to), generator=self.rng(purpose))[:count]]
+        rows = {name: tensor[chosen.to(tensor.device)] for name, tensor in self.memory_.items()}
+        return Recalled(self.view(rows["images"], purpose), rows)
+
+    def mixed(self, x: Tensor, y: Tensor, t: TaskIds, *recalled: Recalled | None) -> tuple[Tensor, Tensor, TaskIds]:
+        """The new samples, then those recalled, each with its own task; as they came where none was recalled."""
+        found = [one for one in recalled if one is not None]
+        if not found:
+            return x, y, t
+        ys, ts = ([one.rows[name].to(y.device) for one in found] for name in ("y", "t"))
+        return (
+            torch.cat([x, *(one.x for one in found)]),
+            torch.cat([y, *ys]),
+            torch.cat([torch.full_like(y, self.task), *ts]),
+        )
+
+    def replayed(self, new: int) -> int:
+        """How many samples go with so many new ones."""
+        return self.replay_batch or new
+
+    def present(self, **more: Tensor) -> Rows:
+        """The new samples of this step as they would be kept, with what a method adds."""
+        train = self.data.train
+        images = train.images[self.indices].cpu()
+        y = train.y[self.indices.to(train.y.device)].cpu()
+        return {"images": images, "y": y, "t": torch.full_like(y, self.task), **more}
+
+    def remember(self, rows: Mapping[str, Tensor]) -> None:
+        """Offer samples to the memory, one after the other; in the first epoch alone."""
+        if self.epoch > 0 or self.memory_budget == 0:
+            return
+        slots = reservoir(self.seen_, len(rows["y"]), self.memory_budget, self.rng("reservoir"))
+        self.memory_ = placed(self.memory_, rows, slots)
+        self.seen_ += len(rows["y"])
+
+    def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
+        """Offer the new samples."""
+        self.remember(self.present())
+
+    def cross_entropies(self, logits: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """Of each sample, (N,), from the logits that `MultiHead.scope` asks for."""
+        return F.cross_entropy(logits, self.net.label(y, t), reduction="none")
