@@ -25,6 +25,7 @@ from cl.rng import Key, generator
 
 if TYPE_CHECKING:
     from cl.data import Split, Task
+    from cl.data.task import Normalise
     from cl.nets import MultiHead
     from cl.train import Fit
 
@@ -241,6 +242,10 @@ class Method:
 
     # What every method has.
 
+    def kept(self, normalise: Normalise) -> list[Split]:
+        """The stored samples of each old task, for a method that stores some."""
+        raise NotImplementedError
+
     def sample_bytes(self, pixels: int, classes: int) -> int:
         """What one stored sample takes: an image of so many bytes and its label; `classes`: of all tasks together."""
         return pixels + LABEL_BYTES
@@ -353,6 +358,13 @@ def checked(params: Params, say: Callable[[str], None] = print) -> Params:
     for name, knobs in params.methods.items():
         make(name, knobs)
     reasons = {name: why for name in params.methods if (why := cannot(name, params.scenario)) is not None}
+    if params.selection.strategy == "pareto" and params.selection.stability_on == "memory":
+        for name in params.methods:
+            decays = method_class(name).selection != "learning-rate"
+            if decays and not method_class(name).stores_samples:
+                reasons[name] = (
+                    f"{name} keeps no samples to see stability on (selection.stability_on: holdout would do)"
+                )
     left = {name: knobs for name, knobs in params.methods.items() if name not in reasons}
     if not reasons:
         return params

@@ -1,14 +1,16 @@
-"""The survey's choice of hyperparameters: maximal plasticity search, then stability decay.
+"""The survey's choice of hyperparameters: maximal plasticity search, then stability decay; and a search for a front.
 
-De Lange et al. 2021, Algorithm 1, decided on the current task's validation data alone. Every trial is a trial of an
-Optuna study in a journal file, which is also how a run that was killed knows what it has tried already.
+De Lange et al. 2021, Algorithm 1, decided on the current task's validation data alone. The front is of what a method
+can have of stability and of plasticity: two objectives of one Optuna study. Every trial is a trial of an Optuna study
+in a journal file, which is also how a run that was killed knows what it has tried already.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cl.errors import UserError
 from cl.method import Knob, Scalar, Value
 from cl.params import Selection
+from cl.rng import seed_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 Knobs = dict[str, Value]
@@ -38,6 +41,8 @@ class Outcome:
     epochs: int
     steps: int
     step_seconds: float
+    stability: float | None = None
+    """Mean accuracy on the old tasks in [0, 1], where a front is searched for."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Trial:
     """One trial as it is reported."""
 
     phase: str
-    """plasticity, stability, or learn (selection off)."""
+    """plasticity, stability, pareto, or learn (selection off)."""
     trial: int
     learning_rate: float
     knobs: Knobs
@@ -102,14 +107,14 @@ class Ledger:
         except (ValueError, KeyError) as error:
             raise UserError(f"{path}: the journal of trials is damaged ({error}); delete it to search anew") from None
 
-    def study(self, task: int, phase: str, key: str) -> Study:
+    def study(self, task: int, phase: str, key: str, objectives: int = 1) -> Study:
         """The study of this task and phase, as far as it has come; `key` names the data and all else it rests on."""
         name = f"task-{task:03d}/{phase} {key[:8]}"
         study = optuna.create_study(
             storage=self._storage,
             sampler=_Listed(),
             study_name=name,
-            direction="maximize",
+            directions=["maximize"] * objectives,
             load_if_exists=True,
         )
         return Study(study)
@@ -131,31 +136,47 @@ class Study:
         """The outcome of the trial of this number, where it has been run."""
         return self._done.get(number)
 
-    def begin(self, number: int, point: Knobs) -> optuna.Trial:
-        """Open the trial of this number at this point."""
+    def before(self, number: int) -> list[FrozenTrial]:
+        """The finished trials of lower numbers, in their order."""
+        done = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+        by_number = {trial.user_attrs["number"]: trial for trial in done}
+        return [by_number[earlier] for earlier in range(number)]
+
+    def begin(
+        self, number: int, point: Mapping[str, Any], space: Mapping[str, BaseDistribution] | None = None
+    ) -> optuna.Trial:
+        """Open the trial of this number at this point; `space`: what it was searched in."""
         sampler = self._study.sampler
         assert isinstance(sampler, _Listed)
         sampler.point = {name: str(value) if isinstance(value, list) else value for name, value in point.items()}
-        trial = self._study.ask({name: _distribution(value) for name, value in sampler.point.items()})
+        trial = self._study.ask(dict(space or {name: _distribution(value) for name, value in sampler.point.items()}))
         trial.set_user_attr("number", number)
         return trial
 
-    def end(self, trial: optuna.Trial, outcome: Outcome, **notes: Any) -> Outcome:
+    def end(self, trial: optuna.Trial, outcome: Outcome, notes: Mapping[str, Any] | None = None) -> Outcome:
         """Close the trial with its outcome; `notes` are shown with it (threshold, learning rate)."""
         trial.set_user_attr("outcome", asdict(outcome))
-        for name, value in notes.items():
+        for name, value in (notes or {}).items():
             trial.set_user_attr(name, value)
-        self._study.tell(trial, outcome.accuracy)
+        found = [outcome.accuracy, outcome.stability or 0.0]
+        self._study.tell(trial, found[: len(self._study.directions)])
         self._done[trial.user_attrs["number"]] = outcome
         return outcome
 
-    def run(self, number: int, point: Knobs, train: Callable[[], Outcome], **notes: Any) -> Outcome:
+    def run(
+        self,
+        number: int,
+        point: Mapping[str, Any],
+        train: Callable[[], Outcome],
+        space: Mapping[str, BaseDistribution] | None = None,
+        notes: Mapping[str, Any] | None = None,
+    ) -> Outcome:
         """The outcome of the trial of this number: as known, or by training now."""
         known = self.known(number)
         if known is not None:
             return known
-        trial = self.begin(number, point)
-        return self.end(trial, train(), **notes)
+        trial = self.begin(number, point, space)
+        return self.end(trial, train(), notes)
 
 
 def best_learning_rate(outcomes: Mapping[float, Outcome]) -> tuple[float, float]:
@@ -195,6 +216,82 @@ def decay_until_accepted(
             if decay.knobs == tried:  # at zero already: nothing is left to give up
                 break
     return attempts, dict(decay.knobs)
+
+
+class Front:
+    """A search for what a method can have of plasticity and of stability: a study of two objectives.
+
+    Each decaying knob is searched as the number of times u that it is decayed, from the value given: with alpha^u for
+    alpha, u a real number from -3 (more stable than given) to `max_attempts`. Points are proposed in rounds of a fixed
+    size, from what the rounds before have found, so it does not matter how many of a round are tried at once.
+    """
+
+    ROUND = 4
+    MORE_STABLE = 3.0
+
+    def __init__(self, study: Study, start: Knobs, declared: Mapping[str, Knob], selection: Selection) -> None:
+        self.study, self._start, self._alpha = study, dict(start), selection.decay
+        self._declared = {name: knob for name, knob in declared.items() if knob.decay is not None}
+        self.space: dict[str, BaseDistribution] = {
+            name: FloatDistribution(-self.MORE_STABLE, selection.max_attempts) for name in self._declared
+        }
+
+    def enter(self, number: int, knobs: Knobs, outcome: Outcome) -> None:
+        """Tell a point that was tried elsewhere: where on the searched lines it lies nearest."""
+        point = {name: self._decays(name, knobs[name]) for name in self._declared}
+        self.study.run(number, point, lambda: outcome, self.space, {"knobs": knobs})
+
+    def round(self, numbers: range, *key: int | str) -> list[Knobs]:
+        """The knobs to try as the trials of these numbers; drawn by the key and what earlier trials have found."""
+        found = []
+        earlier = self.study.before(numbers.start)
+        for number in numbers:
+            sampler = optuna.samplers.TPESampler(seed=seed_of(*key, number) % 2**32, n_startup_trials=self.ROUND)
+            aside = optuna.create_study(sampler=sampler, directions=["maximize", "maximize"])
+            aside.add_trials(earlier)
+            found.append(aside.ask(self.space).params)
+        return found
+
+    def knobs(self, point: Mapping[str, Any]) -> Knobs:
+        """The knobs at a point of the search."""
+        return self._start | {name: self._decayed(name, u) for name, u in point.items()}
+
+    def _decayed(self, name: str, u: float) -> float:
+        knob, value = self._declared[name], self._start[name]
+        assert knob.decay is not None
+        assert isinstance(value, float)
+        found = knob.decay(value, self._alpha**u)
+        low, high = knob.range or (-math.inf, math.inf)
+        return min(max(found, low), high)
+
+    def _decays(self, name: str, value: Value) -> float:
+        """The u whose value is nearest, by halving: a decay is monotone."""
+        low, high = -self.MORE_STABLE, float(self.space[name].high)  # type: ignore[attr-defined]
+        falls = self._decayed(name, low) > self._decayed(name, high)
+        assert isinstance(value, float)
+        for _ in range(50):
+            middle = (low + high) / 2
+            if (self._decayed(name, middle) > value) == falls:
+                low = middle
+            else:
+                high = middle
+        return (low + high) / 2
+
+
+def front(outcomes: Sequence[Outcome]) -> list[int]:
+    """Which of them no other is better than in one of accuracy and stability and no worse in the other; in order."""
+
+    def beaten(a: Outcome) -> bool:
+        pairs = [(b.accuracy - a.accuracy, (b.stability or 0.0) - (a.stability or 0.0)) for b in outcomes]
+        return any(min(pair) >= 0 and max(pair) > 0 for pair in pairs)
+
+    return [number for number, outcome in enumerate(outcomes) if not beaten(outcome)]
+
+
+def most_stable(outcomes: Sequence[Outcome], threshold: float) -> int | None:
+    """Of the front, the most stable that reaches the threshold of plasticity (equal: the first); None: none does."""
+    good = [number for number in front(outcomes) if outcomes[number].accuracy >= threshold - ROUNDING]
+    return max(good, key=lambda number: outcomes[number].stability or 0.0, default=None)
 
 
 class _Listed(optuna.samplers.BaseSampler):

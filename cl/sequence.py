@@ -13,8 +13,9 @@ import os
 import platform
 import resource
 import shutil
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -35,12 +36,22 @@ from cl.nets import build, load_weights
 from cl.nets.precision import is_reduced
 from cl.params import Params, bytes_of
 from cl.rng import generator
-from cl.selection import Knobs, Ledger, Outcome, Study, Trial, best_learning_rate, decay_until_accepted
+from cl.selection import (
+    Front,
+    Knobs,
+    Ledger,
+    Outcome,
+    Study,
+    Trial,
+    best_learning_rate,
+    decay_until_accepted,
+    most_stable,
+)
 from cl.train import Fit, Snapshot, fit
 
 Say = Callable[[dict[str, Any]], None]
-Pool = Callable[[int, int, float, Knobs, bool], "Future[Outcome]"]
-"""Starts a trial of the plasticity search elsewhere: (stage, number, learning rate, knobs, own)."""
+Pool = Callable[..., "Future[Outcome]"]
+"""Starts a trial elsewhere: (stage, name of the method of `Unit` that runs it, its arguments)."""
 JOURNAL = "studies.log"
 FINISHED = "finished.json"
 
@@ -74,6 +85,33 @@ class Learned:
     threshold: float | None
     attempts: int
     next_knobs: Knobs
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial of which several may run at once: the method of `Unit` that runs it, with its arguments."""
+
+    number: int
+    point: Mapping[str, Any]
+    work: str
+    arguments: tuple[Any, ...]
+    shown: Knobs
+    space: Mapping[str, Any] | None = None
+    notes: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What the plasticity search of a stage has found, from which the attempts set out."""
+
+    index: int
+    knobs: Knobs
+    """That the stage started with."""
+    winner: int
+    learning_rate: float
+    trained: Outcome
+    """The best trial: its number, its learning rate and what came of it."""
+    threshold: float
 
 
 class Learner:
@@ -200,7 +238,21 @@ class Learner:
             trained.epochs + sum(f.epochs for f in self.extra),
             trained.steps + sum(f.steps for f in self.extra),
             trained.step_seconds + sum(f.step_seconds for f in self.extra),
+            self._stability() if self.searches_front else None,
         )
+
+    @property
+    def searches_front(self) -> bool:
+        """Whether stability is weighed too: there are old tasks, and the params ask for it."""
+        return self.params.selection.strategy == "pareto" and not self.boot
+
+    def _stability(self) -> float:
+        """Mean accuracy on the old tasks: on what the method keeps of them, or on their validation data."""
+        if self.params.selection.stability_on == "holdout":
+            old = [task.validation for task in self.sequence.tasks[: self.task.index]]
+        else:
+            old = self.method.kept(self.task.train.normalise)[: self.task.index]
+        return statistics.fmean(accuracy(self.method, split, inference=True) for split in old)
 
     def _set(self, knobs: Knobs) -> None:
         for name, value in knobs.items():
@@ -231,6 +283,8 @@ class Unit:
         self.records: list[dict[str, Any]] = []
         self.costs: list[dict[str, Any]] = []
         self.ledger = Ledger(folder / JOURNAL)
+        self.in_place: tuple[int, str, int] | None = None
+        """Stage, phase and number of the trial whose model the learner has."""
 
     @classmethod
     def searcher(cls, learner: Learner, key: str, folder: Path, index: int) -> Unit:
@@ -331,12 +385,20 @@ class Unit:
                 searched[winner] = dataclasses.replace(searched[winner], outcome=cost)
                 learned = Learned(searched, searched[winner], final.accuracy, best, threshold, 1, knobs)
             else:
-                attempts, next_knobs = self._stability(index, knobs, eta, winner, outcomes[eta], threshold)
+                found = Searched(index, knobs, winner, eta, outcomes[eta], threshold)
+                attempts, next_knobs = self._stability(found)
                 tried = [
-                    Trial("stability", i, eta, values, threshold, found) for i, (values, found) in enumerate(attempts)
+                    Trial("stability", i, eta, values, threshold, came) for i, (values, came) in enumerate(attempts)
                 ]
-                final = tried[-1].outcome
-                learned = Learned(searched + tried, tried[-1], final.accuracy, best, threshold, len(tried), next_knobs)
+                kept = tried[-1]
+                if self.learner.searches_front:
+                    tried += self._front(found, tried)
+                    best_of = most_stable([trial.outcome for trial in tried], threshold)
+                    kept = kept if best_of is None else tried[best_of]
+                if self.in_place != (index, kept.phase, kept.trial):  # after a kill, or as a later trial was no better
+                    self.attempt(found, kept.phase, kept.trial, kept.knobs)
+                accepted = kept.outcome.accuracy
+                learned = Learned(searched + tried, kept, accepted, best, threshold, len(tried), next_knobs)
         clock.step_seconds = sum(trial.outcome.step_seconds for trial in learned.trials)
         return learned
 
@@ -356,19 +418,27 @@ class Unit:
     def _plasticity(self, index: int, grid: list[float], knobs: Knobs, *, own: bool) -> dict[float, Outcome]:
         """Maximal plasticity search: every learning rate once, from the model of the task before."""
         study = self._study(index, "plasticity")
-        missing = [(number, lr) for number, lr in enumerate(grid) if study.known(number) is None]
-        if self.pool is None or len(missing) < 2:
-            for number, lr in missing:
-                search = functools.partial(self.search, index, number, lr, knobs, own=own)
-                self._tell("plasticity", index, {"learning_rate": lr}, study.run(number, {"learning_rate": lr}, search))
-        else:
-            trials = [study.begin(number, {"learning_rate": lr}) for number, lr in missing]
-            futures = [self.pool(index, number, lr, knobs, own) for number, lr in missing]
-            for trial, future, (_, lr) in zip(trials, futures, missing, strict=True):
-                self._tell("plasticity", index, {"learning_rate": lr}, study.end(trial, future.result()))
-        return {lr: found for number, lr in enumerate(grid) if (found := study.known(number)) is not None}
+        jobs = []
+        for number, lr in enumerate(grid):
+            point: Knobs = {"learning_rate": lr}
+            jobs.append(Job(number, point, "search", (index, number, lr, knobs, own), point))
+        return dict(zip(grid, self._all(study, index, "plasticity", jobs), strict=True))
 
-    def search(self, index: int, number: int, learning_rate: float, knobs: Knobs, *, own: bool) -> Outcome:
+    def _all(self, study: Study, index: int, phase: str, jobs: list[Job]) -> list[Outcome]:
+        """The outcomes of the trials, those not known yet run: at once, where there are processes for that."""
+        missing = [job for job in jobs if study.known(job.number) is None]
+        if self.pool is None or len(missing) < 2:
+            for job in missing:
+                run = functools.partial(getattr(self, job.work), *job.arguments)
+                self._tell(phase, index, job.shown, study.run(job.number, job.point, run, job.space, job.notes))
+        else:
+            trials = [study.begin(job.number, job.point, job.space) for job in missing]
+            futures = [self.pool(index, job.work, job.arguments) for job in missing]
+            for job, trial, future in zip(missing, trials, futures, strict=True):
+                self._tell(phase, index, job.shown, study.end(trial, future.result(), job.notes))
+        return [found for job in jobs if (found := study.known(job.number)) is not None]
+
+    def search(self, index: int, number: int, learning_rate: float, knobs: Knobs, own: bool) -> Outcome:
         """One trial of the plasticity search; keeps its model where the task may go on from it."""
         outcome = self.learner.train("plasticity", number, learning_rate, knobs, plain=not own)
         if own or self.learner.method.selection == "consolidation-decay":
@@ -380,38 +450,53 @@ class Unit:
             )
         return outcome
 
-    def _stability(
-        self, index: int, knobs: Knobs, eta: float, winner: int, trained: Outcome, threshold: float
-    ) -> tuple[list[tuple[Knobs, Outcome]], Knobs]:
-        """Stability decay; the model of the last attempt is in place afterwards."""
-        study, learner = self._study(index, "stability"), self.learner
-        in_place: int | None = None
+    def _stability(self, found: Searched) -> tuple[list[tuple[Knobs, Outcome]], Knobs]:
+        """Stability decay."""
+        study = self._study(found.index, "stability")
 
-        def train(number: int, values: Knobs) -> Outcome:
-            nonlocal in_place
-            in_place = number
-            if learner.method.selection == "consolidation-decay":
-                self._restore_candidate(index, winner, eta, knobs, own=False)
-                before = Outcome(trained.accuracy, 0, 0, 0.0)
-            else:
-                before = learner.train("stability", number, eta, values, plain=False)
-            return learner.consolidate("stability", number, eta, values, before)
-
-        def attempt(number: int, values: Knobs) -> Outcome:
-            notes = {"threshold": threshold, "learning_rate": eta}
-            outcome = study.run(number, values, functools.partial(train, number, values), **notes)
-            self._tell("stability", index, self._decayed(values), outcome)
+        def try_out(number: int, values: Knobs) -> Outcome:
+            notes = {"threshold": found.threshold, "learning_rate": found.learning_rate}
+            train = functools.partial(self.attempt, found, "stability", number, values)
+            outcome = study.run(number, values, train, notes=notes)
+            self._tell("stability", found.index, self._decayed(values), outcome)
             return outcome
 
-        attempts, next_knobs = decay_until_accepted(
-            knobs, learner.method.knobs, self.params.selection, threshold, attempt
-        )
-        if in_place != len(attempts) - 1:  # killed between the last attempt and the checkpoint: make its model again
-            train(len(attempts) - 1, attempts[-1][0])
-        return attempts, next_knobs
+        declared = self.learner.method.knobs
+        return decay_until_accepted(found.knobs, declared, self.params.selection, found.threshold, try_out)
 
-    def _study(self, index: int, phase: str) -> Study:
-        return self.ledger.study(index, phase, self.chain_key(index))
+    def _front(self, found: Searched, tried: list[Trial]) -> list[Trial]:
+        """More points of what the method can have of stability and of plasticity, beside the survey's attempts."""
+        study = self._study(found.index, "pareto", objectives=2)
+        search = Front(study, self.learner.knobs, self.learner.method.knobs, self.params.selection)
+        for number, trial in enumerate(tried):
+            search.enter(number, trial.knobs, trial.outcome)
+        eta, more = found.learning_rate, []
+        end = len(tried) + self.params.selection.trials
+        for start in range(len(tried), end, Front.ROUND):
+            numbers = range(start, min(start + Front.ROUND, end))
+            jobs = []
+            for number, point in zip(numbers, search.round(numbers, self.learner.seed, found.index), strict=True):
+                values = search.knobs(point)
+                work = ("attempt", (found, "pareto", number, values), self._decayed(values))
+                jobs.append(Job(number, point, *work, search.space, {"learning_rate": eta, "knobs": values}))
+            outcomes = self._all(study, found.index, "pareto", jobs)
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                more.append(Trial("pareto", job.number, eta, job.arguments[-1], found.threshold, outcome))
+        return more
+
+    def attempt(self, found: Searched, phase: str, number: int, values: Knobs) -> Outcome:
+        """Train with these knobs, or take the plasticity search's model, and consolidate; leaves the model in place."""
+        learner, eta = self.learner, found.learning_rate
+        self.in_place = (found.index, phase, number)
+        if learner.method.selection == "consolidation-decay":
+            self._restore_candidate(found.index, found.winner, eta, found.knobs, own=False)
+            before = Outcome(found.trained.accuracy, 0, 0, 0.0)
+        else:
+            before = learner.train(phase, number, eta, values, plain=False)
+        return learner.consolidate(phase, number, eta, values, before)
+
+    def _study(self, index: int, phase: str, objectives: int = 1) -> Study:
+        return self.ledger.study(index, phase, self.chain_key(index), objectives)
 
     def _tell(self, phase: str, index: int, point: Knobs, outcome: Outcome) -> None:
         tried = {"phase": phase, "index": index, "tasks": len(self.learner.stages), "point": point}
@@ -429,7 +514,7 @@ class Unit:
         try:
             snapshot, _ = checkpoint.load(self._candidate(index, number), self.chain_key(index), self.learner.device)
         except DamagedCheckpoint:
-            self.search(index, number, learning_rate, knobs, own=own)
+            self.search(index, number, learning_rate, knobs, own)
         else:
             snapshot.restore(self.learner.method)
 
@@ -467,6 +552,7 @@ class Unit:
                     "knobs": trial.knobs,
                     "accuracy": trial.outcome.accuracy,
                     "threshold": trial.threshold,
+                    **({} if trial.outcome.stability is None else {"stability": trial.outcome.stability}),
                     "kept": trial is kept,
                     "epochs": trial.outcome.epochs,
                     "steps": trial.outcome.steps,
@@ -495,6 +581,9 @@ class Unit:
             "average_forgetting": average_forgetting(matrix),
             "per_task": [record["per_task"] for record in self.records],
         }
+        if self.params.selection.strategy != "survey":
+            selection = self.params.selection
+            result["search"] = f"{selection.strategy} search, stability on {selection.stability_on}"
         if learner.sequence.reduced:
             result["reduced"] = dict(learner.sequence.reduced)
         if self.records[0]["other_accuracy"] is not None:

@@ -32,7 +32,7 @@ from cl.params import PACKAGE, Params, read
 if TYPE_CHECKING:
     import torch
 
-    from cl.selection import Knobs, Outcome
+    from cl.selection import Outcome
     from cl.sequence import Learner, Say
 
 PUBLISHED = {
@@ -134,7 +134,7 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
                         "message": f"{count} tasks were learned by another version; going on from there",
                     }
                 )
-        unit = Unit(_learner(params, method, seed, out), folder, unit_key(params, method, seed), say, pool)
+        unit = Unit(learner_of(params, method, seed, out), folder, unit_key(params, method, seed), say, pool)
         unit.run()
         publish(folder, method, seed, out, len(unit.learner.stages), say)
 
@@ -182,7 +182,8 @@ def publish(folder: Path, method: str, seed: int, out: Path, stages: int, say: S
             write_bytes(place, data)
 
 
-def _learner(params: Params, method: str, seed: int, out: Path) -> Learner:
+def learner_of(params: Params, method: str, seed: int, out: Path) -> Learner:
+    """The unit's learner on what is prepared under `out`, at the start of the sequence."""
     from cl.data import load
     from cl.sequence import Learner
 
@@ -212,7 +213,7 @@ def _alone(folder: Path, name: str, say: Say) -> Iterator[None]:
         yield
 
 
-# Trials of the plasticity search in processes beside the unit's own.
+# Trials in processes beside the unit's own.
 
 _searcher: Any = None
 
@@ -228,26 +229,19 @@ def _start_searcher(params: dict[str, Any], method: str, seed: int, out: str) ->
     _settle()
     checked = Params.model_validate(params)
     _searcher = functools.partial(
-        Unit.searcher, _learner(checked, method, seed, Path(out)), unit_key(checked, method, seed)
+        Unit.searcher, learner_of(checked, method, seed, Path(out)), unit_key(checked, method, seed)
     )
 
 
-def _search(folder: str, index: int, number: int, learning_rate: float, knobs: Knobs, own: bool) -> Outcome:
-    unit = _searcher(Path(folder), index)
-    outcome: Outcome = unit.search(index, number, learning_rate, knobs, own=own)
+def _search(folder: str, index: int, work: str, arguments: tuple[Any, ...]) -> Outcome:
+    outcome: Outcome = getattr(_searcher(Path(folder), index), work)(*arguments)
     return outcome
 
 
 def _submit(
-    executor: ProcessPoolExecutor,
-    folder: str,
-    index: int,
-    number: int,
-    learning_rate: float,
-    knobs: Knobs,
-    own: bool,
+    executor: ProcessPoolExecutor, folder: str, index: int, work: str, arguments: tuple[Any, ...]
 ) -> Future[Outcome]:
-    return executor.submit(_search, folder, index, number, learning_rate, knobs, own)
+    return executor.submit(_search, folder, index, work, arguments)
 
 
 # The process.

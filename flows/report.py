@@ -70,6 +70,7 @@ class Row:
     peak_memory: float | None
     relative_time: float | None  # process seconds over those of finetune
     measures: dict[str, Estimate | None]  # those of `MEASURES`
+    searched: list[dict[str, Any]]  # trials of the first seed that weigh stability too, where a front was searched for
     otherwise: Estimate | None  # average accuracy, the task not told where else it is, or the other way round
 
     @property
@@ -101,7 +102,7 @@ class Summary:
         rows = self.told_otherwise()
         if not rows:
             return []
-        width = max(len(row.method) for row in rows)
+        width = max(len(name) for name in ["method", *(row.method for row in rows)])
         ranks = iter(range(1, len(rows) + 1))
         lines = [f"The same models {self.otherwise}:", "", f"| rank | {'method'.ljust(width)} | average accuracy % |"]
         lines.append(f"| ---: | :{'-' * (width - 1)} | -----------------: |")
@@ -283,6 +284,7 @@ def summarise(
             "forward transfer": estimate(forward_transfer(run) for run in runs),
             "size efficiency": estimate(size_efficiency(run) for run in runs),
         },
+        searched=[trial for trial in runs[0].trials if "stability" in trial],
         otherwise=estimate(metrics.average_accuracy(run.otherwise) if run.otherwise else None for run in runs),
     )
 

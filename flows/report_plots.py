@@ -96,11 +96,13 @@ class Drawing:
 
 
 def draw(summary: "Summary") -> dict[str, Drawing]:
-    """All figures of a comparison by name; `cost` only where there are cost files."""
+    """All figures of a comparison by name; `cost` only with cost files, `fronts` only where some were searched for."""
     plots: dict[str, Callable[[Summary], Figure]] = {}
     plots |= {"average": average, "curves": curves, "matrices": matrices, "tradeoff": tradeoff}
     if any(row.seconds for row in summary.rows):
         plots["cost"] = cost
+    if any(row.searched for row in summary.rows):
+        plots["fronts"] = fronts
     drawings = {}
     for name, plot in plots.items():
         with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
@@ -301,6 +303,37 @@ def tradeoff(summary: "Summary") -> Figure:
         if row.bound == "upper bound" and not row.learning:
             iso_line(axes, 100 * row.accuracy[0], kept, row.method, color=INK, linewidth=1, linestyle=DASHES[1])
     label_points(axes, points, table)
+    return figure
+
+
+def fronts(summary: "Summary") -> Figure:
+    """A line of panels per method, one a task: the plasticity and stability of all that was tried, and their front."""
+    rows = [row for row in summary.rows if row.searched]
+    tasks = task_ticks(len(summary.tasks) - 1, most=4)
+    figure, grid = panels(len(rows), len(tasks), 1.9, bottom=0.75, left=0.62, gap=(0.22, 0.42))
+    table = looks(summary.rows)
+    for place, axes in enumerate(grid):
+        row, task = rows[place // len(tasks)], tasks[place % len(tasks)]
+        colour = table[row.method].colour
+        trials = [trial for trial in row.searched if trial["task_index"] == task]
+        points = [(100 * trial["accuracy"], 100 * trial["stability"]) for trial in trials]
+        best = sorted(a for a in points if not any(b != a and b[0] >= a[0] and b[1] >= a[1] for b in points))
+        axes.plot(*zip(*best, strict=True), color=colour, linewidth=1, alpha=0.7)
+        for trial, (x, y) in zip(trials, points, strict=True):
+            attempt = trial["phase"] == "stability"
+            fill = colour if (x, y) in best else "none"
+            axes.plot(x, y, "D" if attempt else "o", markersize=4, color=colour, markerfacecolor=fill, clip_on=False)
+        survey = max(n for n, trial in enumerate(trials) if trial["phase"] == "stability")
+        axes.plot(*points[survey], "*", markersize=11, color=INK, clip_on=False)
+        kept = next(n for n, trial in enumerate(trials) if trial["kept"])
+        axes.plot(*points[kept], "o", markersize=11, color=INK, markerfacecolor="none", clip_on=False)
+        axes.axvline(100 * trials[0]["threshold"], color=MUTED, linewidth=0.8, linestyle=DASHES[1])
+        axes.margins(0.12)
+        axes.set_title(f"{row.method}, task {task + 1}")
+        if place // len(tasks) == len(rows) - 1:
+            axes.set_xlabel("plasticity: new task (%)")
+        if place % len(tasks) == 0:
+            axes.set_ylabel("stability:\nold tasks (%)")
     return figure
 
 

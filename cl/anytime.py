@@ -1,0 +1,144 @@
+"""Accuracy within the tasks, on demand: `python -m cl.anytime --methods er,finetune --every 10`.
+
+What is taken after each task hides what happens in between: with the first steps on a new task old ones may be lost,
+and found again by its end (the stability gap; De Lange et al., Continual evaluation for lifelong learning, ICLR 2023).
+So each task's kept trial is trained once more from the checkpoint before it, which gives the same model, and test
+accuracy is taken every so many steps. Nothing that was chosen or reported changes.
+
+Writes `<out>/results/<method>/seed-<s>.anytime.json`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cl import checkpoint, cli
+from cl.data import Split, Task
+from cl.errors import UserError
+from cl.files import read_json, write_json
+from cl.method import accuracy, checked, method_class
+from cl.metrics import largest_change, worst_case_accuracy
+from cl.params import Params
+from cl.pool import UnitOfWork, units_of
+from cl.rng import generator
+from cl.sequence import FINISHED, Unit
+from cl.unit import learner_of, unit_folder, unit_key
+
+SAMPLES = 1000
+"""Test samples of a task that are looked at, at most; a fixed random choice."""
+WINDOW = 10
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What was known after one step."""
+
+    task: int
+    """Index of the task being learned."""
+    step: int
+    """Since the first task began."""
+    accuracy: list[float]
+    """On each task up to this one."""
+
+
+def trace(params: Params, unit: UnitOfWork, out: Path, every: int) -> list[Moment]:
+    """Train the kept trial of each task again, and look every so many steps, and at the last of a task.
+
+    Raises `UserError` unless the unit has been learned with these params.
+    """
+    folder = unit_folder(params, unit.method, unit.seed, out)
+    trials = (read_json(folder / "trials.json") or {}).get("trials")
+    if trials is None or not (folder / FINISHED).exists():
+        raise UserError(f"{unit.name} is not learned under {out} with these params; learn it first: flows.benchmark")
+    learner = learner_of(params, unit.method, unit.seed, out)
+    learner.sequence = replace(learner.sequence, tasks=tuple(map(_few, learner.sequence.tasks)))
+    whole = Unit(learner, folder, unit_key(params, unit.method, unit.seed), lambda event: None)
+    moments: list[Moment] = []
+    steps_before = 0
+    for index, stage in enumerate(learner.stages):
+        if index > 0:
+            place = folder / f"task-{index - 1:03d}"
+            learner.resume(index - 1, checkpoint.load(place, whole.chain_key(index - 1), learner.device)[0])
+        learner.open(stage)
+        kept = next(trial for trial in trials if trial["task_index"] == index and trial["kept"])
+        plain = learner.method.selection == "consolidation-decay" and kept["phase"] != "learn"
+        if plain:  # what was kept is the best model of the plasticity search, consolidated
+            searched = [trial for trial in trials if trial["task_index"] == index and trial["phase"] == "plasticity"]
+            kept = next(trial for trial in searched if trial["learning_rate"] == kept["learning_rate"])
+        judged = learner.method.judged_by == "inference"
+        last = steps_before
+
+        def look(step: int, index: int = index, start: int = steps_before, judged: bool = judged) -> None:
+            nonlocal last
+            last = start + step
+            if step % every == 0:
+                old = [accuracy(learner.method, task.test, inference=True) for task in learner.sequence.tasks[:index]]
+                now = accuracy(learner.method, learner.sequence.tasks[index].test, inference=judged)
+                moments.append(Moment(index, last, [*old, now]))
+
+        values = kept["knobs"] or learner.knobs
+        learner.train(kept["phase"], kept["trial"], kept["learning_rate"], values, plain=plain, watch=look)
+        steps_before = last
+    return moments
+
+
+def _few(task: Task) -> Task:
+    """The task with at most `SAMPLES` test samples."""
+    if len(task.test) <= SAMPLES:
+        return task
+    chosen = torch.randperm(len(task.test), generator=generator("anytime", task.name))[:SAMPLES]
+    images, y = task.test.images[chosen], task.test.y.cpu()[chosen]
+    return replace(task, test=Split(lambda: (images, y, task.index), task.test.normalise))
+
+
+def summary(moments: list[Moment], tasks: int) -> dict[str, float]:
+    """The measures of a trace; formulas in `cl.metrics` and in docs/metrics.md."""
+    found = {"anytime_average_accuracy": statistics.fmean(statistics.fmean(moment.accuracy) for moment in moments)}
+    since = [[m.accuracy[i] for m in moments if m.task > i] for i in range(tasks - 1)]
+    if tasks > 1:
+        found["minimum_accuracy"] = statistics.fmean(map(min, since))
+        found["windowed_forgetting"] = statistics.fmean(largest_change(values, WINDOW) for values in since)
+        found["windowed_plasticity"] = statistics.fmean(largest_change(values, WINDOW, 1) for values in since)
+    found["worst_case_accuracy"] = worst_case_accuracy(since, moments[-1].accuracy[-1])
+    return found
+
+
+def main() -> int:
+    """Take test accuracy within the tasks, of units that have been learned."""
+    parser = cli.parser("cl.anytime", main.__doc__)
+    parser.add_argument("--every", type=int, default=10, metavar="STEPS", help="from one look to the next; default: 10")
+    given = parser.parse_args()
+    params = checked(cli.params_of(given))
+    print(f"{'unit':24} {'average':>8} {'worst case':>11} {'minimum':>8} {'largest drop':>13}")
+    for unit in units_of(params):
+        found = traced(params, unit, given.out, given.every)
+        if found is None:
+            print(f"{unit.name:24} learns all tasks at once")
+            continue
+        values = [found["anytime_average_accuracy"], found["worst_case_accuracy"]]
+        values += [found.get("minimum_accuracy"), found.get("windowed_forgetting")]
+        shown = [f"{value:.1%}" if value is not None else "-" for value in values]
+        print(f"{unit.name:24} {shown[0]:>8} {shown[1]:>11} {shown[2]:>8} {shown[3]:>13}", flush=True)
+    return 0
+
+
+def traced(params: Params, unit: UnitOfWork, out: Path, every: int) -> dict[str, Any] | None:
+    """The unit's trace and its measures, written beside its results; None where all tasks were learned at once."""
+    if method_class(unit.method).sees_all_tasks:
+        return None
+    moments = trace(params, unit, out, every)
+    tasks = max(moment.task for moment in moments) + 1
+    head = {"schema": 1, "benchmark": params.benchmark.name, "method": unit.method, "seed": unit.seed, "every": every}
+    found = {**head, **summary(moments, tasks), "trace": [vars(moment) for moment in moments]}
+    write_json(out / "results" / unit.method / f"seed-{unit.seed}.anytime.json", found)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))
