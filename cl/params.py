@@ -168,6 +168,13 @@ class Selection(Section):
     max_attempts: int = Field(10, ge=1)
     reset_per_task: bool = Field(False, description="start every task from the knobs as given, not as decayed")
 
+    @property
+    def title(self) -> str:
+        """Of another search than the survey's; else empty."""
+        if self.strategy == "survey" or not self.enabled:
+            return ""
+        return f"{self.strategy} search, stability on {self.stability_on}"
+
     @field_validator("boot_learning_rates", "learning_rates")
     @classmethod
     def _distinct(cls, grid: list[float]) -> list[float]:
@@ -230,6 +237,12 @@ class Params(Section):
     execution: Execution = Execution()
     tracking: Tracking = Tracking()
     champion: Champion = Champion()
+
+    @property
+    def title(self) -> str:
+        """The benchmark, and the scenario and the search where they are not the usual ones: one ranking each."""
+        scenario = self.scenario.title if self.scenario.title != Scenario().title else ""
+        return ", ".join(filter(None, [self.benchmark.name, scenario, self.selection.title]))
 
     @field_validator("methods", mode="before")
     @classmethod

@@ -244,7 +244,7 @@ class Learner:
     @property
     def searches_front(self) -> bool:
         """Whether stability is weighed too: there are old tasks, and the params ask for it."""
-        return self.params.selection.strategy == "pareto" and not self.boot
+        return bool(self.params.selection.title) and not self.boot
 
     def _stability(self) -> float:
         """Mean accuracy on the old tasks: on what the method keeps of them, or on their validation data."""
@@ -581,9 +581,8 @@ class Unit:
             "average_forgetting": average_forgetting(matrix),
             "per_task": [record["per_task"] for record in self.records],
         }
-        if self.params.selection.strategy != "survey":
-            selection = self.params.selection
-            result["search"] = f"{selection.strategy} search, stability on {selection.stability_on}"
+        if self.params.selection.title:
+            result["search"] = self.params.selection.title
         if learner.sequence.reduced:
             result["reduced"] = dict(learner.sequence.reduced)
         if self.records[0]["other_accuracy"] is not None:

@@ -49,7 +49,7 @@ def compare(params: Params, out: Path, prefect: Plain) -> None:
 def named(params: Params) -> tuple[str, list[str]]:
     """How a run of these params is shown: its name, and its tags."""
     commit = provenance.git_commit() or "unversioned"
-    name = f"{params.benchmark.name}: {len(params.methods)} methods, {len(params.seeds)} seeds"
+    name = f"{params.title}: {len(params.methods)} methods, {len(params.seeds)} seeds"
     return name, [params.benchmark.name, f"git:{commit[:12]}"]
 
 

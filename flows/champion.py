@@ -34,7 +34,7 @@ def crown(params: Params, out: Path, prefect: Plain, method: str | None = None, 
     said = register(params, out, choice, tracking)
     # Without the password that an address may hold; the embedded database as seen from here.
     place = tracking.target if tracking.uri else f"sqlite:///{os.path.relpath(tracking.database)}"
-    name = params.champion.name or params.benchmark.name
+    name = params.champion.name or params.title
     command = f"MLFLOW_TRACKING_URI={place} mlflow models serve -m models:/{name}@{ALIAS} --env-manager local"
     prefect.say(said)
     prefect.say(f"serve it: {command}")

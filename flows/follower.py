@@ -27,7 +27,7 @@ def tracking_of(params: Params, out: Path) -> Tracking:
     """Where a run of these params is shown."""
     settings = params.tracking
     shared = Path(settings.folder) if settings.folder is not None else None
-    return Tracking(out, settings.uri, settings.experiment or params.benchmark.name, shared)
+    return Tracking(out, settings.uri, settings.experiment or params.title, shared)
 
 
 class Follower:

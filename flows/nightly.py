@@ -70,7 +70,7 @@ def last_good(home: Path, sequence: Mapping[str, Any]) -> Night | None:
 
 
 def _sequence(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {"reduced": {}, **record["sequence"]}  # nights of before 2026-11-23 do not say whether they were reduced
+    return {"reduced": {}, "setting": "", **record["sequence"]}  # the first nights did not say so
 
 
 def nightly(params: Params, home: Path, prefect: Plain, now: datetime) -> Verdict:
@@ -102,7 +102,7 @@ def _told(params: Params, home: Path) -> Params:
     """Where the night is tracked: all nights together, in an experiment of their own."""
     given = params.tracking
     changed = {
-        "experiment": f"{given.experiment or params.benchmark.name}{tracking.NIGHTLY}",
+        "experiment": f"{given.experiment or params.title}{tracking.NIGHTLY}",
         "folder": given.folder or str(home / "mlflow"),
     }
     return params.model_copy(update={"tracking": given.model_copy(update=changed)})
@@ -110,9 +110,9 @@ def _told(params: Params, home: Path) -> Params:
 
 def _judge(params: Params, home: Path, out: Path, failure: UnitsFailed | None, prefect: Plain) -> Verdict:
     runs = read_runs(out) if any(out.glob("results/*/seed-*.json")) else []
-    sequence: dict[str, Any] = {"benchmark": params.benchmark.name, "tasks": [], "reduced": {}}
+    sequence: dict[str, Any] = {"benchmark": params.benchmark.name, "tasks": [], "reduced": {}, "setting": ""}
     if runs:
-        sequence |= {"tasks": list(runs[0].tasks), "reduced": runs[0].reduced}
+        sequence |= {"tasks": list(runs[0].tasks), "reduced": runs[0].reduced, "setting": runs[0].setting}
     before = last_good(home, sequence)
     old = read_runs(before.folder, params.methods, params.seeds) if before else []
     verdict = compare_nights(runs, old, failure.failures if failure else {})

@@ -158,7 +158,7 @@ def _register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> 
 
     client, experiment = connected(tracking)
     mlflow.set_tracking_uri(tracking.address)  # a new version of a model asks for the model there, whatever the client
-    run, name = choice.run, params.champion.name or params.benchmark.name
+    run, name = choice.run, params.champion.name or params.title
     source = run_of(tracking, unit_folder(params, run.method, run.seed, out))
     tags = {
         "benchmark": run.benchmark,

@@ -34,6 +34,7 @@ from typing import IO, Any
 
 from cl import metrics
 from cl.errors import UserError
+from flows.results import OTHERWISE
 
 Json = dict[str, Any]
 
@@ -396,6 +397,12 @@ class _Unit:
             # In this order MLflow shows and offers them.
             progress = {MARKER: metrics.average_accuracy(seen)}
             progress |= _numbers({"average_forgetting": forgetting, "learning_accuracy": learning})
+            progress |= _numbers({"average_incremental_accuracy": metrics.average_incremental_accuracy(seen)})
+            progress |= {
+                f"average_{kind}": metrics.average_accuracy(self.result[kind][: row + 1])
+                for kind in OTHERWISE
+                if kind in self.result
+            }
             facts = {"test_accuracy": progress[MARKER] if learning is None else matrix[row][row]}
             start = end = tasks[-1].end if tasks else 0
             if name not in costs and live:
