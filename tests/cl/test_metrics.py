@@ -76,3 +76,46 @@ def test_interval_narrows_with_seeds_and_needs_two():
     assert metrics.interval([0.0, 1.0])[1] == pytest.approx(12.706205 * math.sqrt(0.5) / math.sqrt(2), rel=1e-6)
     with pytest.raises(ValueError, match="at least one value"):
         metrics.interval([])
+
+
+# Beyond the survey's. Golden values of the fact sheet on further methods, section 3.
+
+UNTRAINED = [0.10, 0.12, 0.10]
+TOGETHER = [0.92, 0.90, 0.96]
+
+
+def test_golden_values_of_the_further_measures():
+    assert metrics.backward_transfer(FULL) == pytest.approx(-0.15)
+    assert metrics.average_incremental_accuracy(FULL) == pytest.approx(0.841667, abs=1e-6)
+    assert metrics.forward_transfer([FULL[0][1], FULL[1][2]], UNTRAINED[1:]) == pytest.approx(0.115)
+    assert metrics.intransigence(FULL, TOGETHER) == pytest.approx((0.02 + 0.05 + 0.01) / 3)
+    assert metrics.size_efficiency([1.0, 1.5, 2.0]) == pytest.approx(0.722222, abs=1e-6)
+
+
+def test_measures_of_nothing_are_none():
+    for measure in (metrics.backward_transfer, metrics.average_incremental_accuracy):
+        assert measure(JOINT) is None
+    assert metrics.intransigence(JOINT, TOGETHER) is None
+    assert metrics.forward_transfer([], []) is None
+    assert metrics.backward_transfer([[0.5]]) is None
+    assert metrics.average_incremental_accuracy([[0.5]]) == 0.5
+
+
+def test_a_model_that_shrinks_is_no_more_efficient_than_one_that_does_not_grow():
+    assert metrics.size_efficiency([2.0, 1.0]) == 1.0
+
+
+@pytest.mark.parametrize(("window", "sign", "expected"), [(2, -1, 0.40), (2, 1, 0.20), (5, -1, 0.40), (5, 1, 0.35)])
+def test_largest_change_within_a_window(window, sign, expected):
+    assert metrics.largest_change([0.90, 0.50, 0.70, 0.85, 0.80], window, sign) == pytest.approx(expected)
+
+
+def test_a_rise_after_a_fall_is_seen_from_its_foot():
+    """A shortcut that is right for falls alone gives 0.10 here."""
+    assert metrics.largest_change([0.5, 0.2, 0.6], 3, 1) == pytest.approx(0.40)
+    assert metrics.largest_change([0.5], 3) == 0.0
+
+
+def test_worst_case_accuracy_counts_the_lowest_since_learned():
+    assert metrics.worst_case_accuracy([[0.8, 0.2, 0.7], [0.6, 0.5]], 0.9) == pytest.approx(0.9 / 3 + 2 / 3 * 0.35)
+    assert metrics.worst_case_accuracy([], 0.9) == pytest.approx(0.9)
