@@ -121,7 +121,7 @@ def largest_change(trace: Sequence[float], window: int, sign: int = -1) -> float
     Source: De Lange et al. 2023 (windowed forgetting and windowed plasticity; there the mean over the tasks).
     """
     pairs = ((a, b) for i, a in enumerate(trace) for b in trace[i + 1 : i + window])
-    return max((sign * (b - a) for a, b in pairs), default=0.0)
+    return max([0.0, *(sign * (b - a) for a, b in pairs)])
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:

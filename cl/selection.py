@@ -262,7 +262,7 @@ class Front:
         assert isinstance(value, float)
         found = knob.decay(value, self._alpha**u)
         low, high = knob.range or (-math.inf, math.inf)
-        return min(max(found, low), high)
+        return float(min(max(found, low), high))
 
     def _decays(self, name: str, value: Value) -> float:
         """The u whose value is nearest, by halving: a decay is monotone."""

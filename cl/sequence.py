@@ -251,7 +251,8 @@ class Learner:
         if self.params.selection.stability_on == "holdout":
             old = [task.validation for task in self.sequence.tasks[: self.task.index]]
         else:
-            old = self.method.kept(self.task.train.normalise)[: self.task.index]
+            kept = self.method.kept(self.task.train.normalise)
+            old = [split for split in kept if isinstance(split.t, int) and split.t < self.task.index]
         return statistics.fmean(accuracy(self.method, split, inference=True) for split in old)
 
     def _set(self, knobs: Knobs) -> None:
