@@ -185,12 +185,12 @@ def test_summary_holds_the_mean_over_seeds_and_no_cost(built):
         sum(r["average_forgetting"] for r in runs) / 3, abs=1e-6
     )
     assert set(summary["ewc"]) == {
-            "average_accuracy",
-            "average_accuracy_interval",
-            "average_forgetting",
-            "average_incremental_accuracy",
-            "seeds",
-        }
+        "average_accuracy",
+        "average_accuracy_interval",
+        "average_forgetting",
+        "average_incremental_accuracy",
+        "seeds",
+    }
     assert "average_forgetting" not in summary["joint"]
     assert summary["lwf"]["seeds"] == 2
 
@@ -448,3 +448,88 @@ def test_dvc_template_takes_the_columns_of_accuracy_csv(built):
     )
     hues = [light for name, (light, _) in report_plots.COLOURS.items() if name.startswith("hue")]
     assert json.loads(template)["config"]["range"]["category"] == hues
+
+
+# Asked in another way, more measures, a front -----------------------------------------------------------------
+
+
+def changed(out: Path, method: str, kind: str = "", seed: int = 0, **fields: Any) -> None:
+    """Lay fields over one file of made-up results."""
+    path = out / "results" / method / f"seed-{seed}{kind}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_asked_otherwise_is_a_ranking_of_its_own(tmp_path):
+    out = fake_results(tmp_path, ("ewc", "si", "hat", "joint"), (0,), 2)
+    changed(out, "ewc", task_agnostic_accuracy=[[0.5, None], [0.2, 0.4]])
+    changed(out, "si", task_agnostic_accuracy=[[0.5, None], [0.5, 0.4]])
+    changed(out, "joint", task_agnostic_accuracy=[[None, None], [0.9, 0.8]])
+    built = report.build(out)
+    told, other = built.leaderboard().split("The same models not told the task:")
+    assert [line.split("|")[2].strip() for line in other.splitlines() if line.startswith("|")][2:] == [
+        "joint",
+        "si",
+        "ewc",
+    ]
+    assert "| 45.00 |" in re.sub(" +", " ", other)
+    assert "Need to be told: hat." in other
+    assert "hat" in told
+    assert json.loads((out / "report/summary.json").read_text())["si"]["not_told_the_task"] == 0.45
+    page = (out / "report/index.html").read_text()
+    assert "The same models not told the task" in page
+    assert "Without those that need to be told: hat." in page
+
+
+def test_results_of_two_scenarios_are_never_ranked_together(tmp_path):
+    out = fake_results(tmp_path, ("ewc", "si"), (0,), 2)
+    changed(out, "si", scenario="class-incremental")
+    with pytest.raises(UserError, match=r"scenarios \(permuted-digits, 2 tasks; permuted-digits, class-incremental"):
+        report.build(out)
+    changed(out, "ewc", scenario="class-incremental", task_aware_accuracy=[[0.9, None], [0.8, 0.9]])
+    built = report.build(out)
+    assert built.benchmark == "permuted-digits, class-incremental"
+    assert "The same models told the task:" in built.leaderboard()
+    changed(out, "si", search="pareto search, stability on memory")
+    with pytest.raises(UserError, match="cannot be ranked together"):
+        report.build(out)
+
+
+def test_more_measures_with_their_formulas(tmp_path):
+    out = fake_results(tmp_path, ("ewc", "joint"), (0,), 2)
+    page = (report.build(out).folder / "index.html").read_text()
+    assert "1/(T−1) Σ_{j&lt;T} (a_{T,j} − a_{j,j})" in page
+    assert "Intransigence" in page
+    assert "Forward transfer" not in page, "was not measured"
+    data = json.loads((out / "results/ewc/seed-0.json").read_text())
+    entries = [entry | {"network_bytes": 1000 * (k + 1)} for k, entry in enumerate(data["per_task"])]
+    entries[1] |= {"zero_shot_accuracy": 0.3, "untrained_accuracy": 0.1}
+    changed(out, "ewc", per_task=entries)
+    (row,) = (row for row in report.build(out).rows if row.method == "ewc")
+    assert row.measures["forward transfer"] == (pytest.approx(0.2), None)
+    sizes = [entry["state_bytes"] + entry["network_bytes"] for entry in entries]
+    assert row.measures["size efficiency"] == (pytest.approx((1 + sizes[0] / sizes[1]) / 2), None)
+    joint = json.loads((out / "results/joint/seed-0.json").read_text())["accuracy"][-1]
+    learned = [data["accuracy"][k][k] for k in range(2)]
+    assert row.measures["intransigence"] == (pytest.approx((sum(joint) - sum(learned)) / 2), None)
+    assert "Forward transfer" in (out / "report/index.html").read_text()
+
+
+def test_a_front_is_drawn_where_one_was_searched_for(tmp_path):
+    out = fake_results(tmp_path, ("ewc", "joint"), (0,), 3)
+    report.build(out)
+    assert not (out / "report/plots/fronts.png").exists()
+    tried = json.loads((out / "results/ewc/seed-0.trials.json").read_text())["trials"]
+    kept = [t | {"stability": 0.5, "kept": False} if t["phase"] == "stability" else t for t in tried]
+    for index in (1, 2):
+        for number, (a, s) in enumerate([(0.9, 0.7), (0.85, 0.9), (0.6, 0.6)], start=20):
+            new = trial("t", index, "pareto", number, 0.05, {"strength": 7.0}, a, 0.7, number == 21)
+            kept.append(new | {"stability": s})
+    changed(out, "ewc", ".trials", trials=kept)
+    changed(out, "ewc", search="pareto search, stability on holdout")
+    changed(out, "joint", search="pareto search, stability on holdout")
+    page = (report.build(out).folder / "index.html").read_text()
+    assert (out / "report/plots/fronts.png").exists()
+    assert "more information than a continual learner has" in page
+    changed(out, "ewc", search="pareto search, stability on memory")
+    changed(out, "joint", search="pareto search, stability on memory")
+    assert "more information" not in (report.build(out).folder / "index.html").read_text()
