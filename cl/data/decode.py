@@ -6,6 +6,7 @@ Imports Pillow alone, nothing of this project and no numpy: such a process is at
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import json
 import mmap
@@ -41,13 +42,28 @@ TURNS = {
 
 ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 """Where Pillow may find an orientation; that of a TIFF it has applied already."""
+Place = tuple[int, int, int]
+"""Of a member of a zip archive that is not packed: where it begins, how many bytes it has, and their CRC-32."""
 
 
 class BadImage(Exception):
     """The file is there and can be read, but what it holds is not a picture we can use; the message says why."""
 
 
-def decode(path: str, size: int, archive: zipfile.ZipFile | None = None, keep: float = 1.0) -> bytes:
+class Archive:
+    """A zip archive, of which the places of some members may be known."""
+
+    def __init__(self, path: str) -> None:
+        self.file = open(path, "rb")  # noqa: SIM115 - for as long as the process runs
+        self.places: dict[str, Place | None] = {}
+
+    @functools.cached_property
+    def members(self) -> zipfile.ZipFile:
+        """Its table of contents; to read that of a large archive takes a good part of a second."""
+        return zipfile.ZipFile(self.file)
+
+
+def decode(path: str, size: int, archive: Archive | None = None, keep: float = 1.0) -> bytes:
     """The upright middle square of a picture, scaled to size x size: row by row, each its red, green and blue bytes.
 
     The square's side is `keep` times the shorter side of the picture.
@@ -81,27 +97,25 @@ def _read(path: str) -> bytes | None:
         return file.read() if os.fstat(file.fileno()).st_size <= MAX_BYTES else None
 
 
-def _unpacked(name: str, archive: zipfile.ZipFile) -> bytes | None:
+def _unpacked(name: str, archive: Archive) -> bytes | None:
+    place = archive.places.get(name)
+    if place and (data := _stored(archive.file.fileno(), *place)):
+        return data
     try:
-        entry = archive.getinfo(name)
-        if entry.file_size > MAX_BYTES:
-            return None
-        return _stored(entry, archive) or archive.read(entry)
+        entry = archive.members.getinfo(name)
+        return archive.members.read(entry) if entry.file_size <= MAX_BYTES else None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise BadImage(f"damaged in the archive: {error}") from None
 
 
-def _stored(entry: zipfile.ZipInfo, archive: zipfile.ZipFile) -> bytes | None:
+def _stored(archive: int, start: int, length: int, checksum: int) -> bytes | None:
     """The bytes of a member that is not packed, several times as fast as the library reads it; None: let it do so."""
-    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits or archive.fp is None:
-        return None
-    place = archive.fp.fileno()
-    header = os.pread(place, HEADER, entry.header_offset)
-    if len(header) < HEADER or not header.startswith(MEMBER):
+    header = os.pread(archive, HEADER, start)
+    if length > MAX_BYTES or len(header) < HEADER or not header.startswith(MEMBER):
         return None
     names = sum(struct.unpack_from("<HH", header, HEADER - 4))
-    data = os.pread(place, entry.file_size, entry.header_offset + HEADER + names)
-    return data if zlib.crc32(data) == entry.CRC else None
+    data = os.pread(archive, length, start + HEADER + names)
+    return data if zlib.crc32(data) == checksum else None
 
 
 def middle_square(image: Image.Image, size: int, keep: float = 1.0) -> Image.Image:
@@ -148,7 +162,7 @@ def decode_many(
     paths: Sequence[str],
     size: int,
     memory: bytearray | mmap.mmap,
-    archive: zipfile.ZipFile | None = None,
+    archive: Archive | None = None,
     keep: float = 1.0,
 ) -> dict[int, str]:
     """Decode one after the other into `memory`; returns why, by index, where a picture is bad.
@@ -171,16 +185,20 @@ def decode_many(
 def serve(descriptor: int, size: int, root: str, keep: float) -> None:
     """Answer requests until standard input ends. `root`: a folder, or the archive that holds the pictures.
 
-    A request is a line of JSON, a list of paths relative to it; the answer is a line of JSON, {"faults"} or {"error":
-    [errno, message, path]}, once the images are in the shared memory of that descriptor.
+    A request is a line of JSON, a list of paths relative to it and one of their places in the archive (or nulls); the
+    answer is a line of JSON, {"faults"} or {"error": [errno, message, path]}, once the images are in the shared memory
+    of that descriptor.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; we end when it closes our input
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent is gone: nobody is left to tell
     memory = mmap.mmap(descriptor, 0)
-    archive = zipfile.ZipFile(root) if os.path.isfile(root) else None
+    archive = Archive(root) if os.path.isfile(root) else None
     for line in sys.stdin:
-        names = json.loads(line)
-        paths = names if archive else [os.path.join(root, name) for name in names]
+        paths, places = json.loads(line)
+        if archive is None:
+            paths = [os.path.join(root, path) for path in paths]
+        else:
+            archive.places = dict(zip(paths, places, strict=True))
         try:
             answer: dict[str, object] = {"faults": decode_many(paths, size, memory, archive, keep)}
         except OSError as error:

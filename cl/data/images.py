@@ -1,4 +1,4 @@
-"""Image files become tasks: many are decoded at once, in processes beside this one, straight into one array a split.
+"""Image files become tasks: many are decoded at once, in processes beside this one, straight into one file a split.
 
 A benchmark of image files says which file belongs where (`Listing`); `raw_tasks` does the rest. Needs no torch.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import mmap
 import os
@@ -19,12 +20,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
 from cl.data import decode
-from cl.data.prepare import Format, Images, Labels, RawTask, Say
+from cl.data.prepare import WORKPLACE, Format, Images, Labels, RawTask, Say, writing
 from cl.data.source import source
 from cl.errors import UserError
 
@@ -78,22 +79,27 @@ def raw_tasks(
     `root` is a folder or a zip archive. Bad images are left out and named in the task's notes, or, with `refuse`, all
     of them are found before `UserError` is raised; it is raised too for a class of which too little is left, and for a
     file that the machine does not hand over. `keep` is the share of the shorter side that the middle square has.
+    The arrays are files (`RawTask.files`), which are deleted in the end unless moved by then.
     """
     bad: list[Bad] = []
     total = sum(len(files) for listing in listings for files in listing.splits.values())
-    with _Readers(root, size, total, say, keep) as readers:
+    with (
+        tempfile.TemporaryDirectory(dir=WORKPLACE.get()) as folder,
+        _Readers(root, Path(folder), size, total, say, keep) as readers,
+    ):
         reading = [readers.start(listing) for listing in listings[:1]]
         for index, listing in enumerate(listings):
             # While the caller writes this task, the next is read.
             reading += [readers.start(after) for after in listings[index + 1 : index + 2]]
-            splits, skipped = readers.finish(reading.pop(0))
+            files, splits, skipped = readers.finish(reading.pop(0))
             bad += skipped
             if bad and on_bad_image == "refuse":
                 continue  # only to name all that is bad at once
             _check_classes(listing, splits, skipped)
             if skipped and say is not None:
                 say(f"{listing.name}: {len(skipped)} bad images skipped, named in the manifest")
-            yield RawTask(listing.name, listing.classes, splits, {"skipped": [vars(fault) for fault in skipped]})
+            notes = {"skipped": [vars(fault) for fault in skipped]}
+            yield RawTask(listing.name, listing.classes, splits, notes, files)
     if bad and on_bad_image == "refuse":
         raise UserError(
             f"{len(bad)} of {total} files in {root} are no usable images: {_named(bad)}; "
@@ -112,8 +118,8 @@ def fingerprint(root: Path, listings: Sequence[Listing]) -> str:
     with _readable(root):
         for split, files in lists:
             states = place.states([path for path, _ in files])
-            for (path, label), state in zip(files, states, strict=True):
-                hasher.update(f"{split}\0{label}\0{path}\0{state}\n".encode())
+            lines = (f"{split}\0{label}\0{path}\0{state}\n" for (path, label), state in zip(files, states, strict=True))
+            hasher.update("".join(lines).encode())
     return hasher.hexdigest()
 
 
@@ -141,16 +147,19 @@ def _readable(root: Path) -> Iterator[None]:
         ) from None
 
 
-def _channels_first(memory: bytearray | mmap.mmap, size: int) -> Images:
-    return np.frombuffer(memory, np.uint8).reshape(-1, size, 3, size).transpose(0, 2, 1, 3)
+def _write_header(file: BinaryIO, count: int, size: int) -> None:
+    """What a .npy file of so many images begins with: always as long, since numpy leaves room for any count."""
+    shape = (count, 3, size, size)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """A split on its way: the jobs fill the array, each so many images of it."""
+    """A split on its way: the jobs fill the .npy file from `start` on, each with so many images."""
 
     files: Sequence[File]
-    images: Images
+    path: Path
+    start: int
     step: int
     jobs: list[Future[dict[int, str]]]
 
@@ -158,8 +167,9 @@ class _Reading:
 class _Readers:
     """Processes that decode, as many as there are cores, and a thread to wait for each."""
 
-    def __init__(self, root: Path, size: int, total: int, say: Say | None, keep: float) -> None:
+    def __init__(self, root: Path, folder: Path, size: int, total: int, say: Say | None, keep: float) -> None:
         self.root, self.size, self.total, self.say = root, size, total, say
+        self.source, self.paths = source(root), (folder / f"{number}.npy" for number in itertools.count())
         self.done, self.started, self.said = 0, time.monotonic(), time.monotonic()
         self.batch = max(1, min(BATCH, BATCH_BYTES // (3 * size * size)))
         count = max(1, min(len(os.sched_getaffinity(0)), total // self.batch))
@@ -184,35 +194,57 @@ class _Readers:
         return {split: self._start(files) for split, files in listing.splits.items()}
 
     def _start(self, files: Sequence[File]) -> _Reading:
-        paths = [path for path, _ in files]
-        images: Images = np.empty((len(paths), 3, self.size, self.size), np.uint8)
-        step = max(1, min(self.batch, len(paths) // (4 * len(self._all))))  # smaller where there is little to share out
+        names = [path for path, _ in files]
+        path = next(self.paths)
+        with writing(path, "wb") as file:
+            _write_header(file, len(names), self.size)
+            start = file.tell()
+        step = max(1, min(self.batch, len(names) // (4 * len(self._all))))  # smaller where there is little to share out
         jobs = [
-            self._threads.submit(self._read, paths[start : start + step], images[start : start + step])
-            for start in range(0, len(paths), step)
+            self._threads.submit(self._read, names[first : first + step], path, start + first * 3 * self.size**2)
+            for first in range(0, len(names), step)
         ]
-        return _Reading(files, images, step, jobs)
+        return _Reading(files, path, start, step, jobs)
 
-    def _read(self, paths: Sequence[str], images: Images) -> dict[int, str]:
+    def _read(self, names: Sequence[str], path: Path, place: int) -> dict[int, str]:
+        """Decode these images into the file, at that place."""
         reader = self._idle.get()
         try:
-            return reader.decode_many(paths, images)
+            images, faults = reader.decode_many(names, self.source.places(names))
+            with writing(path, "r+b") as file:
+                file.seek(place)
+                file.write(images.data)
+            return faults
         finally:
             self._idle.put(reader)
 
-    def finish(self, task: Mapping[str, _Reading]) -> tuple[Splits, list[Bad]]:
-        """The arrays of each split without the bad images, and these."""
+    def finish(self, task: Mapping[str, _Reading]) -> tuple[dict[str, Path], Splits, list[Bad]]:
+        """The files of each split and their arrays, without the bad images, and these."""
         splits, bad = {}, []
         for split, reading in task.items():
             faults = self._faults(reading)
             kept = [index for index in range(len(reading.files)) if index not in faults]
             if faults:
-                for place, index in enumerate(kept):  # closed up in place: a second array might not fit
-                    reading.images[place] = reading.images[index]
+                self._close_up(reading, kept)
             labels = np.array([reading.files[index][1] for index in kept], dtype=np.int64)
-            splits[split] = reading.images[: len(kept)], labels
+            splits[split] = np.load(reading.path, mmap_mode="r"), labels
             bad += [Bad(reading.files[index][0], reason) for index, reason in faults.items()]
-        return splits, sorted(bad, key=lambda fault: fault.path)
+        files = {split: reading.path for split, reading in task.items()}
+        return files, splits, sorted(bad, key=lambda fault: fault.path)
+
+    def _close_up(self, reading: _Reading, kept: Sequence[int]) -> None:
+        """Leave these images alone in the file."""
+        length = 3 * self.size**2
+        with writing(reading.path, "r+b") as file:
+            for place, index in enumerate(kept):
+                if place != index:
+                    file.seek(reading.start + index * length)
+                    image = file.read(length)
+                    file.seek(reading.start + place * length)
+                    file.write(image)
+            file.truncate(reading.start + len(kept) * length)
+            file.seek(0)
+            _write_header(file, len(kept), self.size)
 
     def _faults(self, reading: _Reading) -> dict[int, str]:
         faults: dict[int, str] = {}
@@ -247,27 +279,29 @@ class _Reader:
         )
         os.close(shared)
 
-    def decode_many(self, paths: Sequence[str], images: Images) -> dict[int, str]:
-        """Decode into `images`, as `decode.decode_many` does; raises `UserError` where the process dies of it."""
+    def decode_many(self, names: Sequence[str], places: Sequence[decode.Place | None]) -> tuple[Images, dict[int, str]]:
+        """The images, and why some are bad, by index; raises `UserError` where the process dies of it."""
         requests, answers = self.process.stdin, self.process.stdout
         assert requests is not None
         assert answers is not None
         with contextlib.suppress(BrokenPipeError):  # it is dead then, and gives no answer either
-            print(json.dumps(list(paths)), file=requests, flush=True)
+            print(json.dumps([names, places]), file=requests, flush=True)
         line = answers.readline()
         if not line.endswith("\n"):
             code = self.process.wait()
             self.complaints.seek(0)
             last = self.complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
             raise UserError(
-                f"a process that reads images died between {paths[0]} and {paths[-1]} (code {code}: {last}); "
+                f"a process that reads images died between {names[0]} and {names[-1]} (code {code}: {last}); "
                 "is there enough memory? If it dies of one of these files again, remove that file"
             )
         answer = json.loads(line)
         if "error" in answer:
             raise OSError(*answer["error"])
-        images[:] = _channels_first(self.memory, self.size)[: len(paths)]
-        return {int(index): reason for index, reason in answer["faults"].items()}
+        # Row by row, red, green and blue: to bring these apart is faster here than in Pillow.
+        rows = np.frombuffer(self.memory, np.uint8).reshape(-1, self.size, 3, self.size)[: len(names)]
+        channels_first = np.ascontiguousarray(rows.transpose(0, 2, 1, 3))
+        return channels_first, {int(index): reason for index, reason in answer["faults"].items()}
 
     def close(self) -> None:
         """Give back what the process held, once it was killed."""

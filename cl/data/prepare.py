@@ -5,6 +5,7 @@ Needs no torch. What is prepared is named by a key of everything that went in, s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -12,9 +13,10 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,8 @@ REDUCING = ("image_size", "train_per_class", "validation_per_class")
 SECONDS_BETWEEN_LINES = 2.0
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+WORKPLACE: ContextVar[Path | None] = ContextVar("workplace", default=None)
+"""The folder that is being prepared: on its disk a benchmark may make the files that `RawTask.files` names."""
 
 
 Say = Callable[[str], None]
@@ -46,6 +50,8 @@ class RawTask:
     """Per split: images (N, C, H, W) uint8, and labels (N,) in [0, number of classes of this task)."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What a reader of the manifest should know, for instance how many images were skipped and why."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Of a split whose images are a .npy file in `WORKPLACE` already: that file, which is moved instead of written."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Pa
     try:
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(parents=True)
-        entries = _write_all(options, raw, made, say)
+        entries = copy_context().run(_write_all, options, raw, made, say)
         shape = {tuple(entry["input_shape"]) for entry in entries}
         if len(shape) > 1:
             raise UserError(f"{options.name}: tasks differ in image shape {sorted(shape)}; set benchmark.image_size")
@@ -128,6 +134,7 @@ def _write_all(options: Benchmark, raw: Path, folder: Path, say: Say) -> list[di
     module = benchmark_file(options.name)
     shown = time.monotonic()
     entries: list[dict[str, Any]] = []
+    WORKPLACE.set(folder)
     for index, task in enumerate(module.tasks(options, raw, say)):
         entries.append(_write(task, index, folder, module.FORMAT))
         if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
@@ -150,7 +157,10 @@ def _write(task: RawTask, index: int, folder: Path, numbers: Format) -> dict[str
         files = {}
         for kind, array in (("images", images), ("labels", labels.astype(np.int64))):
             path = place / f"{split}-{kind}.npy"
-            _save(path, array)
+            if kind == "images" and split in task.files:
+                task.files[split].rename(path)
+            else:
+                _save(path, array)
             files[kind] = {
                 "path": path.relative_to(folder).as_posix(),
                 "bytes": path.stat().st_size,
@@ -166,10 +176,17 @@ def _write(task: RawTask, index: int, folder: Path, numbers: Format) -> dict[str
 def _save(path: Path, array: Images | Labels) -> None:
     """As `np.save`, which would not say why it failed."""
     whole = np.ascontiguousarray(array)
+    with writing(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
+        file.write(whole.data)
+
+
+@contextlib.contextmanager
+def writing(path: Path, mode: str) -> Iterator[BinaryIO]:
+    """Open the file to write to it; raises `UserError` where it cannot be."""
     try:
-        with path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
-            file.write(whole.data)
+        with path.open(mode) as file:
+            yield cast(BinaryIO, file)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); earlier results are whole") from None
 

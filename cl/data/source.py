@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from cl.data.decode import Place
 from cl.errors import UserError
 
 
@@ -37,6 +39,10 @@ class Folder:
         """For each file what changes when it does, without reading it; raises `OSError`."""
         statuses = (os.stat(f"{self.root}/{name}") for name in names)
         return [f"{status.st_size}\0{status.st_mtime_ns}" for status in statuses]
+
+    def places(self, names: Sequence[str]) -> list[Place | None]:
+        """Where in an archive each file lies as it is; None: nowhere."""
+        return [None for _ in names]
 
 
 class Archive(Folder):
@@ -70,9 +76,25 @@ class Archive(Folder):
             raise OSError(0, str(error), f"{self.root}/{name}") from None
 
     def states(self, names: Sequence[str]) -> list[str]:
-        """For each file its length and checksum, as the archive lists them."""
-        entries = [self._archive.getinfo(name) for name in names]
+        """For each file its length and checksum, as the archive lists them; raises `OSError`."""
+        entries = [self._entry(name) for name in names]
         return [f"{entry.file_size}\0{entry.CRC:08x}" for entry in entries]
+
+    def places(self, names: Sequence[str]) -> list[Place | None]:
+        """Where each file lies that is not packed; None: it is. Raises `OSError`."""
+        entries = [self._entry(name) for name in names]
+        return [
+            (entry.header_offset, entry.file_size, entry.CRC)
+            if entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits
+            else None
+            for entry in entries
+        ]
+
+    def _entry(self, name: str) -> zipfile.ZipInfo:
+        try:
+            return self._archive.getinfo(name)
+        except KeyError:
+            raise OSError(errno.ENOENT, "not in the archive", f"{self.root}/{name}") from None
 
 
 def source(root: Path) -> Folder:

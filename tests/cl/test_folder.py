@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -438,6 +439,21 @@ def test_bad_images_are_skipped_and_named_in_the_manifest(tmp_path: Path) -> Non
     assert [fault["path"] for fault in entries[0]["skipped"]] == sorted(spoilt)
     assert entries[0]["skipped"][0]["reason"] == "not a picture of a known format"
     assert entries[1]["skipped"] == []
+    # What is left was closed up to the file that numpy writes, and nothing lies beside it.
+    splits = [split for entry in entries for split in entry["splits"].values()]
+    listed = {split[kind]["path"] for split in splits for kind in ("images", "labels")}
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*")}
+    assert found == {"manifest.json", "task-000", "task-001", *listed}
+    for split, (pictures, _) in task.splits.items():
+        whole_file = io.BytesIO()
+        np.save(whole_file, np.array(pictures))
+        assert (out / entries[0]["splits"][split]["images"]["path"]).read_bytes() == whole_file.getvalue()
+
+
+def test_a_split_without_a_good_image_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"text")
+    with pytest.raises(UserError, match=r"1 of 1 files in .* x\.png \(not a picture"):
+        list(raw_tasks(tmp_path, [Listing("t", ["x"], {"train": [("x.png", 0)]})], SIZE, "refuse"))
 
 
 def test_a_split_that_loses_a_class_is_refused(tmp_path: Path) -> None:
@@ -479,6 +495,19 @@ def test_a_file_that_vanishes_is_an_error_even_where_bad_images_are_skipped(tmp_
     listing = Listing("t", ["x"], {"train": [("t/x/00.png", 0), ("t/x/gone.png", 0)]})
     with pytest.raises(UserError, match=r"gone\.png: cannot be read \(No such file or directory\)"):
         list(raw_tasks(root, [listing], SIZE, "skip"))
+
+
+def test_a_disk_that_fills_while_images_are_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = plant(tmp_path / "root", {"t/x": 30, "t/y": 30})
+    monkeypatch.setattr(images, "BATCH", 2)  # so that what the processes share stays below the limit
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may grow beyond: as on a full disk
+    try:
+        with pytest.raises(UserError, match=r"\.npy: cannot be written \(File too large\); earlier results are whole"):
+            prepare(options(root), RAW, tmp_path / "out", say=lambda line: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 
 def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,13 +80,17 @@ def test_tasks_are_cut_in_the_order_of_the_list_and_labels_are_sorted(archive: P
 
 
 def test_the_folder_that_was_in_the_archive_gives_the_same(archive: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(archive) as packed:
-        packed.extractall(tmp_path)
+    with zipfile.ZipFile(archive) as stored:
+        stored.extractall(tmp_path)
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as smaller:
+        for name, data in files().items():
+            smaller.writestr(TOP + name, data)
     digests = [
         [task["digest"] for task in made(tmp_path / name, path)["tasks"]]
-        for name, path in (("a", archive), ("b", tmp_path), ("c", tmp_path / TOP))
+        for name, path in (("a", archive), ("b", tmp_path), ("c", tmp_path / TOP), ("d", packed))
     ]
-    assert digests[0] == digests[1] == digests[2]
+    assert digests[0] == digests[1] == digests[2] == digests[3]
 
 
 def test_no_cut_order_or_size_moves_an_image(archive: Path, tmp_path: Path) -> None:
@@ -149,6 +153,15 @@ def test_a_part_of_the_classes_does_for_its_tasks(tmp_path: Path) -> None:
     assert len(made(tmp_path / "p", path, tasks=1)["tasks"]) == 1
     with pytest.raises(UserError, match=r"task tiny-02 has no images of n\d+.* and 15 more; take other tasks"):
         made(tmp_path / "q", path)
+
+
+def test_a_picture_that_the_archive_lacks_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        for name, data in files().items():
+            if name != "val/images/val_3.JPEG":
+                packed.writestr(TOP + name, data)
+    with pytest.raises(UserError, match=r"val_3\.JPEG: cannot be read \(not in the archive\)"):
+        made(tmp_path / "p", tmp_path / "x.zip", on_bad_image="skip")
 
 
 def test_damage_in_the_archive_is_named(archive: Path, tmp_path: Path) -> None:
