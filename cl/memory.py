@@ -55,7 +55,8 @@ def reservoir(seen: int, count: int, capacity: int, draw: torch.Generator) -> Te
 def placed(memory: dict[str, Tensor] | None, rows: Mapping[str, Tensor], slots: Tensor) -> dict[str, Tensor]:
     """The memory with each row (N, ...) in its slot (-1: in none); of rows for one slot the last stays.
 
-    The slots of the first rows of all are 0, 1, 2, ...: the memory is as long as the highest slot so far needs.
+    It is changed in place, or copied where it has to grow. The slots of the first rows of all are 0, 1, 2, ...: the
+    memory is as long as the highest slot so far needs.
     """
     last = {slot: row for row, slot in enumerate(slots.tolist()) if slot >= 0}
     held = len(memory["y"]) if memory is not None else 0
@@ -67,5 +68,5 @@ def placed(memory: dict[str, Tensor] | None, rows: Mapping[str, Tensor], slots: 
         memory = grown
     chosen, places = (torch.tensor(list(of), dtype=torch.int64) for of in (last.values(), last.keys()))
     for name, tensor in rows.items():
-        memory[name][places] = tensor[chosen]
+        memory[name][places] = tensor[chosen].to(memory[name].device)  # it may have been loaded to a GPU
     return memory

@@ -247,7 +247,7 @@ class Method:
         raise NotImplementedError
 
     def sample_bytes(self, pixels: int, classes: int) -> int:
-        """What one stored sample takes: an image of so many bytes and its label; `classes`: of all tasks together."""
+        """What one stored sample takes: an image of so many bytes, and its label, one of so many classes."""
         return pixels + LABEL_BYTES
 
     def view(self, images: Tensor, purpose: str) -> Tensor:
@@ -395,9 +395,10 @@ def accuracy(method: Method, split: Split, *, inference: bool, told: bool | None
     correct = 0
     with torch.no_grad():
         for x, y, t in split.batches(split.chunk(method.training.batch_size)):
+            right = y if told and isinstance(t, int) else net.column(y, t)
             if inference and isinstance(t, int):
-                scores, right = (method.predict(x, t), y) if told else (method.predict(x), net.column(y, t))
+                scores = method.predict(x, t if told else None)
             else:
-                scores, right = net(x, net.scope(t)), net.label(y, t)
+                scores = net(x, t if told else None)
             correct += int((scores.argmax(1) == right).sum())
     return correct / len(split)

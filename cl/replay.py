@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cl.data import Split
+from cl.data.task import Normalise
 from cl.memory import placed, reservoir
 from cl.method import ALL, LABEL_BYTES, Method, TaskIds, knob
 
@@ -49,6 +51,17 @@ class Replay(Method):
     def sample_bytes(self, pixels: int, classes: int) -> int:
         """An image, its label and its task."""
         return super().sample_bytes(pixels, classes) + LABEL_BYTES
+
+    def kept(self, normalise: Normalise) -> list[Split]:
+        """The stored samples of each old task of which there are some."""
+        if self.memory_ is None:
+            return []
+        images, y, t = (self.memory_[name].cpu() for name in ("images", "y", "t"))
+
+        def of(task: int) -> Split:
+            return Split(lambda: (images[t == task], y[t == task], task), normalise)
+
+        return [of(task) for task in range(self.task) if (t == task).any()]
 
     def recall(self, count: int, purpose: str, before: int | None = None) -> Recalled | None:
         """So many samples, uniformly without repetition (all of them, where they are fewer); None where there is none.
@@ -92,9 +105,13 @@ class Replay(Method):
         """Offer samples to the memory, one after the other; in the first epoch alone."""
         if self.epoch > 0 or self.memory_budget == 0:
             return
-        slots = reservoir(self.seen_, len(rows["y"]), self.memory_budget, self.rng("reservoir"))
+        slots = self.slots(len(rows["y"]))
         self.memory_ = placed(self.memory_, rows, slots)
-        self.seen_ += len(rows["y"])
+        self.seen_ += len(slots)
+
+    def slots(self, count: int) -> Tensor:
+        """Where in the memory each of the next so many samples goes, (count,); -1: nowhere."""
+        return reservoir(self.seen_, count, self.memory_budget, self.rng("reservoir"))
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
         """Offer the new samples."""

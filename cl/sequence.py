@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -125,7 +125,9 @@ class Learner:
         self.params, self.name, self.seed, self.device = params, method, seed, device
         self.sequence = sequence
         self.method = make(method, params.methods.get(method, {}))
-        self.knobs: Knobs = self.method.values() | within_budget(self.method, params.memory_budget, sequence)
+        self.knobs: Knobs = self.method.values() | within_budget(
+            self.method, params.memory_budget, sequence, params.scenario.name
+        )
         self.method = make(method, self.knobs)
         if params.scenario.name == "domain":
             one_label_space(sequence)
@@ -219,12 +221,29 @@ class Learner:
             learner = Finetune()
         key = self.attach(learner, phase, trial, learning_rate)
         learner.plain = plain
-        if self.params.scenario.online:
-            found = fit(learner, self.task, key, learning_rate=learning_rate, keep="last", watch=watch)
-        else:
+        if not self.params.scenario.online:
             learner.begin_task(self.task)
-            found = fit(learner, self.task, key, learning_rate=learning_rate, watch=watch)
-        return Outcome(found.accuracy, found.epochs, found.steps, found.step_seconds)
+        keep: Literal["best", "last"] = "last" if self.params.scenario.online or self._classes_come else "best"
+        found = fit(learner, self.task, key, learning_rate=learning_rate, keep=keep, watch=watch)
+        reached = found.accuracy
+        if keep == "last":
+            judged = learner.judged_by == "inference"
+            reached = accuracy(learner, self.task.validation, inference=judged, told=self._asked)
+        return Outcome(reached, found.epochs, found.steps, found.step_seconds)
+
+    @property
+    def _classes_come(self) -> bool:
+        """Whether new classes are learned beside old ones.
+
+        The new task's validation data then say nothing of when to stop: they are answered best in the moment when
+        everything is taken for a new class. So all epochs are run, the last is kept, and validation accuracy is that
+        within the task's own classes.
+        """
+        return self.params.scenario.name == "class" and not self.method.sees_all_tasks
+
+    @property
+    def _asked(self) -> bool | None:
+        return True if self._classes_come else None
 
     def consolidate(self, phase: str, trial: int, learning_rate: float, knobs: Knobs, trained: Outcome) -> Outcome:
         """End the task on the trained model; the accuracy is then that of the method's inference."""
@@ -232,7 +251,7 @@ class Learner:
         self.attach(self.method, phase, trial, learning_rate)
         if not self.params.scenario.online:
             self.method.end_task(self.task)
-        found = accuracy(self.method, self.task.validation, inference=True)
+        found = accuracy(self.method, self.task.validation, inference=True, told=self._asked)
         return Outcome(
             found,
             trained.epochs + sum(f.epochs for f in self.extra),
@@ -253,6 +272,8 @@ class Learner:
         else:
             kept = self.method.kept(self.task.train.normalise)
             old = [split for split in kept if isinstance(split.t, int) and split.t < self.task.index]
+            if not old:
+                raise UserError(f"methods.{self.name}: keeps no sample of an old task to see stability on; keep more")
         return statistics.fmean(accuracy(self.method, split, inference=True) for split in old)
 
     def _set(self, knobs: Knobs) -> None:
@@ -619,7 +640,7 @@ class Unit:
         return empty + rows if self.learner.method.sees_all_tasks else rows + empty
 
 
-def within_budget(method: Method, budget: int | str | None, sequence: Sequence) -> Knobs:
+def within_budget(method: Method, budget: int | str | None, sequence: Sequence, increment: str) -> Knobs:
     """The knob that holds a method to the memory that all are given, in samples; none where it keeps no samples.
 
     Raises `UserError` where it keeps so many of each task, or where the budget holds not one.
@@ -632,7 +653,8 @@ def within_budget(method: Method, budget: int | str | None, sequence: Sequence) 
             f"memory_budget: {name} keeps so many samples of each task, however many tasks there are; leave it out, or "
             "set methods.<name>.memory_per_task instead"
         )
-    classes = sum(len(task.classes) for task in sequence.tasks)
+    counts = [len(task.classes) for task in sequence.tasks]
+    classes = sum(counts) if increment == "class" else max(counts)
     each = method.sample_bytes(math.prod(sequence.tasks[0].train.images.shape[1:]), classes)
     count = bytes_of(budget) // each if isinstance(budget, str) else budget
     if count < 1:

@@ -46,7 +46,7 @@ KNOBS = [(name, knob) for name in NAMES for knob in method_class(name).knobs]
 OFF = {"enabled": False}
 SWITCHES = [(name, knob, value) for name, knob in KNOBS for value in method_class(name).knobs[knob].alternatives]
 """Every named variant of a method that is not its default."""
-OPTIMIZERS = (torch.optim.SGD, torch.optim.Adadelta)
+OPTIMIZERS = (torch.optim.SGD, torch.optim.Adadelta, torch.optim.Adam)
 MOMENTS = 5
 """At how many moments, spread over a run, each method is killed."""
 
@@ -416,11 +416,11 @@ def test_reads_no_other_task_and_no_test_data(
     evaluating, read = False, set()
     original = Learner.test
 
-    def test(self: Learner) -> list[float | None]:
+    def test(self: Learner, told: bool | None = None) -> list[float]:
         nonlocal evaluating
         evaluating = True
         try:
-            return original(self)
+            return original(self, told)
         finally:
             evaluating = False
 

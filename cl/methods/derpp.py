@@ -1,0 +1,102 @@
+"""Dark experience replay: remembered samples with what the network answered to them, and with their labels (DER++).
+
+Buzzega et al., Dark experience for general continual learning: a strong, simple baseline, NeurIPS 2020, equation 6.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl.memory import placed
+from cl.method import TaskIds, knob, shrink
+from cl.nets import MultiHead
+from cl.replay import Recalled, Replay
+
+LOGIT_BYTES = 4
+"""Of a stored logit (float32)."""
+
+
+class DERPlusPlus(Replay):
+    """L = CE(new samples) + alpha |h(x') - z'|^2 over one draw + beta CE(x'', y'') over another."""
+
+    strength: float = knob(0.05, decay=shrink, range=(0, 1e6), help="alpha: weight of the remembered logits")
+    label_strength: float = knob(1.0, decay=shrink, range=(0, 1e6), help="beta: weight of the remembered labels")
+
+    _recalled: list[Recalled | None]
+    """With their logits, and with their labels."""
+    _logits: Tensor
+    """Of the new samples before the step, (N, columns of their scope)."""
+    _held: dict[int, int]
+    """Which sample of this task, by its index, is in which slot of the memory."""
+
+    def sample_bytes(self, pixels: int, classes: int) -> int:
+        """An image, its label, its task, and as many logits as it can have."""
+        return super().sample_bytes(pixels, classes) + LOGIT_BYTES * classes
+
+    def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
+        """The new samples, then those whose logits count, then those whose labels do."""
+        weights = {"logits": self.strength, "labels": self.label_strength}
+        count = self.replayed(len(y))
+        self._recalled = [self.recall(count, f"replay of {what}") if weights[what] else None for what in weights]
+        return self.mixed(x, y, t, *self._recalled)
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """The mean over the new samples, alpha times that over the second part, beta times that over the third."""
+        logits, label = self.net(x, self.net.scope(t)), self.net.label(y, t)
+        new = len(self.indices)
+        if isinstance(t, int):
+            self._logits = logits.detach()
+            return F.cross_entropy(logits, label)
+        of_new, has = columns(self.net, logits[:new], t[:new])
+        self._logits = of_new.detach()[:, : int(has[0].sum())]
+        total = F.cross_entropy(logits[:new], label[:new])
+        dark, labelled = self._recalled
+        start = new
+        if dark is not None:
+            part = slice(start, start := start + len(dark.x))
+            total = total + self.strength * distance(self.net, logits[part], dark.rows["logits"].to(x.device), t[part])
+        if labelled is not None:
+            total = total + self.label_strength * F.cross_entropy(logits[start:], label[start:])
+        return total
+
+    def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
+        """Offer the new samples with what was answered to them before the step; in later epochs renew that."""
+        rows = self.present(logits=self._logits.cpu())
+        if self.memory_ is not None:  # the network may have more outputs than when the memory was begun
+            width = max(found["logits"].shape[1] for found in (rows, self.memory_))
+            for found in (rows, self.memory_):
+                found["logits"] = F.pad(found["logits"], (0, width - found["logits"].shape[1]))
+        self.remember(rows)
+        if self.epoch > 0 and self.memory_ is not None:
+            slot_of = {index: slot for slot, index in self._held.items()}
+            again = torch.tensor([slot_of.get(index, -1) for index in self.indices.tolist()])
+            self.memory_ = placed(self.memory_, rows, again)
+
+    def slots(self, count: int) -> Tensor:
+        """As the reservoir says; noted for the epochs to come."""
+        found = super().slots(count)
+        if self.step == 0:
+            self._held = {}
+        for slot, index in zip(found.tolist(), self.indices.tolist(), strict=True):
+            self._held[slot] = index  # the last one in a slot is there; that of -1 is asked for by nobody
+        self._held.pop(-1, None)
+        return found
+
+
+def columns(net: MultiHead, wide: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the logits of all heads side by side (N, all) those among which a sample of task t (N,) was asked when new.
+
+    (N, most such), from the left, and which of them are some: elsewhere there is a number without a meaning.
+    """
+    slices = [net.groups(task + 1)[-1] for task in range(int(t.max()) + 1)]
+    start, stop = torch.tensor([[s.start, s.stop] for s in slices], device=t.device)[t].T.unsqueeze(2)
+    index = start + torch.arange(wide.shape[1], device=t.device)
+    return wide.gather(1, index.clamp(max=wide.shape[1] - 1)), index < stop
+
+
+def distance(net: MultiHead, wide: Tensor, stored: Tensor, t: Tensor) -> Tensor:
+    """Mean over the samples of the squared distance of their own logits from those stored (N, width)."""
+    now, has = (found[:, : stored.shape[1]] for found in columns(net, wide, t))
+    return torch.where(has, now - stored, 0.0).square().sum(1).mean()
