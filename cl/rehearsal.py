@@ -10,22 +10,24 @@ from torch import Tensor
 
 from cl.data import Task
 from cl.memory import drawn
-from cl.method import Method, TaskIds
+from cl.method import ALL, Method, TaskIds
 
 
 class Rehearsal(Method):
-    """L = CE(new samples) + mean over old tasks s of CE_s(samples drawn from the memory of s), each on its own head.
+    """L = CE(new samples) + mean over old tasks s of CE_s(samples drawn from the memory of s).
 
-    De Lange et al. 2021, section 6.1. A subclass says how many samples a task may keep.
+    Each is taken among the classes the network is asked about (`MultiHead.scope`): in task-incremental learning on the
+    task's own head. De Lange et al. 2021, section 6.1. A subclass says how many samples a task may keep.
     """
 
     stores_samples = True
+    scenarios = ALL
     selection = "learning-rate"
 
     memory_: list[dict[str, Tensor]] | None = None
     """Per task: `images` (K, C, H, W) uint8 and labels `y` (K,), in random order."""
     _replay: dict[str, Tensor] | None = None
-    """All of the memory as the network takes it: `x`, `y`, `t`."""
+    """All of the memory: `images` as they are kept, `y`, `t`."""
 
     def slots(self, tasks: int) -> int:
         """Samples that each task may keep while so many are being learned or have been."""
@@ -42,12 +44,11 @@ class Rehearsal(Method):
         self.memory_, self._replay = kept, None
         if kept and slots:
             counts = torch.tensor([len(memory["y"]) for memory in kept])
-            x = torch.cat([data.train.normalise(memory["images"]) for memory in kept])
-            t = torch.arange(len(kept)).repeat_interleave(counts).to(x.device)
+            device = data.train.normalise.device
             self._replay = {
-                "x": x,
-                "y": torch.cat([memory["y"].to(x.device) for memory in kept]),
-                "t": t,
+                "images": torch.cat([memory["images"] for memory in kept]).to(device),
+                "y": torch.cat([memory["y"].to(device) for memory in kept]),
+                "t": torch.arange(len(kept)).repeat_interleave(counts).to(device),
                 "counts": counts,
             }
             self._replay["wanted"] = torch.tensor(per_step(self.training.batch_size, len(data.train), self.capacity()))
@@ -58,15 +59,15 @@ class Rehearsal(Method):
             return x, y, t
         replay = self._replay
         chosen = draw(replay["counts"], int(replay["wanted"]), self.rng("replay")).to(x.device)
+        old = self.view(replay["images"][chosen], "replay")
         ids = torch.full_like(y, self.task)
-        mixed = (torch.cat([a, b[chosen]]) for a, b in ((x, replay["x"]), (y, replay["y"]), (ids, replay["t"])))
-        return next(mixed), next(mixed), next(mixed)
+        return torch.cat([x, old]), torch.cat([y, replay["y"][chosen]]), torch.cat([ids, replay["t"][chosen]])
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
         """The new task weighs as much as all old ones together, and these weigh alike."""
         if isinstance(t, int):
             return super().loss(x, y, t)
-        each = F.cross_entropy(self.net(x, t), self.net.column(y, t), reduction="none")
+        each = F.cross_entropy(self.net(x, self.net.scope(t)), self.net.label(y, t), reduction="none")
         counts = t.bincount(minlength=self.task + 1)
         weight = 1 / counts
         weight[: self.task] /= counts[: self.task].count_nonzero()

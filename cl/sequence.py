@@ -252,12 +252,13 @@ class Learner:
         if not self.params.scenario.online:
             self.method.end_task(self.task)
         found = accuracy(self.method, self.task.validation, inference=True, told=self._asked)
+        stability = self._stability() if self.searches_front else None
         return Outcome(
             found,
             trained.epochs + sum(f.epochs for f in self.extra),
             trained.steps + sum(f.steps for f in self.extra),
             trained.step_seconds + sum(f.step_seconds for f in self.extra),
-            self._stability() if self.searches_front else None,
+            stability,
         )
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cl.data import Task
 from cl.memory import drawn
-from cl.method import Method, knob, shrink
+from cl.method import ALL, Method, knob, shrink
 from cl.ops import cross_entropy, flatten, gradients
 
 RIDGE = 1e-3
@@ -23,6 +23,7 @@ class GEM(Method):
     """g~ = the vector nearest to g with <g~, g_s> >= 0 for every old task s; g_s on the whole memory of s."""
 
     stores_samples = True
+    scenarios = ALL
 
     margin: float = knob(1.0, decay=shrink, range=(0, 1e6), help="gamma: least weight of a memory gradient")
     memory_per_task: int = knob(450, range=(0, 1e9), help="samples kept of each task")

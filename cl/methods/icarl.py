@@ -1,7 +1,8 @@
 """iCaRL: keep the samples nearest to each class's mean, distil on them, and classify by the nearest mean.
 
-Rebuffi et al., iCaRL: Incremental classifier and representation learning, CVPR 2017, algorithms 1 to 5; made
-task-incremental as in De Lange et al. 2021: both losses and the nearest mean stay within a task's classes.
+Rebuffi et al., iCaRL: Incremental classifier and representation learning, CVPR 2017, algorithms 1 to 5:
+class-incremental. Made task-incremental as in De Lange et al. 2021: both losses and the nearest mean stay within a
+task's classes.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ FLOOR = -1e9
 class ICaRL(Method):
     """L = CE(new samples) + lambda mean_s T^2 KL(old network || network) on exemplars of each old task s.
 
-    Both terms stay within a task's classes.
+    Both terms stay within a task's classes. In class-incremental learning the cross-entropy is that of new samples and
+    exemplars among all classes seen, and old answers are kept among all old classes.
     """
 
     stores_samples = True
+    scenarios = frozenset({"task", "class"})
 
     strength: float = knob(10.0, decay=shrink, range=(0, 1e9), help="lambda")
     temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of the softened distributions")
@@ -43,7 +46,8 @@ class ICaRL(Method):
     means_: list[Tensor] | None = None
     """Per task: the normalised mean feature of each class's exemplars, (classes, F)."""
     targets_: list[list[Tensor]] | None = None
-    """Per task and class: the logits (K, classes of the task) when the task ended, where targets are fixed."""
+    """Per task and class: the logits (K, classes) when the task ended, where targets are fixed: of the task, or of all
+    classes seen by then, as the network is asked."""
     _replay: dict[str, Tensor] | None = None
     _drawn: Tensor | None = None
 
@@ -52,41 +56,49 @@ class ICaRL(Method):
         if not self.exemplars_ or self.strength == 0:
             return
         counts = torch.tensor([sum(len(images) for images in task) for task in self.exemplars_])
-        x = data.train.normalise(torch.cat([images.cpu() for task in self.exemplars_ for images in task]))
+        kept = torch.cat([images.cpu() for task in self.exemplars_ for images in task])
+        x = data.train.normalise(kept)
         y = torch.cat([torch.full((len(images),), c) for task in self.exemplars_ for c, images in enumerate(task)])
         t = torch.arange(len(counts)).repeat_interleave(counts).to(x.device)
         self.net.eval()
         with torch.no_grad():
             size = data.train.chunk(self.training.batch_size)
             parts = zip(x.split(size), t.split(size), strict=True)
-            logits = torch.cat([self.net(part, ids).clamp(min=FLOOR) for part, ids in parts])
+            logits = torch.cat([self.net(part, self.net.scope(ids)).clamp(min=FLOOR) for part, ids in parts])
+        if self.net.increment == "class":  # the old network had no answer for the new classes
+            logits = logits[:, : self.net.groups(self.task)[0].stop]
         row = column = 0
         for task in self.targets_ or []:
             first = torch.cat(task)
             logits[row : row + len(first), column : column + first.shape[1]] = first
-            row, column = row + len(first), column + first.shape[1]
+            row += len(first)
+            column += first.shape[1] if self.net.increment == "task" else 0
         wanted = torch.tensor(per_step(self.training.batch_size, len(data.train), self.memory_budget))
-        self._replay = {"x": x, "y": y.to(x.device), "t": t, "logits": logits, "counts": counts, "wanted": wanted}
+        kept, y = kept.to(x.device), y.to(x.device)
+        self._replay = {"images": kept, "y": y, "t": t, "logits": logits, "counts": counts, "wanted": wanted}
 
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
         """The new samples, then exemplars, as many of each old task."""
         if self._replay is None:
             return x, y, t
         replay = self._replay
-        self._drawn = draw(replay["counts"], int(replay["wanted"]), self.rng("replay")).to(x.device)
+        self._drawn = drawn = draw(replay["counts"], int(replay["wanted"]), self.rng("replay")).to(x.device)
+        old = self.view(replay["images"][drawn], "replay")
         ids = torch.full_like(y, self.task)
-        mixed = (torch.cat([a, b[self._drawn]]) for a, b in ((x, replay["x"]), (y, replay["y"]), (ids, replay["t"])))
-        return next(mixed), next(mixed), next(mixed)
+        return torch.cat([x, old]), torch.cat([y, replay["y"][drawn]]), torch.cat([ids, replay["t"][drawn]])
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        """Cross-entropy on the new samples, distillation on the exemplars."""
+        """Cross-entropy on the new samples, or among all classes on all samples; distillation on the exemplars."""
         if self._replay is None or self._drawn is None:
             return super().loss(x, y, t)
         assert isinstance(t, Tensor)
         new = len(x) - len(self._drawn)
         features = self.net.backbone(x)
-        learned = F.cross_entropy(self.net.logits(features[:new], self.task), y[:new])
-        student = self.net.logits(features[new:], t[new:]).clamp(min=FLOOR)
+        if self.net.increment == "task":
+            learned = F.cross_entropy(self.net.logits(features[:new], self.task), y[:new])
+        else:
+            learned = F.cross_entropy(self.net.logits(features), self.net.label(y, t))
+        student = self.net.logits(features[new:], self.net.scope(t[new:])).clamp(min=FLOOR)
         teacher = self._replay["logits"][self._drawn]
         each = divergence(student[:, : teacher.shape[1]], teacher, self.temperature)
         counts = t[new:].bincount(minlength=self.task)
@@ -115,7 +127,8 @@ class ICaRL(Method):
         if self.targets == "fixed":
             self.targets_ = [[logits[:share].clone() for logits in task] for task in self.targets_ or []]
             with torch.no_grad():
-                self.targets_.append([self.net(data.train.normalise(images), self.task) for images in new])
+                scope = self.net.scope(self.task)
+                self.targets_.append([self.net(data.train.normalise(images), scope) for images in new])
         self.means_ = [
             torch.stack([self._scaled(self._features(data.train, images).mean(0)) for images in task])
             for task in self.exemplars_

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl.method import Method, TaskIds, knob
+from cl.method import ALL, Method, TaskIds, knob
 from cl.params import Augmentation
 
 
 class Joint(Method):
     """One softmax over the classes of all tasks (De Lange et al. 2021, section 6); a task's own columns at test."""
 
+    scenarios = ALL
     selection = "learning-rate"
     sees_all_tasks = True
     stores_samples = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from cl.errors import UserError
 from cl.memory import herd
 from cl.methods.icarl import ICaRL, accumulated, divergence, mean
-from tests.cl.small import attach, linear_net, mlp, toy_task
+from tests.cl.small import attach, dark_and_bright, linear_net, mlp, toy_task
 
 
 def test_herding_order() -> None:
@@ -118,7 +119,8 @@ def test_without_old_tasks_or_strength_it_is_cross_entropy(old_tasks: int, stren
 def replaying(**knobs: Any) -> ICaRL:
     method = learned(2, **{"strength": 10.0, "memory_budget": 8, **knobs})
     attach(method, mlp(classes=(2, 2, 2)), 2, batch_size=4)
-    method.begin_task(task(2))
+    method.data = task(2)
+    method.begin_task(method.data)
     return method
 
 
@@ -145,7 +147,7 @@ def test_loss_weighs_the_divergence_of_each_old_task(distillation: str, weights:
     replay = method._replay
     method._drawn = torch.tensor([0, 1, 3, 4])
     assert replay["t"][method._drawn].tolist() == [0, 0, 0, 1]
-    x = torch.cat([data.train.x[:4], replay["x"][method._drawn]])
+    x = torch.cat([data.train.x[:4], replay["images"][method._drawn].float()])
     t = torch.cat([torch.full((4,), 2), replay["t"][method._drawn]])
     y = torch.cat([data.train.y[:4], replay["y"][method._drawn]])
     old = mlp(classes=(2, 2, 2))
@@ -212,3 +214,62 @@ def test_distillation_starts_at_zero_and_reaches_the_old_heads() -> None:
     method.loss(*batch).backward()
     assert all(bool(torch.isfinite(p.grad).all()) for p in method.net.parameters())
     assert any(bool(method.net.heads[s].weight.grad.any()) for s in range(2))
+
+
+def test_exemplars_are_augmented_anew() -> None:
+    method, net, new = ICaRL(memory_budget=8), mlp(9, classes=(2,)), dark_and_bright(1, 3)
+    attach(method, net, 0, batch_size=4).end_task(dark_and_bright(0, 3))
+    net.add_head(2, torch.Generator())
+    attach(method, net, 1, batch_size=4, augmentation={"flip": True}).data = new
+    method.begin_task(new)
+    shown = torch.cat([method.batch(new.train.x[:4], new.train.y[:4], 1)[0][4:] for _ in range(40)]).unsqueeze(1)
+    stored = torch.cat(method.exemplars_[0]).float()
+    plain, turned = ((shown == ways).flatten(2).all(2).any(1) for ways in (stored, stored.flip(3)))
+    assert bool((plain | turned).all())
+    assert 0.3 < float(plain.float().mean()) < 0.7
+
+
+def class_incremental(**knobs: Any) -> ICaRL:
+    """At the start of its third task; the network as it was at the start."""
+    net, draw = mlp(classes=()), torch.Generator().manual_seed(1)
+    net.increment = "class"
+    method = ICaRL(memory_budget=12, **knobs)
+    for index in range(3):
+        net.add_head(2, draw)
+        attach(method, net, index, batch_size=4).data = task(index)
+        method.begin_task(task(index))
+        if index < 2:
+            method.end_task(task(index))
+    return method
+
+
+def test_class_incremental_loss_is_among_all_classes_and_keeps_answers_among_the_old() -> None:
+    method = class_incremental()
+    old = copy.deepcopy(method.net)
+    with torch.no_grad():
+        for p in method.net.parameters():
+            p += 0.2 * torch.rand(p.shape, generator=torch.Generator().manual_seed(0))
+    new = task(2).train
+    x, y, t = method.batch(new.x[:4], new.y[:4], 2)
+    assert t.tolist() == [2] * 4 + [0, 1]
+    kept = [divergence(method.net(x[r])[:, :4], old(x[r])[:, :4].detach(), 2.0).mean() for r in ([4], [5])]
+    assert all(float(one.detach()) > 1e-4 for one in kept)
+    expected = F.cross_entropy(method.net(x), 2 * t + y) + 10.0 * (kept[0] + kept[1]) / 2
+    torch.testing.assert_close(method.loss(x, y, t), expected)
+
+
+def test_class_incremental_answers_that_were_first_stay() -> None:
+    """Among the classes seen by then; among the later ones, those of the last network."""
+    method = class_incremental(targets="fixed")
+    assert [[tuple(y.shape) for y in of_task] for of_task in method.targets_] == [[(3, 2)] * 2, [(3, 4)] * 2]
+    with torch.no_grad():
+        for p in method.net.parameters():
+            p += 0.1
+    method.begin_task(task(2))
+    found, first = method._replay["logits"], [torch.cat(of_task) for of_task in method.targets_]
+    assert found.shape == (12, 4)
+    assert torch.equal(found[:6, :2], first[0])
+    assert torch.equal(found[6:], first[1])
+    now = method.net(torch.cat(method.exemplars_[0]).float()).detach()
+    torch.testing.assert_close(found[:6, 2:], now[:, 2:4])
+    assert not torch.allclose(found[:6, :2], now[:, :2])

@@ -16,9 +16,10 @@ from cl.errors import UserError
 from cl.memory import drawn
 from cl.methods.r_fm import RFM
 from cl.methods.r_pm import RPM
+from cl.nets.multihead import Increment
 from cl.rehearsal import Rehearsal, draw, per_step
 from cl.train import Snapshot
-from tests.cl.small import attach, learn_tasks, learner_for, mlp, params_for, same, toy_task
+from tests.cl.small import attach, dark_and_bright, learn_tasks, learner_for, mlp, params_for, same, toy_task
 
 OFF = {"enabled": False}
 TASKS = range(10)
@@ -173,7 +174,7 @@ def test_batch_is_the_new_samples_and_some_old_ones(method: Rehearsal) -> None:
     """The new ones stay as many as a batch holds; the survey's code says fewer and trains on as many (Q10)."""
     after(method, 2)
     net, new = mlp(classes=(3, 3, 3)), replace(task_of(2), validation=task_of(2, samples=3).train)
-    attach(method, net, 2, batch_size=6)
+    attach(method, net, 2, batch_size=6).data = new
     method.begin_task(new)
     wanted = per_step(6, 12, {RPM: 10, RFM: 15}[type(method)])
     assert wanted == {RPM: 3, RFM: 4}[type(method)]
@@ -211,6 +212,37 @@ def test_loss_weighs_the_old_tasks_together_as_much_as_the_new_one() -> None:
         strict=True,
     ):
         torch.testing.assert_close(got, wanted)
+
+
+def test_old_samples_are_augmented_anew_in_every_step() -> None:
+    """Stored as they were prepared; shown as they are about as often as turned."""
+    method, net = RPM(memory_per_task=5), mlp(9, classes=(2, 2))
+    old, new = dark_and_bright(0, 3), dark_and_bright(1, 3)
+    attach(method, net, 0, batch_size=6).end_task(old)
+    attach(method, net, 1, batch_size=6, augmentation={"flip": True}).data = new
+    method.begin_task(new)
+    batches = [method.batch(new.train.x[:6], new.train.y[:6], 1) for _ in range(40)]
+    shown = torch.cat([x[6:] for x, _, _ in batches]).unsqueeze(1)
+    stored = method.memory_[0]["images"].float()
+    assert {bytes(image) for image in stored.byte().flatten(1).tolist()} <= {
+        bytes(image) for image in old.train.images.flatten(1).tolist()
+    }
+    plain, turned = ((shown == ways).flatten(2).all(2).any(1) for ways in (stored, stored.flip(3)))
+    assert bool((plain | turned).all())
+    assert 0.3 < float(plain.float().mean()) < 0.7
+
+
+@pytest.mark.parametrize("increment", ["domain", "class"])
+def test_loss_where_the_task_is_not_told(increment: Increment) -> None:
+    """The same weights; one softmax over the common classes, or over those of all tasks."""
+    net = mlp(classes=(3,) if increment == "domain" else (3, 3, 3))
+    net.increment = increment
+    method = attach(RFM(), net, task=2)
+    t, y = torch.tensor([2, 2, 2, 0, 1, 1]), torch.tensor([0, 1, 2, 2, 0, 1])
+    x = torch.rand(6, 4, generator=generator())
+    label = y if increment == "domain" else 3 * t + y
+    parts = [F.cross_entropy(net(x[t == s], None), label[t == s]) for s in range(3)]
+    torch.testing.assert_close(method.loss(x, y, t), parts[2] + (parts[0] + parts[1]) / 2)
 
 
 @pytest.mark.parametrize("memory", [0, 5])

@@ -1,0 +1,83 @@
+"""How often Expert Gate gives a test image to its own task's expert: `python -m benchmarks.routing`.
+
+It learns split-digits and permuted-digits by the whole protocol and then asks the gates, image by image. Resumable, as
+every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from cl import checkpoint, cli
+from cl.data import load
+from cl.data.prepare import prepare
+from cl.errors import UserError
+from cl.methods.expert_gate import ExpertGate
+from cl.metrics import interval
+from cl.params import Params, read
+from cl.pool import Progress, explain, run_all, units_of
+from cl.sequence import Learner
+
+METHOD = "expert_gate"
+BENCHMARKS = ("split-digits", "permuted-digits")
+CPU = torch.device("cpu")
+
+
+def rate(params: Params, seed: int, out: Path) -> float:
+    """Mean over the tasks of the share of test images that their own gate reconstructs best, after the last task."""
+    learner = Learner(params, METHOD, seed, load(out / "prepared", CPU), CPU)
+    last = len(learner.stages) - 1
+    learner.resume(last, checkpoint.load(out / "checkpoints" / METHOD / f"seed-{seed}" / f"task-{last}")[0])
+    method = learner.method
+    assert isinstance(method, ExpertGate)
+    with torch.no_grad():
+        right = [method.route(task.test.x) == task.index for task in learner.stages]
+    return sum(float(found.float().mean()) for found in right) / len(right)
+
+
+def row(benchmark: str, given: argparse.Namespace) -> str:
+    """A line of the table, in per cent over the seeds."""
+    out = given.out / benchmark
+    seeds = [int(seed) for seed in given.seeds.split(",")] if given.seeds else None
+    params = read(given.params, [f"benchmark.name={benchmark}", *given.overrides], [METHOD], seeds)
+    out.mkdir(parents=True, exist_ok=True)
+    prepare(params.benchmark, cli.RAW, out / "prepared", say=_say)
+    units = units_of(params)
+    if failures := run_all(params, out, units, Progress(units, _say)):
+        raise UserError(explain(failures))
+    results = [json.loads((out / "results" / METHOD / f"seed-{seed}.json").read_bytes()) for seed in params.seeds]
+    columns = [
+        [rate(params, seed, out) for seed in params.seeds],
+        [result["average_accuracy"] for result in results],
+        [sum(last := result["task_agnostic_accuracy"][-1]) / len(last) for result in results],
+    ]
+    return f"| {benchmark} | {' | '.join(_spread(values) for values in columns)} |"
+
+
+def _spread(values: list[float]) -> str:
+    mean, half = interval([100 * value for value in values])
+    return f"{mean:.2f}" + (f" ± {half:.2f}" if half is not None else "")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Learn both and print the table."""
+    parser = cli.parser("benchmarks.routing", __doc__.splitlines()[0] if __doc__ else None)
+    parser.set_defaults(out=Path("out/routing"))
+    given = parser.parse_args()
+    rows = [row(benchmark, given) for benchmark in BENCHMARKS]
+    head = ["| benchmark | own expert % | accuracy % told the task | not told |", "| :--- | ---: | ---: | ---: |"]
+    print("\n".join([*head, *rows]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))

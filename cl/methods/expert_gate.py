@@ -1,0 +1,213 @@
+"""Expert Gate: a network for each task, and autoencoders that tell from an image alone whose task it is.
+
+Aljundi, Chakravarty and Tuytelaars, Expert Gate: Lifelong learning with a network of experts, CVPR 2017.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from cl.data import Task
+from cl.errors import UserError
+from cl.method import ALL, Method, TaskIds, knob, shrink
+from cl.ops import Tensors, distillation, snapshot
+from cl.params import Augmentation, Training
+from cl.rng import Key, generator
+
+FLOOR = -1e9
+"""Score of the classes of experts that are not asked: finite, and below every other."""
+GATE_BATCH = 50
+"""Images in a step of a gate: it needs many steps, whatever the networks do with."""
+TINY = 1e-12
+"""Keeps the relatedness finite where a gate reconstructs its own task perfectly."""
+
+_trained: WeakKeyDictionary[Task, dict[tuple[Any, ...], Tensors]] = WeakKeyDictionary()
+"""Gates by task and by what else they follow from: another attempt at a task need not train its gate again."""
+
+
+class ExpertGate(Method):
+    """Expert t starts from the expert of the most related task: with LwF where that is near enough, by finetuning else.
+
+    At test the expert is the one whose gate reconstructs the sample best.
+    """
+
+    isolates_parameters = True
+    scenarios = ALL
+    judged_by = "inference"  # the network's heads side by side are of no use: each expert has its own one
+
+    transfer: float = knob(10.0, decay=shrink, range=(0, 1e9), help="lambda of LwF towards a related expert")
+    temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of LwF's softened distributions")
+    related: float = knob(0.85, range=(-1e9, 1e9), help="relatedness above which LwF is used")
+    code_size: int = knob(20, range=(1, 1e6), help="units of a gate's code, fewer than an image has numbers")
+    gate_learning_rate: float = knob(0.01, range=(1e-9, 1e3), help="of the gates' Adam")
+    gate_epochs: int = knob(50, range=(1, 1e6), help="of a gate's training")
+    gate_temperature: float = knob(2.0, range=(1e-9, 1e9), help="t of the gates' softmax over the experts")
+    activation: float = knob(1.0, range=(0, 1), help="experts at least so probable are asked too; 1: the best alone")
+
+    gates_: list[Tensors] | None = None
+    """Per task: the autoencoder's tensors."""
+    experts_: list[Tensors] | None = None
+    """Per task: the network's tensors, without the other tasks' heads."""
+    relatedness_: list[list[float]] | None = None
+    """Per task: to each of the tasks before."""
+    _teacher: Tensors | None = None
+    _source: int = 0
+
+    def begin_task(self, data: Task) -> None:
+        """Train the gate, then go back to the expert of the task it finds most related."""
+        self.gates_ = [*(self.gates_ or []), self._gate(data)]
+        errors = self._errors(data.validation.x if len(data.validation) else data.train.x).mean(0).tolist()
+        found = [relatedness(errors[-1], other) for other in errors[:-1]]
+        self.relatedness_ = [*(self.relatedness_ or []), found]
+        if not found:
+            return
+        assert self.experts_ is not None
+        self._source = max(range(len(found)), key=found.__getitem__)
+        expert = self.experts_[self._source]
+        self.net.load_state_dict(expert, strict=False)
+        if found[self._source] > self.related and self.transfer and not self.plain:
+            self._teacher = expert
+
+    def _gate(self, data: Task) -> Tensors:
+        numbers = data.train.normalise(data.train.images[:1]).numel()
+        if self.code_size >= numbers:
+            raise UserError(
+                f"methods.expert_gate.code_size: {self.code_size} units are no bottleneck for images of {numbers} "
+                "numbers; make it smaller"
+            )
+        known = _trained.setdefault(data, {})
+        follows_from = (self._key[0], self.code_size, self.gate_learning_rate, self.gate_epochs)
+        if follows_from not in known:
+            learner = _Gate()
+            draw = generator(*self._key[:2], "gate")
+            learner.net = Autoencoder(numbers, self.code_size, draw).to(data.train.normalise.device)
+            self.fit(data, "gate", learner, learning_rate=self.gate_learning_rate, epochs=self.gate_epochs, keep="last")
+            known[follows_from] = snapshot(learner.net.state_dict())
+        return known[follows_from]
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """Cross-entropy among the task's own classes; near a related expert's answers, where there is one."""
+        learned = F.cross_entropy(self.net(x, self.task), y)
+        if self._teacher is None:
+            return learned
+        with torch.no_grad(), self.net.at_rest():
+            teacher = functional_call(self.net, self._teacher, (x, self._source))
+        return learned + self.transfer * distillation(self.net(x, self._source), teacher, self.temperature)
+
+    def end_task(self, data: Task) -> None:
+        """Keep the expert."""
+        head = f"heads.{0 if self.net.increment == 'domain' else self.task}."
+        kept = {name: p for name, p in self.net.state_dict().items() if name.startswith(("backbone.", head))}
+        self.experts_ = [*(self.experts_ or []), snapshot(kept)]
+
+    def predict(self, x: Tensor, t: int | None = None) -> Tensor:
+        """The expert's scores; without a task, log-probabilities of each sample's own expert and FLOOR elsewhere."""
+        if t is not None:
+            return self._answer(x, t)
+        chances = confidence(self._errors(x), self.gate_temperature)
+        asked = (chances >= self.activation) | F.one_hot(chances.argmax(1), chances.shape[1]).bool()
+        seen = self.net.classes()
+        scores = torch.full((len(x), sum(seen)), FLOOR, device=x.device)
+        for expert in range(chances.shape[1]):
+            rows = asked[:, expert].nonzero()
+            if len(rows):
+                found = self._answer(x[rows.squeeze(1)], expert).log_softmax(1)
+                columns = self.net.column(torch.arange(found.shape[1], device=x.device), expert)
+                scores[rows, columns] = torch.maximum(scores[rows, columns], found)
+        return scores
+
+    def route(self, x: Tensor) -> Tensor:
+        """The expert that each sample is given to, (N,)."""
+        return self._errors(x).argmin(1)
+
+    def _answer(self, x: Tensor, expert: int) -> Tensor:
+        experts = self.experts_ or []
+        scores: Tensor = (
+            functional_call(self.net, experts[expert], (x, expert))
+            if expert < len(experts)
+            else self.net(x, expert)  # the one that is being trained
+        )
+        return scores
+
+    def _errors(self, x: Tensor) -> Tensor:
+        """Squared distance of each sample to its reconstruction by each gate, (N, gates)."""
+        inputs = gate_inputs(x)
+        gates = self.gates_ or []
+        return torch.stack([(reconstruction(inputs, gate) - inputs).square().sum(1) for gate in gates], 1)
+
+
+def relatedness(own: float, other: float) -> float:
+    """Rel(k, a) = 1 - (Er_a - Er_k) / Er_k: of the errors of task k's own gate and of task a's, on data of k."""
+    return 1 - (other - own) / (own + TINY)
+
+
+def confidence(errors: Tensor, temperature: float) -> Tensor:
+    """softmax(-errors / t) over the gates: errors (N, gates) to probabilities of the same shape."""
+    return (-errors / temperature).softmax(1)
+
+
+def gate_inputs(x: Tensor) -> Tensor:
+    """Images (N, C, H, W), standardised, as numbers between 0 and 1 that a gate can reconstruct, (N, C H W)."""
+    return torch.sigmoid(x.flatten(1))
+
+
+def reconstruction(inputs: Tensor, gate: Tensors) -> Tensor:
+    """What a gate makes of inputs (N, D), between 0 and 1."""
+    return torch.sigmoid(_logits(inputs, gate))
+
+
+def _logits(inputs: Tensor, gate: Tensors) -> Tensor:
+    code = F.linear(inputs, gate["encoder.weight"], gate["encoder.bias"]).relu()
+    return F.linear(code, gate["decoder.weight"], gate["decoder.bias"])
+
+
+class Autoencoder(nn.Module):
+    """D numbers -> `size` units -> D logits."""
+
+    def __init__(self, numbers: int, size: int, draw: torch.Generator) -> None:
+        super().__init__()
+        self.encoder = nn.utils.skip_init(nn.Linear, numbers, size)
+        self.decoder = nn.utils.skip_init(nn.Linear, size, numbers)
+        for layer in (self.encoder, self.decoder):
+            bound = 1 / math.sqrt(layer.in_features)
+            for parameter in layer.parameters():
+                parameter.data.uniform_(-bound, bound, generator=draw)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs (N, D) to the logits of their reconstruction, (N, D)."""
+        return _logits(inputs, dict(self.named_parameters()))
+
+
+class _Gate(Method):
+    """Cross-entropy of every number of an image with its reconstruction."""
+
+    net: Any
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """None, as at test."""
+        return Augmentation()
+
+    def attach(self, net: Any, task: int, training: Training, learning_rate: float, key: Key) -> None:
+        super().attach(net, task, training.model_copy(update={"batch_size": GATE_BATCH}), learning_rate, key)
+
+    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=learning_rate, foreach=True)
+
+    def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
+        """Batches in an order that is the same in every trial, so that the gate is."""
+        train = self.data.train
+        order = torch.randperm(len(train), generator=generator(*self._key[:2], "gate", self.epoch))
+        chosen = order[self.step * GATE_BATCH :][:GATE_BATCH]
+        return train.normalise(train.images[chosen]), y, t
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        inputs = gate_inputs(x)
+        return F.binary_cross_entropy_with_logits(self.net(inputs), inputs)
