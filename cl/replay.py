@@ -13,7 +13,7 @@ from torch import Tensor
 from cl.data import Split
 from cl.data.task import Normalise
 from cl.memory import placed, reservoir
-from cl.method import ALL, LABEL_BYTES, Method, TaskIds, knob
+from cl.method import ALL, LABEL_BYTES, Method, TaskIds, knob, shrink
 
 Rows: TypeAlias = dict[str, Tensor]
 """Samples as they are kept: `images` (K, C, H, W) uint8, labels `y` (K,), tasks `t` (K,), and what a method adds."""
@@ -120,3 +120,22 @@ class Replay(Method):
     def cross_entropies(self, logits: Tensor, y: Tensor, t: TaskIds) -> Tensor:
         """Of each sample, (N,), from the logits that `MultiHead.scope` asks for."""
         return F.cross_entropy(logits, self.net.label(y, t), reduction="none")
+
+
+class ReplayedLoss(Replay):
+    """L = CE(new samples) + rho CE(samples drawn from the memory)."""
+
+    strength: float = knob(1.0, decay=shrink, range=(0, 1e6), help="rho: weight of the remembered samples")
+
+    def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
+        """The new samples, then remembered ones."""
+        recalled = self.recall(self.replayed(len(y)), "replay") if self.strength else None
+        return self.mixed(x, y, t, recalled)
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """The mean over the new samples, and rho times that over the others."""
+        new = len(self.indices)
+        if len(y) == new:
+            return super().loss(x, y, t)
+        each = self.cross_entropies(self.net(x, self.net.scope(t)), y, t)
+        return each[:new].mean() + self.strength * each[new:].mean()

@@ -53,6 +53,7 @@ CODE = (
     "selection",
     "sequence",
     "train",
+    "variational",
     "data/augment",
     "data/task",
 )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cl.data import Task
-from cl.method import Method, TaskIds, knob, shrink
+from cl.method import ALL, Method, TaskIds, knob, shrink
 from cl.nets import MultiHead
 from cl.ops import Tensors, distillation, snapshot
 from cl.params import Augmentation, Patience
@@ -26,8 +26,11 @@ class EBLL(Method):
     """L = CE + lambda sum_{s<t} D(student head s, teacher head s) + alpha_e sum_{s<t} MSE(code_s(F), code_s(F*)).
 
     F are the features of the student, F* of the teacher; code_s is the encoder of an undercomplete autoencoder that
-    learned, when task s ended, to keep what task s needs of them.
+    learned, when task s ended, to keep what task s needs of them. Where tasks share a softmax there is one D for all of
+    them, as in `LwF`.
     """
+
+    scenarios = ALL
 
     strength: float = knob(10.0, decay=shrink, range=(0, 1e9), help="lambda of the distillation")
     code_strength: float = knob(1.0, decay=shrink, range=(0, 1e9), help="alpha_e of the codes")
@@ -48,16 +51,16 @@ class EBLL(Method):
         self._teacher = snapshot(_Parts(self.net).state_dict()) if self.task > 0 else None
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        """Cross-entropy on the new head, distillation on every old one, and codes held where the teacher's are."""
+        """Cross-entropy on the new task, distillation on every old head, and codes held where the teacher's are."""
         if self._teacher is None or (self.strength == 0 and self.code_strength == 0):
             return super().loss(x, y, t)
         parts = _Parts(self.net)
         with torch.no_grad(), self.net.at_rest():
-            old_features, old_logits = functional_call(parts, self._teacher, (x,))
-        features, logits = parts(x)
-        student, teacher = (z.split(self.net.classes(), 1) for z in (logits, old_logits))
-        kept = [distillation(student[s], teacher[s], self.temperature) for s in range(self.task)]
-        loss = F.cross_entropy(student[self.task], y) + self.strength * torch.stack(kept).sum()
+            old_features, teacher = functional_call(parts, self._teacher, (x,))
+        features, student = parts(x)
+        old, new = self.net.groups(self.task), self.net.groups(self.task + 1)[-1]
+        kept = [distillation(student[:, group], teacher[:, group], self.temperature) for group in old]
+        loss = F.cross_entropy(student[:, new], self.net.label(y, t)) + self.strength * torch.stack(kept).sum()
         if self.code_strength == 0:
             return loss
         held = [F.mse_loss(code(features, e), code(old_features, e)) for e in self.encoders_ or []]
@@ -134,7 +137,8 @@ class _Autoencoder(Method):
         found = self.net.backbone[0](x)
         error = F.mse_loss(found, x)
         rest = self.net.backbone.of(list(self.net.backbone)[1:])
-        return F.cross_entropy(self.net.logits(rest(found), t), y) + self.reconstruction * error
+        logits = self.net.logits(rest(found), self.net.scope(t))
+        return F.cross_entropy(logits, self.net.label(y, t)) + self.reconstruction * error
 
 
 class _Parts(nn.Module):

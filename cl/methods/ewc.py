@@ -8,12 +8,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from cl.data import Task
-from cl.method import Method, knob, shrink
+from cl.method import ALL, Method, knob, shrink
 from cl.ops import Tensors, add, importance, negative_log_likelihood, quadratic, snapshot
 
 
 class EWC(Method):
     """L = CE + lambda sum_k F_k (theta_k - theta*_k)^2, with F the sum of the tasks' diagonal Fisher informations."""
+
+    scenarios = ALL
 
     strength: float = knob(400.0, decay=shrink, range=(0, 1e12), help="lambda")
     estimator: str = knob("per-sample", choices=("per-sample", "batch-sum"), help="how gradients become F")

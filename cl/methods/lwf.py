@@ -11,12 +11,17 @@ from torch import Tensor
 from torch.func import functional_call
 
 from cl.data import Task
-from cl.method import Method, TaskIds, knob, shrink
+from cl.method import ALL, Method, TaskIds, knob, shrink
 from cl.ops import Tensors, distillation, snapshot
 
 
 class LwF(Method):
-    """L = CE + lambda sum_{s<t} D(student head s, teacher head s); the old heads go on learning."""
+    """L = CE + lambda sum_{s<t} D(student head s, teacher head s); the old heads go on learning.
+
+    Where tasks share a softmax there is one D for all of them: of the one head, or of all old classes.
+    """
+
+    scenarios = ALL
 
     strength: float = knob(10.0, decay=shrink, range=(0, 1e9), help="lambda")
     temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of the softened distributions")
@@ -28,11 +33,12 @@ class LwF(Method):
         self._teacher = snapshot(self.net.state_dict()) if self.task > 0 else None
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        """Cross-entropy on the new head, distillation on every old one."""
+        """Cross-entropy on the new task, distillation on every old head."""
         if self._teacher is None or self.strength == 0:
             return super().loss(x, y, t)
         with torch.no_grad(), self.net.at_rest():
-            teacher = functional_call(self.net, self._teacher, (x,)).split(self.net.classes(), 1)
-        student = self.net(x).split(self.net.classes(), 1)
-        kept = [distillation(student[s], teacher[s], self.temperature) for s in range(self.task)]
-        return F.cross_entropy(student[self.task], y) + self.strength * torch.stack(kept).sum()
+            teacher = functional_call(self.net, self._teacher, (x,))
+        student = self.net(x)
+        old, new = self.net.groups(self.task), self.net.groups(self.task + 1)[-1]
+        kept = [distillation(student[:, group], teacher[:, group], self.temperature) for group in old]
+        return F.cross_entropy(student[:, new], self.net.label(y, t)) + self.strength * torch.stack(kept).sum()

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from cl.data import Task
-from cl.method import Method, knob, shrink
+from cl.method import ALL, Method, knob, shrink
 from cl.ops import Tensors, add, importance, quadratic, snapshot
 
 
 class MAS(Method):
     """L = CE + lambda sum_k Omega_k (theta_k - theta*_k)^2, Omega = sum_t mean_x |d ||z_t(x)||^2 / d theta_k|."""
+
+    scenarios = ALL
 
     strength: float = knob(3.0, decay=shrink, range=(0, 1e12), help="lambda")
     estimator: str = knob("per-sample", choices=("per-sample", "batch-sum"), help="how gradients become Omega")

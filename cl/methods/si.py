@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from cl.data import Task
-from cl.method import Method, TaskIds, knob, shrink
+from cl.method import ALL, Method, TaskIds, knob, shrink
 from cl.ops import Tensors, add, quadratic, snapshot, zeros_like
 
 
 class SI(Method):
     """L = CE + lambda sum_k Omega_k (theta_k - theta*_k)^2, Omega = sum_t max(0, w / (Delta^2 + xi))."""
+
+    scenarios = ALL
 
     strength: float = knob(400.0, decay=shrink, range=(0, 1e12), help="lambda")
     damping: float = knob(1e-3, range=(1e-12, 1e6), help="xi: keeps importances finite where a weight hardly moved")

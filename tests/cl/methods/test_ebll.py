@@ -14,6 +14,7 @@ from cl.method import Method
 from cl.methods import ebll
 from cl.methods.ebll import EBLL, Coder, code
 from cl.nets import build
+from cl.nets.multihead import Increment
 from cl.ops import Tensors, distillation, snapshot
 from cl.params import Model
 from cl.sequence import Learner
@@ -77,6 +78,23 @@ def test_loss_of_two_old_tasks() -> None:
         weight, bias = encoder(seed, units=units).values()
         codes, held = (torch.sigmoid(f @ weight.T + bias) for f in (features, before))
         expected = expected + 3 * (codes - held).square().sum() / (len(x) * units)
+    torch.testing.assert_close(method.loss(x, y, 2), expected)
+
+
+@pytest.mark.parametrize(("increment", "classes", "old"), [("domain", (3,), 3), ("class", (3, 2, 3), 5)])
+def test_one_softmax_is_distilled_as_one(increment: Increment, classes: tuple[int, ...], old: int) -> None:
+    net = mlp(classes=classes)
+    net.increment = increment
+    method = attach(EBLL(strength=5.0, code_strength=1e-9), net, task=2)
+    method.encoders_ = [encoder(0)]
+    method.begin_task(DATA)
+    x, y = DATA.train.x, DATA.train.y
+    teacher = net(x).detach()
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 0.1
+    column = y + 5 if increment == "class" else y
+    expected = F.cross_entropy(net(x), column) + 5 * distillation(net(x)[:, :old], teacher[:, :old], 2.0)
     torch.testing.assert_close(method.loss(x, y, 2), expected)
 
 
@@ -217,6 +235,30 @@ def test_loss_of_the_autoencoder() -> None:
     torch.testing.assert_close(
         attach(ebll._Autoencoder(reconstruction=0.3), net, task=1).loss(features, y, 1), expected
     )
+
+
+def test_autoencoder_serves_the_softmax_of_the_scenario() -> None:
+    net = mlp(classes=(2, 3))
+    net.increment = "class"
+    coder = Coder(5, 2, torch.Generator().manual_seed(3))
+    features, y = torch.rand(4, 5), torch.tensor([0, 2, 1, 2])
+    rebuilt = coder(features)
+    answer = net.logits(net.backbone[3:](rebuilt))
+    expected = F.cross_entropy(answer, y + 2) + 0.3 * F.mse_loss(rebuilt, features)
+    net.backbone = net.backbone.of([coder, *list(net.backbone)[3:]])
+    learner = attach(ebll._Autoencoder(reconstruction=0.3), net, task=1)
+    torch.testing.assert_close(learner.loss(features, y, 1), expected)
+
+
+@pytest.mark.parametrize("increment", ["domain", "class"])
+def test_learns_where_tasks_share_a_softmax(increment: Increment, prepared: dict[int, Path]) -> None:
+    few = {"code_sizes": [4], "reconstruction": [0.1], "code_epochs": 1}
+    params = params_for("ebll", few, selection=OFF, scenario={"name": increment})
+    learner = learner_for(params, prepared[3])
+    learn_tasks(learner, 3)
+    assert isinstance(learner.method, EBLL)
+    assert len(learner.method.encoders_ or []) == 3
+    assert learner.method.predict(learner.task.test.x).shape[1] == (10 if increment == "domain" else 30)
 
 
 def test_autoencoder_learns(prepared: dict[int, Path]) -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from cl.methods.lwf import LwF
+from cl.nets.multihead import Increment
 from cl.ops import distillation
 from tests.cl.small import attach, mlp, toy_task
 
@@ -40,6 +41,24 @@ def test_loss_adds_the_distillation_of_every_old_head() -> None:
         for p in net.parameters():
             p += 0.1
     expected = F.cross_entropy(net(x, 2), y) + 5 * sum(distillation(net(x, s), teachers[s], 2.0) for s in range(2))
+    torch.testing.assert_close(method.loss(x, y, 2), expected)
+
+
+@pytest.mark.parametrize(("increment", "classes", "old"), [("domain", (4,), 4), ("class", (3, 2, 4), 5)])
+def test_one_softmax_is_distilled_as_one(increment: Increment, classes: tuple[int, ...], old: int) -> None:
+    """The new task is told apart among all classes, and what was an answer before is held as one."""
+    net = mlp(classes=classes)
+    net.increment = increment
+    method = attach(LwF(strength=5.0), net, task=2)
+    data = toy_task([[1, 0, 0, 2], [0, 1, 3, 0]], [3, 1], index=2)
+    x, y = data.train.x, data.train.y
+    method.begin_task(data)
+    teacher = net(x).detach()
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 0.1
+    column = y + 5 if increment == "class" else y
+    expected = F.cross_entropy(net(x), column) + 5 * distillation(net(x)[:, :old], teacher[:, :old], 2.0)
     torch.testing.assert_close(method.loss(x, y, 2), expected)
 
 

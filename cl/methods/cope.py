@@ -1,0 +1,230 @@
+"""Continual prototype evolution: a prototype of each class that moves with the features, and the nearest one answers.
+
+De Lange and Tuytelaars, Continual prototype evolution: learning online from non-stationary data streams, ICCV 2021.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl.errors import UserError
+from cl.memory import placed, reservoir
+from cl.method import TaskIds, knob
+from cl.nets import MultiHead
+from cl.replay import Recalled, Replay, Rows
+
+OTHERS = 19
+"""In the authors' batches, ten new samples and ten remembered: all but one."""
+UNSEEN = -2.0
+"""Score of a class without a prototype: below the least product of a unit vector with one no longer than 1."""
+
+
+def loosen(value: float, alpha: float) -> float:
+    """Decay of a momentum: its distance to 1 divided by alpha, until it is 0."""
+    return max(0.0, 1 - (1 - value) / alpha)
+
+
+class CoPE(Replay):
+    """The pseudo-prototypical proxy loss on the new samples and as many of a memory balanced over the classes.
+
+    The heads learn nothing: f(x), the backbone's features scaled to length 1, is compared with the prototypes.
+    """
+
+    judged_by = "inference"
+
+    prototype_momentum: float = knob(0.9, decay=loosen, range=(0, 1), help="alpha: what a step leaves of a prototype")
+    temperature: float = knob(0.1, range=(1e-3, 1e3), help="T of the softmax over cosines")
+    embedding: int = knob(100, range=(1, 1e6), help="K: length of the features that are compared")
+    partners: str = knob(
+        "moving", choices=("moving", "held"), help="whether a sample moves the others that it is pushed away from"
+    )
+
+    scale: str = knob(
+        "bounded", choices=("bounded", "published"), help="of the loss: alike at every batch size and T; as published"
+    )
+
+    prototypes_: Tensor | None = None
+    """Of the classes seen, in the order of their appearance, (C, K); no longer than 1."""
+    classes_: Tensor | None = None
+    """Which classes these are, as columns of the heads side by side, (C,)."""
+    offered_: Tensor | None = None
+    """How many samples of each were offered to the memory, (C,)."""
+    _features: Tensor | None = None
+    """Of this step's samples as it began, (N, K), without gradient."""
+
+    def wrap(self, net: MultiHead) -> MultiHead:
+        """A linear layer behind the backbone, to features of any sign; drawn in `grow`."""
+        layer = nn.utils.skip_init(nn.Linear, net.feature_size, self.embedding)
+        return MultiHead(net.backbone.of([*net.backbone, layer]), self.embedding)
+
+    def grow(self, net: MultiHead, task: int, draw: torch.Generator) -> None:
+        """Draw that layer, before the first task, as torch draws one."""
+        if task > 0:
+            return
+        layer = list(net.backbone)[-1]
+        assert isinstance(layer, nn.Linear)
+        bound = 1 / math.sqrt(layer.in_features)
+        with torch.no_grad():
+            for p in layer.parameters():
+                p.copy_(torch.empty(p.shape).uniform_(-bound, bound, generator=draw))
+
+    def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
+        """The new samples, then remembered ones."""
+        return self.mixed(x, y, t, self._recall_balanced(self.replayed(len(y))))
+
+    def _recall_balanced(self, count: int) -> Recalled | None:
+        """So many samples without repetition, of each class as likely."""
+        if self.memory_ is None or not len(self.memory_["y"]):
+            return None
+        index = self._index(self.memory_["y"], self.memory_["t"])
+        weights = 1 / index.bincount()[index]
+        draw = self.rng("replay")
+        chosen = torch.multinomial(weights, min(count, len(weights)), generator=draw)
+        rows = {name: tensor[chosen] for name, tensor in self.memory_.items()}
+        return Recalled(self.view(rows["images"], "replay"), rows)
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """Of the step's samples, with a prototype for each class they bring; 0 while there is but one class."""
+        features = F.normalize(self.net.backbone(x), dim=1)
+        self._features = features.detach()
+        self._meet(self.net.column(y, t))
+        assert self.prototypes_ is not None
+        if len(self.prototypes_) < 2:
+            return 0 * features.sum()
+        attracted, repelled = proxy_loss(
+            features, self._index(y, t), self.prototypes_, self.temperature, moving=self.partners == "moving"
+        )
+        if self.scale == "published":
+            return attracted + repelled
+        # The repellor is a sum over the batch, and all of it is in units of 1 / T: with 400 samples it is 20 times as
+        # steep as the authors', and no learning rate that suits other methods suits it.
+        return self.temperature * (attracted + min(1.0, OTHERS / max(1, len(x) - 1)) * repelled)
+
+    def _meet(self, columns: Tensor) -> None:
+        """Give each class that has none yet a prototype: a random direction with no negative component."""
+        known = self.classes_.tolist() if self.classes_ is not None else []
+        new = [c for c in dict.fromkeys(columns.tolist()) if c not in known]
+        if not new:
+            return
+        draw = self.rng("prototypes")
+        drawn = F.normalize(torch.rand(len(new), self.embedding, generator=draw), dim=1).to(columns.device)
+        more = torch.tensor(new, device=columns.device)
+        none = torch.zeros_like(more)
+        self.prototypes_ = torch.cat([self.prototypes_, drawn]) if self.prototypes_ is not None else drawn
+        self.classes_ = torch.cat([self.classes_, more]) if self.classes_ is not None else more
+        self.offered_ = torch.cat([self.offered_, none]) if self.offered_ is not None else none
+
+    def _index(self, y: Tensor, t: TaskIds) -> Tensor:
+        """Which prototype is that of label y (N,) of task t: (N,)."""
+        assert self.classes_ is not None
+        return (self.net.column(y, t).unsqueeze(1) == self.classes_.to(y.device)).nonzero()[:, 1]
+
+    def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
+        """p_c becomes alpha p_c + (1 - alpha) times the mean feature of the step's samples of class c; offer the new.
+
+        Features as they were before the step. Prototypes are not scaled to length 1.
+        """
+        assert self._features is not None
+        assert self.prototypes_ is not None
+        self.prototypes_ = moved(self.prototypes_, self._features, self._index(y, t), self.prototype_momentum)
+        self.remember(self.present())
+
+    def remember(self, rows: Mapping[str, Tensor]) -> None:
+        """Offer samples to the memory, of which each class seen has the same share; in the first epoch alone.
+
+        Within a class they are a reservoir. A new class cuts the others to less. Raises `UserError` where the memory
+        cannot hold one of each class.
+        """
+        if self.epoch > 0 or self.memory_budget == 0:
+            return
+        assert self.classes_ is not None
+        assert self.offered_ is not None
+        quota = self.memory_budget // len(self.classes_)
+        if quota == 0:
+            raise UserError(
+                f"methods.cope.memory_budget: {self.memory_budget} samples cannot hold one of each of the "
+                f"{len(self.classes_)} classes seen; raise it, or set it to 0 for none"
+            )
+        draw, index = self.rng("reservoir"), self._index(rows["y"], rows["t"])
+        kept = self._cut(quota, draw)
+        offered = self.offered_.tolist()
+        for c in index.unique().tolist():
+            new = {name: tensor[index == c] for name, tensor in rows.items()}
+            slots = reservoir(offered[c], len(new["y"]), quota, draw)
+            kept[c] = placed(kept.get(c), new, slots)
+            offered[c] += len(new["y"])
+        self.memory_ = {name: torch.cat([kept[c][name] for c in sorted(kept)]) for name in rows}
+        self.offered_ = torch.tensor(offered, device=self.offered_.device)
+        self.seen_ += len(index)
+
+    def _cut(self, quota: int, draw: torch.Generator) -> dict[int, Rows]:
+        """What is kept of each class, by its prototype; a random part of it where it is more than its share."""
+        if self.memory_ is None:
+            return {}
+        index = self._index(self.memory_["y"], self.memory_["t"])
+        found = {}
+        for c in index.unique().tolist():
+            mine = (index == c).nonzero().flatten()
+            if len(mine) > quota:
+                mine = mine[torch.randperm(len(mine), generator=draw)[:quota]]
+            found[c] = {name: tensor[mine] for name, tensor in self.memory_.items()}
+        return found
+
+    def predict(self, x: Tensor, t: int | None = None) -> Tensor:
+        """f(x) p_c, for the classes of task t or all; of a class never seen less than of any other."""
+        features = F.normalize(self.net.backbone(x), dim=1)
+        scores = features.new_full((len(x), sum(self.net.classes())), UNSEEN)
+        if self.prototypes_ is not None and self.classes_ is not None:
+            scores[:, self.classes_] = features @ self.prototypes_.T
+        if t is None or self.net.increment == "domain":
+            return scores
+        first = sum(self.net.classes()[:t])
+        return scores[:, first : first + self.net.classes()[t]]
+
+
+def proxy_loss(
+    features: Tensor, index: Tensor, prototypes: Tensor, temperature: float, *, moving: bool
+) -> tuple[Tensor, Tensor]:
+    """The two parts of the pseudo-prototypical proxy loss, that sum to it: attractor and repellor.
+
+    Each sample i of class c is drawn to p_c and to the others of c in the batch, and what is not of c is pushed away
+    from p_c and i. With P(c | x, p) = e^(f p / T) / (e^(f p / T) + sum_{k != c} e^(f p_k / T)) and s = f p / T less
+    the logarithm of that sum, log P = -softplus(-s) and log (1 - P) = -softplus(s), which neither over- nor underflows.
+
+    Args:
+        features: (N, K), of length 1.
+        index: (N,), each sample's prototype.
+        prototypes: (C, K) of two classes or more.
+        temperature: T.
+        moving: the gradient of a repellor also moves the sample that pushes, as in the authors' code.
+    """
+    to_prototypes = features @ prototypes.T / temperature
+    present, place = index.unique(return_inverse=True)
+    own = F.one_hot(present, len(prototypes)).bool()
+    # Column b: over all prototypes but that of the b-th class present.
+    others = to_prototypes.unsqueeze(1).masked_fill(own, -math.inf).logsumexp(2)  # (N, present)
+    to_class = (to_prototypes[:, present] - others)[:, place]  # [j, i]: sample j and the prototype of i's class
+    beside = others[:, place]
+    held = features @ features.detach().T / temperature - beside
+    pushed = features @ features.T / temperature - beside if moving else held
+    same = index.unsqueeze(1) == index
+    count = same.sum(1).to(features)
+
+    itself = torch.eye(len(index), dtype=torch.bool, device=index.device)
+    partner = (-F.softplus(-held)).masked_fill(~same | itself, -math.inf)
+    prototype = -F.softplus(-to_class.diagonal())
+    attracted = torch.cat([prototype.unsqueeze(1), partner], 1).logsumexp(1) - count.log()
+    repelled = torch.logaddexp(-F.softplus(to_class), -F.softplus(pushed)) - math.log(2)
+    return -attracted.mean(), -repelled.masked_fill(same, 0).sum() / len(index)
+
+
+def moved(prototypes: Tensor, features: Tensor, index: Tensor, momentum: float) -> Tensor:
+    """alpha p_c + (1 - alpha) times the mean of the features (N, K) of class c, where there are any; else p_c."""
+    count = index.bincount(minlength=len(prototypes)).unsqueeze(1)
+    mean = torch.zeros_like(prototypes).index_add_(0, index, features) / count.clamp(min=1)
+    return torch.where(count > 0, momentum * prototypes + (1 - momentum) * mean, prototypes)

@@ -1,0 +1,186 @@
+"""Deep generative replay: a generator learns to draw images like those of all old tasks, the old network labels them.
+
+Shin et al., Continual learning with deep generative replay, NIPS 2017; the generator as in van de Ven and Tolias,
+Three scenarios for continual learning, 2019.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from cl.data import Split, Task
+from cl.errors import UserError
+from cl.method import ALL, Method, TaskIds, knob, shrink
+from cl.ops import Tensors, distillation, snapshot
+
+
+class DGR(Method):
+    """L = (1 - w) CE(new images) + w mean_g CE(drawn images among group g), w = rho (1 - 1/t) while learning task t.
+
+    A drawn image has a label of each group, the old network's: the groups are the old heads, or all classes as one.
+    """
+
+    scenarios = ALL
+
+    strength: float = knob(1.0, decay=shrink, range=(0, 1), help="rho: share of the published weight of replay")
+    distil: bool = knob(False, help="the old network's softened answers as targets, instead of its decision")
+    temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of the softened answers")
+    replay_batch: int = knob(0, range=(0, 1e6), help="images drawn in a step; 0: as many as are new")
+    generator_units: int = knob(200, range=(1, 1e6), help="of each of the two hidden layers, on both sides")
+    generator_code: int = knob(20, range=(1, 1e6), help="numbers an image is drawn from")
+    generator_epochs: int = knob(20, range=(1, 1e6), help="of the generator's training on each task")
+    generator_learning_rate: float = knob(0.003, range=(1e-9, 1), help="of its Adam")
+
+    generator_: Tensors | None = None
+    """Of the generator as the last task left it."""
+    _generator: VAE | None = None
+    _solver: Tensors | None = None
+
+    def begin_task(self, data: Task) -> None:
+        """Freeze the generator and the network as the last task left them."""
+        if self.generator_ is not None:
+            self._generator = self.vae(data.train).requires_grad_(False)
+            self._solver = snapshot(self.net.state_dict())
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """The mean of both, weighed as if every task so far had as many samples."""
+        if self._generator is None or self._solver is None or self.strength == 0:
+            return super().loss(x, y, t)
+        drawn = self._generator(self._generator.codes(self.replay_batch or len(x), self.rng("drawn images")))
+        with torch.no_grad(), self.net.at_rest():
+            answers = functional_call(self.net, self._solver, (drawn,))
+        features = self.net.backbone(torch.cat([x, drawn]))
+        new = F.cross_entropy(self.net.logits(features[: len(x)], self.net.scope(t)), self.net.label(y, t))
+        old = self.net.logits(features[len(x) :])
+        # In class-incremental learning a drawn image must not be taken for a new class either.
+        groups = zip(self.net.groups(self.task), self.net.groups(self.task + 1), strict=False)
+        replayed = [self.apart(old[:, now], answers[:, before]) for before, now in groups]
+        weight = self.strength * (1 - current(self.task))
+        return (1 - weight) * new + weight * torch.stack(replayed).mean()
+
+    def apart(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of a group of logits (N, columns) on drawn images; the student may have more, of new classes."""
+        if not self.distil:
+            return F.cross_entropy(student, teacher.argmax(1))
+        teacher = F.pad(teacher, (0, student.shape[1] - teacher.shape[1]), value=-math.inf)
+        # T^2: gradients as large as those of decisions (Hinton et al. 2015), for the weight is given.
+        return self.temperature**2 * distillation(student, teacher, self.temperature)
+
+    def end_task(self, data: Task) -> None:
+        """The generator goes on learning: from this task's images, and from what it drew before."""
+        generator = self.vae(data.train)
+        generator.reach(data.train)
+        learner = _Generation()
+        learner.before_ = self.generator_
+        learner.net = generator  # type: ignore[assignment]  # the loop asks no more of it than of any module
+        rate, epochs = self.generator_learning_rate, self.generator_epochs
+        self.fit(data, "generator", learner, learning_rate=rate, epochs=epochs, keep="last")
+        self.generator_ = snapshot(generator.state_dict())
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in self.generator_.values()):
+            raise UserError(
+                f"dgr: the generator's training diverged on task {self.task + 1}; lower "
+                "methods.dgr.generator_learning_rate"
+            )
+
+    def vae(self, split: Split) -> VAE:
+        """The generator as it is, or a fresh one, for images of this shape."""
+        shape = split.normalise(split.images[:1]).shape[1:]
+        found = VAE(shape, self.generator_units, self.generator_code, self.rng("generator"))
+        if self.generator_ is not None:
+            found.load_state_dict(self.generator_)
+        return found.to(split.normalise.device)
+
+
+class VAE(nn.Module):
+    """Variational autoencoder of images of any shape, flattened; two hidden layers on either side.
+
+    Codes (N, numbers), normal of themselves, to images (N, C, H, W) as the network takes them.
+    """
+
+    black: Tensor
+    span: Tensor
+
+    def __init__(self, shape: Sequence[int], units: int, code: int, draw: torch.Generator) -> None:
+        super().__init__()
+        pixels = math.prod(shape)
+        self.code = code
+        self.encoder = nn.Sequential(nn.Flatten(), *_layers([pixels, units, units, 2 * code], draw))
+        self.decoder = nn.Sequential(*_layers([code, units, units, pixels], draw), nn.Unflatten(1, tuple(shape)))
+        self.register_buffer("black", torch.zeros(1, shape[0], 1, 1))
+        self.register_buffer("span", torch.zeros(1, shape[0], 1, 1))
+
+    def reach(self, split: Split) -> None:
+        """From black to the brightest pixel of these images, or of earlier ones if that was brighter."""
+        top = split.images.max().clamp(min=1).expand(1, self.black.shape[1], 1, 1)
+        self.black = split.normalise.numbers(torch.zeros_like(top))
+        self.span = torch.maximum(self.span, split.normalise.numbers(top) - self.black)
+
+    def codes(self, count: int, draw: torch.Generator) -> Tensor:
+        """So many, of the law that images are drawn from."""
+        return torch.randn(count, self.code, generator=draw).to(self.black.device)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """The mean image of each code."""
+        images: Tensor = torch.sigmoid(self.decoder(codes)) * self.span + self.black
+        return images
+
+    def bound(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Mean upper bound on -log p(x) of images (N, C, H, W) in nats a pixel; noise (N, numbers) is standard normal.
+
+        Pixels in [0, 1] are taken as probabilities (cross-entropy).
+        """
+        mean, log_variance = self.encoder(x).chunk(2, 1)
+        rebuilt = self.decoder(mean + (log_variance / 2).exp() * noise)
+        share = ((x - self.black) / self.span).clamp(0, 1)
+        error = F.binary_cross_entropy_with_logits(rebuilt, share, reduction="none").flatten(1)
+        return (error.sum(1) + divergence(mean, log_variance)).mean() / error.shape[1]
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, variance) || N(0, 1)) of each row, (N,): -1/2 sum(1 + log s^2 - mu^2 - s^2)."""
+    return -(1 + log_variance - mean.square() - log_variance.exp()).sum(1) / 2
+
+
+def current(task: int) -> float:
+    """1/t: the share of the task being learned, the t-th, in all so far; `task` is its index."""
+    return 1 / (task + 1)
+
+
+def _layers(sizes: Sequence[int], draw: torch.Generator) -> list[nn.Module]:
+    """Linear layers with ReLU between them, uniform in +-1/sqrt(inputs)."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+        for parameter in layer.parameters():
+            parameter.data.uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=draw)
+        layers += [layer, nn.ReLU()]
+    return layers[:-1]
+
+
+class _Generation(Method):
+    """L = (1/t) E(the task's images) + (1 - 1/t) E(images that the generator drew before this task), E its bound."""
+
+    before_: Tensors | None = None
+    """The generator before this task."""
+
+    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=learning_rate, foreach=True)
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        generator = cast("VAE", self.net)
+        noise = self.rng("noise of the codes")
+        found = generator.bound(x, generator.codes(len(x), noise))
+        if self.before_ is None:
+            return found
+        with torch.no_grad():
+            drawn = functional_call(generator, self.before_, (generator.codes(len(x), self.rng("images relearned")),))
+        part = current(self.task)
+        return part * found + (1 - part) * generator.bound(drawn, generator.codes(len(drawn), noise))

@@ -1,0 +1,41 @@
+"""Online elastic weight consolidation: one running Fisher information that slowly lets go of the oldest tasks.
+
+Schwarz et al., Progress and compress: A scalable framework for continual learning, ICML 2018; Huszar, Note on the
+quadratic penalties in elastic weight consolidation, PNAS 2018, for the single anchor.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cl.data import Task
+from cl.method import ALL, Method, knob, shrink
+from cl.ops import Tensors, add, importance, negative_log_likelihood, quadratic, snapshot
+
+
+class OnlineEWC(Method):
+    """L = CE + lambda sum_k F~_k (theta_k - theta*_k)^2, with F~ = gamma F~ + F at the end of each task."""
+
+    scenarios = ALL
+
+    strength: float = knob(400.0, decay=shrink, range=(0, 1e12), help="lambda")
+    gamma: float = knob(0.95, range=(0, 1), help="what an old task's Fisher is multiplied by with each task more")
+
+    fisher_: Tensors | None = None
+    anchor_: Tensors | None = None
+
+    def penalty(self) -> Tensor | None:
+        """lambda sum_k F~_k (theta_k - theta*_k)^2."""
+        if self.fisher_ is None or self.anchor_ is None or self.strength == 0:
+            return None
+        return self.strength * quadratic(self.shared, self.anchor_, self.fisher_)
+
+    def end_task(self, data: Task) -> None:
+        """Fade what there is, add this task's empirical Fisher (true labels, sample by sample), move the anchor."""
+        size = self.training.batch_size
+        fisher = importance(
+            self.net, data.train, self.task, negative_log_likelihood, lambda g: g.square(), "per-sample", size
+        )
+        faded = {name: self.gamma * old for name, old in self.fisher_.items()} if self.fisher_ is not None else None
+        self.fisher_ = add(faded, fisher)
+        self.anchor_ = snapshot(self.shared)

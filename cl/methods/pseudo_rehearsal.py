@@ -1,0 +1,74 @@
+"""Pseudo-rehearsal: on random inputs go on answering as the old network did; no sample is kept.
+
+Robins, Catastrophic forgetting, rehearsal and pseudorehearsal, Connection Science 1995.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from cl.data import Task
+from cl.method import ALL, Method, TaskIds, knob, shrink
+from cl.ops import Tensors, distillation, snapshot
+
+LOOKED_AT = 1000
+"""So many images of the new task say what pixels are like."""
+
+
+class PseudoRehearsal(Method):
+    """L = CE + lambda sum_g D(answers of group g, the old network's), on random inputs drawn anew in every step.
+
+    The groups are the columns told apart together before this task: a head each, or all of them as one.
+    """
+
+    scenarios = ALL
+
+    strength: float = knob(1.0, decay=shrink, range=(0, 1e9), help="lambda")
+    law: str = knob("uniform", choices=("uniform", "gaussian"), help="of a random input's pixels, each on its own")
+    distance: str = knob("squared", choices=("squared", "softened"), help="D: of the logits, or of softmax(logits / T)")
+    temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of the softened distributions")
+    inputs: int = knob(0, range=(0, 1e6), help="random inputs in a step; 0: as many as are new")
+
+    _teacher: Tensors | None = None
+    _shift: Tensor
+    _scale: Tensor
+
+    def begin_task(self, data: Task) -> None:
+        """The teacher is the network as the last task left it; of the new images only the range of pixels is used."""
+        if self.task == 0:
+            return
+        self._teacher = snapshot(self.net.state_dict())
+        seen = data.train.normalise(data.train.images[:LOOKED_AT])
+        if self.law == "uniform":
+            self._shift = seen.amin((0, 2, 3), keepdim=True)
+            self._scale = seen.amax((0, 2, 3), keepdim=True) - self._shift
+        else:
+            self._shift = seen.mean((0, 2, 3), keepdim=True)
+            self._scale = seen.std((0, 2, 3), keepdim=True)
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """Cross-entropy on the new task, and how far the answers to random inputs have moved."""
+        if self._teacher is None or self.strength == 0:
+            return super().loss(x, y, t)
+        inputs = self.random(self.inputs or len(x), x)
+        with self.net.at_rest():  # noise would spoil the statistics of batch normalisation
+            with torch.no_grad():
+                teacher = functional_call(self.net, self._teacher, (inputs,))
+            student = self.net(inputs)
+        held = [self.apart(student[:, group], teacher[:, group]) for group in self.net.groups(self.task)]
+        return super().loss(x, y, t) + self.strength * torch.stack(held).sum()
+
+    def random(self, count: int, like: Tensor) -> Tensor:
+        """So many inputs of the shape of `like` (N, C, H, W), as the network takes them."""
+        shape, draw = (count, *like.shape[1:]), self.rng("random inputs")
+        noise = torch.rand(shape, generator=draw) if self.law == "uniform" else torch.randn(shape, generator=draw)
+        return noise.to(like.device) * self._scale + self._shift
+
+    def apart(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """D of two groups of logits (N, columns): a mean over what there is."""
+        if self.distance == "squared":
+            return F.mse_loss(student, teacher)
+        return distillation(student, teacher, self.temperature)
