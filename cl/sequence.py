@@ -264,7 +264,8 @@ class Learner:
     @property
     def searches_front(self) -> bool:
         """Whether stability is weighed too: there are old tasks, and the params ask for it."""
-        return bool(self.params.selection.title) and not self.boot
+        decays = self.method.selection != "learning-rate"
+        return bool(self.params.selection.title) and decays and not self.boot
 
     def _stability(self) -> float:
         """Mean accuracy on the old tasks: on what the method keeps of them, or on their validation data."""

@@ -284,7 +284,7 @@ def summarise(
             "forward transfer": estimate(forward_transfer(run) for run in runs),
             "size efficiency": estimate(size_efficiency(run) for run in runs),
         },
-        searched=[trial for trial in runs[0].trials if "stability" in trial],
+        searched=[t for t in runs[0].trials if "stability" in t and t["phase"] != "plasticity"],
         otherwise=estimate(metrics.average_accuracy(run.otherwise) if run.otherwise else None for run in runs),
     )
 

@@ -310,7 +310,7 @@ def fronts(summary: "Summary") -> Figure:
     """A line of panels per method, one a task: the plasticity and stability of all that was tried, and their front."""
     rows = [row for row in summary.rows if row.searched]
     tasks = task_ticks(len(summary.tasks) - 1, most=4)
-    figure, grid = panels(len(rows), len(tasks), 1.9, bottom=0.75, left=0.62, gap=(0.22, 0.42))
+    figure, grid = panels(len(rows), len(tasks), 1.9, bottom=0.55, left=0.62, gap=(0.22, 0.42))
     table = looks(summary.rows)
     for place, axes in enumerate(grid):
         row, task = rows[place // len(tasks)], tasks[place % len(tasks)]
