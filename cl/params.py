@@ -324,22 +324,24 @@ def read(
 ) -> Params:
     """Read and check params.yaml, with `key.path=value` overrides (YAML values) laid over it.
 
-    `methods` and `seeds` replace what the file names; a method the file does not mention gets its declared
-    knobs. `methods: all` names every one there is, those that cannot be run in the scenario to be left out. A file with
-    `extends: OTHER.yaml` is laid over that one, found from where it is itself. Raises `UserError` naming the file, the
-    key, and what would do.
+    `methods` and `seeds` replace what the file names; such a method has the knobs it has under `methods` or `others`
+    (methods that are run only when named), else those it declares. `methods: all` names every one there is, those that
+    cannot be run in the scenario to be left out. A file with `extends: OTHER.yaml` is laid over that one, found from
+    where it is itself. Raises `UserError` naming the file, the key, and what would do.
     """
     tree = _tree(path)
     for override in overrides:
         _lay_over(tree, override)
+    others = _others(tree, path)
     if tree.get("methods") == "all":
-        tree["methods"] = dict.fromkeys(names_in("methods"))
+        tree["methods"] = {**dict.fromkeys(names_in("methods")), **others}
         if "unable" not in (tree.get("scenario") or {}):
             _lay_over(tree, "scenario.unable=leave-out")
     if methods is not None:
         given = tree.get("methods") or {}
         if not isinstance(given, dict):
             raise UserError(f"{path}: methods: has to be a mapping from a method's name to its knobs")
+        given = _merged(others, given)
         tree["methods"] = {}
         for name in methods:
             try:
@@ -352,6 +354,17 @@ def read(
     if seeds is not None:
         tree["seeds"] = list(seeds)
     return validate(tree, str(path))
+
+
+def _others(tree: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Take out what the file says of methods that are run only when named."""
+    others = tree.pop("others", None) or {}
+    if not isinstance(others, dict):
+        raise UserError(f"{path}: others: has to be a mapping from a method's name to its knobs")
+    try:
+        return {method_name(str(name)): knobs for name, knobs in others.items()}
+    except ValueError as error:
+        raise UserError(f"{path}: others: {error}") from None
 
 
 def _tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl.data import Split
+from cl.data import Split, held
 from cl.data.task import Normalise
 from cl.memory import placed, reservoir
 from cl.method import ALL, LABEL_BYTES, Method, TaskIds, knob, shrink
@@ -56,12 +56,10 @@ class Replay(Method):
         """The stored samples of each old task of which there are some."""
         if self.memory_ is None:
             return []
-        images, y, t = (self.memory_[name].cpu() for name in ("images", "y", "t"))
-
-        def of(task: int) -> Split:
-            return Split(lambda: (images[t == task], y[t == task], task), normalise)
-
-        return [of(task) for task in range(self.task) if (t == task).any()]
+        images, y, t = (self.memory_[name] for name in ("images", "y", "t"))
+        return [
+            held(images[t == task], y[t == task], task, normalise) for task in range(self.task) if (t == task).any()
+        ]
 
     def recall(self, count: int, purpose: str, before: int | None = None) -> Recalled | None:
         """So many samples, uniformly without repetition (all of them, where they are fewer); None where there is none.

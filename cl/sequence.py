@@ -272,8 +272,7 @@ class Learner:
         if self.params.selection.stability_on == "holdout":
             old = [task.validation for task in self.sequence.tasks[: self.task.index]]
         else:
-            kept = self.method.kept(self.task.train.normalise)
-            old = [split for split in kept if isinstance(split.t, int) and split.t < self.task.index]
+            old = self.method.kept(self.task.train.normalise)
             if not old:
                 raise UserError(f"methods.{self.name}: keeps no sample of an old task to see stability on; keep more")
         return statistics.fmean(accuracy(self.method, split, inference=True) for split in old)

@@ -227,7 +227,7 @@ class _Readers:
             if faults:
                 self._close_up(reading, kept)
             labels = np.array([reading.files[index][1] for index in kept], dtype=np.int64)
-            splits[split] = np.load(reading.path, mmap_mode="r"), labels
+            splits[split] = np.load(reading.path, mmap_mode="r", allow_pickle=False), labels
             bad += [Bad(reading.files[index][0], reason) for index, reason in faults.items()]
         files = {split: reading.path for split, reading in task.items()}
         return files, splits, sorted(bad, key=lambda fault: fault.path)

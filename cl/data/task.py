@@ -215,6 +215,11 @@ def _array(path: Path, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uin
     return array
 
 
+def held(images: Tensor, y: Tensor, index: int, normalise: Normalise) -> Split:
+    """Samples of the task of this index that a method has kept: images (K, C, H, W) uint8, labels y (K,)."""
+    return Split(lambda: (images.cpu(), y.cpu(), index), normalise)
+
+
 def joined(tasks: tuple[Task, ...]) -> Task:
     """All tasks as one, for training that sees everything at once; `t` is then one index per sample."""
 

@@ -10,7 +10,8 @@ import quadprog
 import torch
 from torch import Tensor
 
-from cl.data import Task
+from cl.data import Split, Task, held
+from cl.data.task import Normalise
 from cl.memory import drawn
 from cl.method import ALL, Method, knob, shrink
 from cl.ops import cross_entropy, flatten, gradients
@@ -60,6 +61,11 @@ class GEM(Method):
             share = len(labels) / len(y) if self.memory_gradient == "mean" else 1.0
             total = total.to(x.device) + share * flatten(found)
         return total
+
+    def kept(self, normalise: Normalise) -> list[Split]:
+        """The memory of each old task."""
+        old = (self.memory_ or [])[: self.task]
+        return [held(m["images"], m["y"], s, normalise) for s, m in enumerate(old) if len(m["y"])]
 
     def end_task(self, data: Task) -> None:
         """Remember a uniform draw of the task."""

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl.data import Split, Task
+from cl.data import Split, Task, held
+from cl.data.task import Normalise
 from cl.errors import UserError
 from cl.memory import herd
 from cl.method import Method, TaskIds, knob, shrink
@@ -133,6 +134,12 @@ class ICaRL(Method):
             torch.stack([self._scaled(self._features(data.train, images).mean(0)) for images in task])
             for task in self.exemplars_
         ]
+
+    def kept(self, normalise: Normalise) -> list[Split]:
+        """The exemplars of each old task."""
+        old = (self.exemplars_ or [])[: self.task]
+        labels = [torch.cat([torch.full((len(images),), c) for c, images in enumerate(task)]) for task in old]
+        return [held(torch.cat(task), y, s, normalise) for s, (task, y) in enumerate(zip(old, labels, strict=True))]
 
     @torch.no_grad()
     def _features(self, split: Split, images: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cl.data import Split, Task
+from cl.data import Split, Task, held
+from cl.data.task import Normalise
 from cl.method import TaskIds, knob
 from cl.ops import Tensors, snapshot
 from cl.variational import Variational
@@ -75,6 +76,11 @@ class VCLCoreset(Variational):
         )
         self.fitted_ = snapshot(dict(self.net.named_parameters()))
         self.net.load_state_dict(before)
+
+    def kept(self, normalise: Normalise) -> list[Split]:
+        """The coreset of each old task."""
+        old = (self.coresets_ or [])[: self.task]
+        return [held(rows["images"], rows["y"], s, normalise) for s, rows in enumerate(old) if len(rows["y"])]
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """By networks drawn from what has learned the coresets."""

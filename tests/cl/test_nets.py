@@ -479,7 +479,10 @@ def test_trials_side_by_side_are_trials_in_turn(prepared: dict[int, Path], tmp_p
 def test_every_method_learns_with_batch_norm(method: str, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Testing changes nothing; a snapshot brings everything back, statistics too."""
     narrow(monkeypatch)
-    learner = learner_of(method, net)
+    try:
+        learner = learner_of(method, net)
+    except UserError as error:
+        pytest.skip(str(error))
     fresh = snapshot(learner.method.net.state_dict())
     learn_tasks(learner, len(learner.stages))
     kept = Snapshot.of(learner.method)
@@ -489,7 +492,7 @@ def test_every_method_learns_with_batch_norm(method: str, net: str, monkeypatch:
     assert all(0 <= value <= 1 for value in learner.test())
     assert same(snapshot(learner.method.net.state_dict()), kept.net)
     assert same(learner.method.state(), kept.state)
-    learner.method.net.train().backbone(learner.task.train.x)
+    learner.method.net.train()(learner.task.train.x, learner.task.index)
     assert not same(snapshot(learner.method.net.state_dict()), kept.net)
     kept.restore(learner.method)
     assert same(snapshot(learner.method.net.state_dict()), kept.net)

@@ -233,6 +233,7 @@ def test_a_unit_is_a_run_with_a_nested_run_per_task(out: Path, capfd: pytest.Cap
     facts |= {key: unit.result[key] for key in ("average_accuracy", "average_forgetting")}
     facts |= {key: unit.cost[key] for key in ("seconds", "step_seconds", "peak_memory_bytes")}
     facts |= {"learning_accuracy": sum(unit.accuracy[i][i] or 0 for i in range(3)) / 3}
+    facts |= {"average_incremental_accuracy": metrics.average_incremental_accuracy(unit.accuracy)}
     facts |= {key: value for key, value in unit.per_task[-1].items() if isinstance(value, int | float)}
     facts |= {"knob.strength": 100.0}
     assert run.data.metrics == pytest.approx(facts, rel=1e-12)
