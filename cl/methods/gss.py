@@ -117,9 +117,13 @@ class GSS(ReplayedLoss):
             return F.cross_entropy(functional_call(net, parameters, (x, net.scope(t))), columns)
 
         parameters = {name: p.detach() for name, p in net.named_parameters() if p.requires_grad}
-        groups = (tensor.unflatten(0, (-1, size)) for tensor in (x, columns, t))
+        groups = [tensor.unflatten(0, (-1, size)) for tensor in (x, columns, t)]
         with net.at_rest():
-            found = vmap(grad(loss), in_dims=(None, 0, 0, 0))(parameters, *groups)
+            if size == 1:
+                found = vmap(grad(loss), in_dims=(None, 0, 0, 0))(parameters, *groups)
+            else:  # so few that one after the other is as fast
+                each = [grad(loss)(parameters, *group) for group in zip(*groups, strict=True)]
+                found = {name: torch.stack([one[name] for one in each]) for name in parameters}
         return F.normalize(torch.cat([g.flatten(1) for g in found.values()], 1), dim=1)
 
 

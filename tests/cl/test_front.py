@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from cl.errors import UserError
-from cl.method import checked, method_class
-from cl.params import Params, Selection
+from cl.method import accuracy, checked, method_class
+from cl.params import Params, Selection, names_in
 from cl.selection import Front, Ledger, Outcome, front, most_stable
-from tests.cl.small import learner_for, output, params_for, published, run, unit_for
+from tests.cl.small import OFF, learn_tasks, learner_for, output, params_for, published, run, unit_for
 from tests.cl.test_battery import Killed, Watched, counted
 
 PARETO = {"strategy": "pareto", "trials": 6}
@@ -166,6 +166,30 @@ def test_on_the_memory_no_other_data_are_read(
     unit_for(params, learner, tmp_path).run()
     assert (("validation", 0, 1) in read) == reads_old
     assert ("train", 0, 1) not in read
+
+
+WITH_MEMORY = [
+    name
+    for name in names_in("methods")
+    if method_class(name).stores_samples and method_class(name).selection != "learning-rate"
+]
+
+
+@pytest.mark.parametrize("name", WITH_MEMORY)
+def test_every_memory_can_be_looked_at(name: str, prepared: dict[int, Path]) -> None:
+    """What is kept of each old task: images it was trained on, with their labels."""
+    learner = learner_for(params_for(name, selection=OFF), prepared[3])
+    learn_tasks(learner, 2)
+    learner.open(learner.stages[2])
+    learner.attach(learner.method, "test", 0, 0.1)
+    found = learner.method.kept(learner.task.train.normalise)
+    assert [split.t for split in found] == [0, 1]
+    for split, task in zip(found, learner.stages, strict=False):
+        known = {(image.numpy().tobytes(), int(y)) for image, y in zip(task.train.images, task.train.y, strict=True)}
+        kept = [(image.numpy().tobytes(), int(y)) for image, y in zip(split.images, split.y, strict=True)]
+        assert kept
+        assert set(kept) <= known
+        assert 0 <= accuracy(learner.method, split, inference=True) <= 1
 
 
 def test_without_a_memory_it_cannot_be_seen_there() -> None:
