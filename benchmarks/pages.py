@@ -2,7 +2,8 @@
 
 Between `<!-- results -->` and `<!-- /results -->` on a method's page come its row and the two bounds of `out/`, between
 `<!-- switches -->` and `<!-- /switches -->` what `benchmarks.switches` found, and between `<!-- leaderboard -->` and
-`<!-- /leaderboard -->` in the README the whole table. Nothing is computed here but what the report computes.
+`<!-- /leaderboard -->` in the README the whole table; on docs/scenarios.md the tables of runs in other scenarios. What
+was not run stays as it is. Nothing is computed here but what the report computes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from cl.params import names_in
 from flows.report import BOUNDS, Row, compare, percent, size, times
 from flows.results import read_runs
 
+METHODS = Path("docs/methods")
+SCENARIOS = Path("docs/scenarios.md")
+
 
 def fill(page: Path, block: str, content: str) -> None:
     """Replace what stands between the block's two marks; raises `UserError` where the page has none."""
@@ -38,7 +42,7 @@ def where(rows: tuple[Row, ...]) -> str:
     machine: dict[str, Any] = (run.cost or {}).get("machine", {})
     kind = machine["platform"].split("-")[0] if machine else "?"
     cores = f"{machine.get('cores')} cores ({machine.get('processor')}, {kind}), torch {machine.get('torch')}"
-    return f"{run.benchmark}, {len(run.tasks)} tasks, seeds {rows[0].seeds}; {cores}"
+    return f"{run.benchmark_as_run}, {len(run.tasks)} tasks, seeds {rows[0].seeds}; {cores}"
 
 
 def results(method: str, rows: tuple[Row, ...]) -> str:
@@ -60,26 +64,61 @@ def results(method: str, rows: tuple[Row, ...]) -> str:
     return "\n".join([*lines, "", textwrap.fill(notes, 120)])
 
 
+def board(out: Path) -> str:
+    """The tables of a run's leaderboard, and what they are of."""
+    text = (out / "report" / "leaderboard.md").read_text(encoding="utf-8")
+    kept = [line for line in text.splitlines() if line.startswith(("|", "The same models", "Need to be told"))]
+    lines = [f"\n{line}\n" if not line.startswith("|") else line for line in kept]
+    return "\n".join([*lines, "", f"{where(compare(read_runs(out)))}."])
+
+
+def in_time(out: Path) -> str:
+    """What `cl.anytime` found of the runs there, a line per method and seed."""
+    lines = ["| | average | worst case | minimum | largest fall |", "| :--- | ---: | ---: | ---: | ---: |"]
+    for path in sorted(out.glob("results/*/seed-*.anytime.json")):
+        found = json.loads(path.read_bytes())
+        fields = ("anytime_average_accuracy", "worst_case_accuracy", "minimum_accuracy", "windowed_forgetting")
+        values = " | ".join(f"{100 * found[field]:.1f}" for field in fields)
+        lines.append(f"| {found['method']}, seed {found['seed']} | {values} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Fill every block."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("out"), help="of the whole run; default: out")
+    parser.add_argument("--all", type=Path, default=Path("out/all"), help="of a run of all methods; default: out/all")
     parser.add_argument("--switches", type=Path, default=Path("out/switches"), help="of benchmarks.switches")
+    parser.add_argument("--online", type=Path, default=Path("out/online"), help="of the study of that name")
+    parser.add_argument("--class", type=Path, default=Path("out/class"), dest="classes", help="class-incremental")
     given = parser.parse_args()
-    rows = compare(read_runs(given.out))
-    pages = Path("docs/methods")
-    for name in sorted({row.method for row in rows}):
-        fill(pages / f"{name}.md", "results", results(name, rows))
-    found = json.loads((given.switches / "switches.json").read_bytes())
+    for out in (given.all, given.out):  # what both have is the same
+        if (out / "results").exists():
+            rows = compare(read_runs(out))
+            for name in sorted({row.method for row in rows}):
+                fill(METHODS / f"{name}.md", "results", results(name, rows))
+    if (given.switches / "switches.json").exists():
+        _fill_switches(given.switches)
+    if (given.out / "report" / "leaderboard.md").exists():
+        table = (given.out / "report" / "leaderboard.md").read_text(encoding="utf-8").partition("The same models")[0]
+        own = "\n".join(line for line in table.splitlines() if line.startswith("|"))
+        fill(Path("README.md"), "leaderboard", own)
+    for block, out in {"online": given.online, "class": given.classes, "all": given.all}.items():
+        if (out / "report").exists():
+            fill(SCENARIOS, block, board(out))
+    if any(given.all.glob("results/*/*.anytime.json")):
+        fill(Path("docs/metrics.md"), "anytime", in_time(given.all))
+    return 0
+
+
+def _fill_switches(folder: Path) -> None:
+    found = json.loads((folder / "switches.json").read_bytes())
     for name in names_in("methods"):
         own = [entry for entry in found if entry["method"] == name]
         if own:
             seeds = ", ".join(map(str, own[0]["seeds"]))
             note = f"permuted-digits, ten tasks, seeds {seeds}; `python -m benchmarks.switches` prints it."
-            fill(pages / f"{name}.md", "switches", f"{switches.table(own)}\n\n{note}")
-    board = (given.out / "report" / "leaderboard.md").read_text(encoding="utf-8")
-    fill(Path("README.md"), "leaderboard", "\n".join(line for line in board.splitlines() if line.startswith("|")))
-    return 0
+            fill(METHODS / f"{name}.md", "switches", f"{switches.table(own)}\n\n{note}")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> tuple[f
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
     """What DVC follows: per method the mean accuracy and forgetting in per cent, and tau to each published column."""
-    methods = {}
+    methods: dict[str, dict[str, Any]] = {}
     for row in rows:
         lost = [value for run in row.runs if (value := forgetting(run.accuracy)) is not None]
         methods[row.method] = {
