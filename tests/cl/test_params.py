@@ -201,6 +201,18 @@ def test_the_repositorys_own_params() -> None:
             assert set(knobs) == set(method_class(name).knobs), f"{name}: every knob stands in params.yaml"
 
 
+def test_titles_keep_apart_what_is_not_ranked_together() -> None:
+    def title(**sections: object) -> str:
+        return Params.model_validate({"methods": {"finetune": {}}, **sections}).title
+
+    assert title() == "permuted-digits"
+    assert title(scenario={"batch_size": 7, "unable": "leave-out"}) == "permuted-digits"
+    online = {"scenario": {"name": "class", "online": True}, "selection": {"enabled": False}}
+    assert title(**online) == "permuted-digits, online class-incremental"
+    assert title(selection={"strategy": "pareto"}) == "permuted-digits, pareto search, stability on holdout"
+    assert title(selection={"strategy": "pareto", "enabled": False}) == "permuted-digits"
+
+
 def test_others_are_run_when_named(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("methods: {finetune: {}}\nothers: {A-GEM: {margin: 2.0, memory_budget: 7}}\n")

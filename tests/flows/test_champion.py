@@ -193,6 +193,18 @@ def test_limits_leave_out_what_cannot_be_deployed(learned: Path) -> None:
         choose(params, learned, None, 7)
 
 
+def test_where_the_task_will_not_be_known_models_are_compared_without_it(learned: Path) -> None:
+    """By the accuracy among the classes of all tasks, which is another ranking."""
+    told = choose(params_of(learned), learned).means
+    untold = choose(params_of(learned, "champion.no_task_id=true"), learned)
+    for name, mean in untold.means.items():
+        runs = [json.loads((learned / f"results/{name}/seed-{s}.json").read_bytes()) for s in (0, 1)]
+        last = [run["task_agnostic_accuracy"][-1] for run in runs]
+        assert mean == pytest.approx(sum(sum(row) / len(row) for row in last) / 2)
+        assert mean <= told[name]
+    assert untold.means != {name: told[name] for name in untold.means}
+
+
 def test_a_comparison_that_is_not_finished_or_of_other_settings_is_refused(out: Path) -> None:
     shutil.rmtree(out / "checkpoints" / "ewc" / "seed-1")
     with pytest.raises(UserError, match=r"not learned .*: ewc/seed-1; learn them with"):
