@@ -29,7 +29,7 @@ from cl.data import Sequence, Task, joined
 from cl.data.prepare import digest
 from cl.errors import UserError
 from cl.files import DamagedCheckpoint, read_json, write_json
-from cl.method import Method, accuracy, add_task, make
+from cl.method import Method, accuracy, add_task, cannot, make
 from cl.methods.finetune import Finetune
 from cl.metrics import average_accuracy, average_forgetting
 from cl.nets import build, load_weights
@@ -124,6 +124,8 @@ class Learner:
     def __init__(self, params: Params, method: str, seed: int, sequence: Sequence, device: torch.device) -> None:
         self.params, self.name, self.seed, self.device = params, method, seed, device
         self.sequence = sequence
+        if (why := cannot(method, params.scenario)) is not None:
+            raise UserError(why)
         self.method = make(method, params.methods.get(method, {}))
         self.knobs: Knobs = self.method.values() | within_budget(
             self.method, params.memory_budget, sequence, params.scenario.name

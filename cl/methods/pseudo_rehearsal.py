@@ -28,7 +28,7 @@ class PseudoRehearsal(Method):
 
     strength: float = knob(1.0, decay=shrink, range=(0, 1e9), help="lambda")
     law: str = knob("uniform", choices=("uniform", "gaussian"), help="of a random input's pixels, each on its own")
-    distance: str = knob("softened", choices=("softened", "squared"), help="D: of the logits, or of softmax(logits / T)")
+    distance: str = knob("softened", choices=("softened", "squared"), help="D: of softmax(logits / T), or of logits")
     temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of the softened distributions")
     inputs: int = knob(0, range=(0, 1e6), help="random inputs in a step; 0: as many as are new")
 

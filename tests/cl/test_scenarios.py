@@ -240,6 +240,12 @@ def test_what_cannot_says_so(method: str, scenario: Scenario, why: str) -> None:
     assert [why in line for line in said] == [True]
 
 
+def test_a_unit_started_by_itself_says_so_too(pairs: Path) -> None:
+    """As a stage of DVC is, which nobody has checked beside the others."""
+    with pytest.raises(UserError, match="hat needs the task"):
+        learner_for(params_for("hat", scenario={"name": "class"}), pairs)
+
+
 def test_where_nobody_is_left_that_is_said() -> None:
     tree = {"methods": {"hat": {}}, "scenario": {"name": "class", "unable": "leave-out"}}
     with pytest.raises(UserError, match="hat needs the task"):
