@@ -42,7 +42,8 @@ def test_a_run_leaves_every_file_and_prints_the_table(finished: Finished) -> Non
     leaderboard = (finished.out / "report/leaderboard.md").read_text()
     assert leaderboard in finished.stdout
     accuracy = json.loads((finished.out / "report/summary.json").read_bytes())
-    assert rows(leaderboard.partition("The same models")[0]) == sorted(accuracy, key=lambda name: -accuracy[name]["average_accuracy"])
+    told = leaderboard.partition("The same models")[0]
+    assert rows(told) == sorted(accuracy, key=lambda name: -accuracy[name]["average_accuracy"])
     assert set(accuracy) == {"finetune", "ewc"}
     assert "MLflow" in finished.stdout
     assert "Prefect" in finished.stdout
@@ -215,7 +216,8 @@ def test_all_methods_are_those_there_are_with_the_knobs_of_the_file() -> None:
     assert sorted(params.methods) == names_in("methods")
     tree = yaml.safe_load(file.read_text())
     assert dict(params.methods) == tree["methods"] | tree["others"]
-    assert set(cli.params_of(cli.parser("cl", None).parse_args(["--params", str(file)])).methods) == set(tree["methods"])
+    without = cli.params_of(cli.parser("cl", None).parse_args(["--params", str(file)]))
+    assert set(without.methods) == set(tree["methods"])
     assert params.seeds == yaml.safe_load(file.read_text())["seeds"]
 
 
