@@ -19,6 +19,7 @@ from torch.func import functional_call
 from cl.data import Split, Task
 from cl.errors import UserError
 from cl.method import ALL, Method, TaskIds, knob, shrink
+from cl.nets import drawn_linear
 from cl.ops import Tensors, distillation, snapshot
 
 
@@ -158,10 +159,7 @@ def _layers(sizes: Sequence[int], draw: torch.Generator) -> list[nn.Module]:
     """Linear layers with ReLU between them, uniform in +-1/sqrt(inputs)."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
-        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
-        for parameter in layer.parameters():
-            parameter.data.uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=draw)
-        layers += [layer, nn.ReLU()]
+        layers += [drawn_linear(inputs, outputs, draw), nn.ReLU()]
     return layers[:-1]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-import math
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from torch.func import functional_call
 
 from cl.data import Task
 from cl.method import ALL, Method, TaskIds, knob, shrink
-from cl.nets import MultiHead
+from cl.nets import MultiHead, drawn_linear
 from cl.ops import Tensors, distillation, snapshot
 from cl.params import Augmentation, Patience
 
@@ -106,12 +105,8 @@ class Coder(nn.Module):
 
     def __init__(self, features: int, size: int, draw: torch.Generator) -> None:
         super().__init__()
-        self.encoder = nn.utils.skip_init(nn.Linear, features, size)
-        self.decoder = nn.utils.skip_init(nn.Linear, size, features)
-        for layer in (self.encoder, self.decoder):
-            bound = 1 / math.sqrt(layer.in_features)
-            for parameter in layer.parameters():
-                parameter.data.uniform_(-bound, bound, generator=draw)
+        self.encoder = drawn_linear(features, size, draw)
+        self.decoder = drawn_linear(size, features, draw)
 
     def forward(self, features: Tensor) -> Tensor:
         reconstruction: Tensor = self.decoder(code(features, dict(self.encoder.named_parameters())))

@@ -5,7 +5,6 @@ Aljundi, Chakravarty and Tuytelaars, Expert Gate: Lifelong learning with a netwo
 
 from __future__ import annotations
 
-import math
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +16,7 @@ from torch.func import functional_call
 from cl.data import Task
 from cl.errors import UserError
 from cl.method import ALL, Method, TaskIds, knob, shrink
+from cl.nets import drawn_linear
 from cl.ops import Tensors, distillation, snapshot
 from cl.params import Augmentation, Training
 from cl.rng import Key, generator
@@ -173,12 +173,8 @@ class Autoencoder(nn.Module):
 
     def __init__(self, numbers: int, size: int, draw: torch.Generator) -> None:
         super().__init__()
-        self.encoder = nn.utils.skip_init(nn.Linear, numbers, size)
-        self.decoder = nn.utils.skip_init(nn.Linear, size, numbers)
-        for layer in (self.encoder, self.decoder):
-            bound = 1 / math.sqrt(layer.in_features)
-            for parameter in layer.parameters():
-                parameter.data.uniform_(-bound, bound, generator=draw)
+        self.encoder = drawn_linear(numbers, size, draw)
+        self.decoder = drawn_linear(size, numbers, draw)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs (N, D) to the logits of their reconstruction, (N, D)."""

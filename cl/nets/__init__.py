@@ -2,9 +2,20 @@
 
 from cl.nets.build import build
 from cl.nets.dropout import Dropout
+from cl.nets.linear import drawn_linear
 from cl.nets.multihead import MultiHead
 from cl.nets.norms import BatchNorm, norm_layers, norms
 from cl.nets.resnet import Block
 from cl.nets.weights import load_weights
 
-__all__ = ["BatchNorm", "Block", "Dropout", "MultiHead", "build", "load_weights", "norm_layers", "norms"]
+__all__ = [
+    "BatchNorm",
+    "Block",
+    "Dropout",
+    "MultiHead",
+    "build",
+    "drawn_linear",
+    "load_weights",
+    "norm_layers",
+    "norms",
+]

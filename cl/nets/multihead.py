@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl.nets.dropout import Dropout
+from cl.nets.linear import drawn_linear
 from cl.nets.norms import BatchNorm
 
 Increment: TypeAlias = Literal["task", "domain", "class"]
@@ -67,11 +68,7 @@ class MultiHead(nn.Module):
 
     def add_head(self, classes: int, draw: torch.Generator) -> None:
         """Append a head of `classes` outputs, uniform in +-1/sqrt(F): torch's own initialisation of a linear layer."""
-        head = nn.utils.skip_init(nn.Linear, self.feature_size, classes)
-        bound = 1 / math.sqrt(self.feature_size)
-        with torch.no_grad():
-            for parameter in head.parameters():
-                parameter.uniform_(-bound, bound, generator=draw)
+        head = drawn_linear(self.feature_size, classes, draw)
         self.heads.append(head.to(next(self.backbone.parameters()).device))
 
     @property
