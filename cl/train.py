@@ -85,7 +85,8 @@ def fit(
         learning_rate: to start with.
         epochs: at most so many; default `training.epochs`.
         may_stay: the model as it stands competes with the epochs.
-        keep: last: all epochs are run and the last is kept; no validation data are looked at.
+        keep: last: all epochs are run and the last is kept, or, where one ends with what is not finite, the model as it
+            was; no validation data are looked at.
         watch: called after every step with how many there were; may look at the method, and change nothing.
     """
     training = method.training
@@ -95,7 +96,7 @@ def fit(
     changes = method.augmentation
     dropouts = [layer for layer in method.net.modules() if isinstance(layer, Dropout)]
     judged = method.judged_by == "inference"
-    best = Snapshot.of(method) if keep == "best" else None
+    best, diverged = Snapshot.of(method), False
     best_accuracy = accuracy(method, data.validation, inference=judged) if may_stay else 0.0
     method.data = data
     method.steps_per_epoch = -(-len(data.train) // training.batch_size)
@@ -136,8 +137,9 @@ def fit(
         assert loss is not None
         if not torch.isfinite(loss.detach() + torch.stack(torch._foreach_norm(parameters)).sum()):
             epoch += 1
+            diverged = True
             break
-        if best is None:
+        if keep == "last":
             continue
         found = accuracy(method, data.validation, inference=judged)
         if found > best_accuracy:
@@ -146,6 +148,6 @@ def fit(
             stale += 1
     else:
         epoch += 1
-    if best is not None:
+    if keep == "best" or diverged:
         best.restore(method)
     return Fit(best_accuracy, epoch, steps, step_seconds)

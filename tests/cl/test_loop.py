@@ -228,3 +228,23 @@ def test_order_of_samples_follows_from_the_key() -> None:
     assert len(set(epochs)) > 1, "the epochs differ in their order"
     assert orders(0, 1) == first
     assert orders(0, 2) != first
+
+
+# The last epoch instead of the best.
+
+
+def test_last_epoch_is_kept_and_no_validation_data_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "accuracy", lambda *args, **kwargs: pytest.fail("looked at validation data"))
+    kept, by_hand = attach(Finetune(), mlp(), batch_size=2), attach(Finetune(), mlp(), batch_size=2)
+    found = fit(kept, DATA, KEY, learning_rate=0.08, epochs=20, keep="last")
+    assert (found.accuracy, found.epochs, found.steps) == (0.0, 20, 40)
+    fit(by_hand, DATA, KEY, learning_rate=0.08, epochs=19, keep="last")
+    assert not same(kept.net.state_dict(), by_hand.net.state_dict())
+
+
+def test_a_last_epoch_that_is_not_finite_leaves_the_model_as_it_was() -> None:
+    learner = attach(Finetune(), mlp(), batch_size=2)
+    before = {name: tensor.clone() for name, tensor in learner.net.state_dict().items()}
+    found = fit(learner, DATA, KEY, learning_rate=1e30, epochs=20, keep="last")
+    assert found.epochs < 20
+    assert same(dict(learner.net.state_dict()), before)
