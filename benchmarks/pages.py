@@ -57,9 +57,9 @@ def results(method: str, rows: tuple[Row, ...]) -> str:
             cells = [name, percent(row.accuracy), percent(row.forgetting), percent(row.learning)]
             lines.append("| " + " | ".join([*cells, times(row.relative_time), size(row.state_bytes)]) + " |")
     notes = (
-        f"{where(rows)}; `make run` prints it. Mean and half width of the 95 % t-interval over the seeds; *time* is "
-        "computing time relative to finetuning, selection included; *carried* is what goes on to the next task besides "
-        "the network."
+        f"{where(rows)}; `python -m flows.benchmark --methods all` prints it. Mean and half width of the 95 % "
+        "t-interval over the seeds; *time* is computing time relative to finetuning, selection included; *carried* is "
+        "what goes on to the next task besides the network."
     )
     return "\n".join([*lines, "", textwrap.fill(notes, 120)])
 
