@@ -1,6 +1,6 @@
 """Copy the figures of the last runs into the pages: `python -m benchmarks.pages`.
 
-Between `<!-- results -->` and `<!-- /results -->` on a method's page come its row and the two bounds of `out/`, between
+Between `<!-- results -->` and `<!-- /results -->` on a method's page come its row and the two bounds of `out/all`, between
 `<!-- switches -->` and `<!-- /switches -->` what `benchmarks.switches` found, and between `<!-- leaderboard -->` and
 `<!-- /leaderboard -->` in the README the whole table; on docs/scenarios.md the tables of runs in other scenarios. What
 was not run stays as it is. Nothing is computed here but what the report computes.
@@ -92,11 +92,10 @@ def main() -> int:
     parser.add_argument("--online", type=Path, default=Path("out/online"), help="of the study of that name")
     parser.add_argument("--class", type=Path, default=Path("out/class"), dest="classes", help="class-incremental")
     given = parser.parse_args()
-    for out in (given.all, given.out):  # what both have is the same
-        if (out / "results").exists():
-            rows = compare(read_runs(out))
-            for name in sorted({row.method for row in rows}):
-                fill(METHODS / f"{name}.md", "results", results(name, rows))
+    if (given.all / "results").exists():
+        rows = compare(read_runs(given.all))
+        for name in sorted({row.method for row in rows}):
+            fill(METHODS / f"{name}.md", "results", results(name, rows))
     if (given.switches / "switches.json").exists():
         _fill_switches(given.switches)
     if (given.out / "report" / "leaderboard.md").exists():
