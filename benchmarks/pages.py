@@ -1,9 +1,9 @@
 """Copy the figures of the last runs into the pages: `python -m benchmarks.pages`.
 
-Between `<!-- results -->` and `<!-- /results -->` on a method's page come its row and the two bounds of `out/all`. In the
-same way `switches` is what `benchmarks.switches` found, `leaderboard` in the README the table of `out`, and the blocks
-of docs/scenarios.md the tables of runs in other scenarios. What was not run stays as it is. Nothing is computed here but
-what the report computes.
+Between `<!-- results -->` and `<!-- /results -->` on a method's page come its row and the two bounds of `out/all`. In
+the same way `switches` is what `benchmarks.switches` found, `leaderboard` in the README the table of `out`, and the
+blocks of docs/scenarios.md the tables of runs in other scenarios. What was not run stays as it is. Nothing is
+computed here but what the report computes.
 """
 
 from __future__ import annotations
