@@ -379,6 +379,30 @@ def test_without_task_it_answers_over_all_classes_seen(learned: Path, tmp_path: 
     assert [answer["task"] for answer in mixed[1:]] == [second.name, second.name]
 
 
+@pytest.mark.parametrize("increment", ["domain", "class"])
+def test_models_of_other_scenarios_answer_too(increment: str, tmp_path: Path) -> None:
+    """Domain-incremental among the common classes, class-incremental among all; with the task, in either, among its."""
+    import mlflow
+
+    out = tmp_path / "out"
+    scenario = f"scenario.name={increment}"
+    params = params_of(out, "tracking.enabled=false", scenario, methods="er", seeds="0")
+    learn_all(params, out)
+    model = mlflow.pyfunc.load_model(str(saved(params, out, tmp_path / "model", "er")[0]))
+    learner = learner_of(params, out, "er", 0)
+    first, second = learner.stages
+    rows = [{"image": image.tolist()} for image in first.test.images]
+    found = model.predict(rows)
+    assert [list(answer["probabilities"].values()) for answer in found] == expected(learner, first, False).tolist()
+    assert len(found[0]["probabilities"]) == (10 if increment == "domain" else 20)
+    if increment == "domain":
+        assert {answer["task"] for answer in found} == {None}
+        assert set(found[0]["probabilities"]) == set(first.classes)
+    told = model.predict([{**row, "task": second.name} for row in rows])
+    assert {answer["task"] for answer in told} == {second.name}
+    assert len(told[0]["probabilities"]) == 10
+
+
 def test_what_cannot_be_answered_is_refused_by_row_and_reason(learned: Path, tmp_path: Path) -> None:
     import mlflow
     from mlflow.exceptions import MlflowException
