@@ -48,10 +48,12 @@ class Moment:
 
 
 def trace(params: Params, unit: UnitOfWork, out: Path, every: int) -> list[Moment]:
-    """Train the kept trial of each task again, and look every so many steps, and at the last of a task.
+    """Train the kept trial of each task again, and look every so many steps, counted from the start of each task.
 
-    Raises `UserError` unless the unit has been learned with these params.
+    Raises `UserError` unless the unit has been learned with these params, and where a task would not be looked at.
     """
+    if every < 1:
+        raise UserError(f"--every {every}: has to be 1 step or more")
     folder = unit_folder(params, unit.method, unit.seed, out)
     trials = (read_json(folder / "trials.json") or {}).get("trials")
     if trials is None or not (folder / FINISHED).exists():
@@ -84,6 +86,8 @@ def trace(params: Params, unit: UnitOfWork, out: Path, every: int) -> list[Momen
 
         values = kept["knobs"] or learner.knobs
         learner.train(kept["phase"], kept["trial"], kept["learning_rate"], values, plain=plain, watch=look)
+        if last - steps_before < every:
+            raise UserError(f"--every {every}: {stage.name} took {last - steps_before} steps; look more often")
         steps_before = last
     return moments
 

@@ -61,6 +61,16 @@ def test_looks_are_so_many_steps_apart(prepared: dict[int, Path], tmp_path: Path
     assert {b - a for a, b in itertools.pairwise(steps)} <= {3, 4, 5}
 
 
+@pytest.mark.parametrize(("every", "why"), [(0, "1 step or more"), (10**6, "look more often")])
+def test_a_task_that_would_not_be_looked_at_is_named(
+    every: int, why: str, prepared: dict[int, Path], tmp_path: Path
+) -> None:
+    out, params = output(tmp_path, prepared[2]), params_for("finetune", selection=OFF)
+    run(params, out)
+    with pytest.raises(UserError, match=f"--every {every}: .*{why}"):
+        trace(params, UnitOfWork("finetune", 0), out, every)
+
+
 def test_at_most_so_many_test_samples(prepared: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     task = load(prepared[2], CPU).tasks[1]
     assert anytime._few(task) is task
