@@ -68,7 +68,7 @@ class EBLL(Method):
     def end_task(self, data: Task) -> None:
         """Learn this task's autoencoder: of every size and weight in turn, the one that serves the task best."""
         self.net.eval()
-        front, back = self.net.parts()
+        front, _ = self.net.parts()
         with torch.no_grad():
             seen = {
                 name: getattr(data, name).mapped(front, self.training.batch_size) for name in ("train", "validation")
@@ -78,9 +78,9 @@ class EBLL(Method):
         for size, weight in itertools.product(self.code_sizes, self.reconstruction):
             learner = _Autoencoder(reconstruction=weight)
             learner.net = copy.deepcopy(self.net).requires_grad_(False)
+            _, back = learner.net.parts()
             coder = Coder(features.train.images.shape[1], size, self.rng(f"autoencoder {size} {weight}"))
-            learner.net.backbone = back.of([coder.to(features.train.images.device), *back]).requires_grad_(False)
-            coder.requires_grad_(True)
+            learner.net.backbone = back.of([coder.to(features.train.images.device), *back])
             found = self.fit(
                 features,
                 f"autoencoder {size} {weight}",

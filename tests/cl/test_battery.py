@@ -18,17 +18,17 @@ from cl import checkpoint, files, unit
 from cl.data import Split, load
 from cl.errors import UserError
 from cl.method import Knob, Method, make, method_class
-from cl.params import names_in
+from cl.params import Params, names_in
 from cl.selection import Study
 from cl.sequence import Learner
 from cl.train import Snapshot
+from tests.cl import small
 from tests.cl.small import (
     CPU,
     REPOSITORY,
     learn_tasks,
     learner_for,
     output,
-    params_for,
     published,
     run,
     same,
@@ -49,6 +49,11 @@ SWITCHES = [(name, knob, value) for name, knob in KNOBS for value in method_clas
 OPTIMIZERS = (torch.optim.SGD, torch.optim.Adadelta, torch.optim.Adam)
 MOMENTS = 5
 """At how many moments, spread over a run, each method is killed."""
+
+
+def params_for(method: str, knobs: dict[str, Any] | None = None, **sections: Any) -> Params:
+    """As elsewhere, with two hidden layers: what a method does to the layers behind its features has to show."""
+    return small.params_for(method, knobs, **{"model": {"hidden": [16, 12]}, **sections})
 
 
 class Killed(BaseException):
