@@ -116,7 +116,8 @@ def test_without_codes_it_is_lwf_bit_for_bit(prepared: dict[int, Path]) -> None:
     few = {"code_sizes": [4], "reconstruction": [0.1], "code_epochs": 1}
     networks = []
     for name, knobs in (("lwf", {}), ("ebll", {**few, "code_strength": 0.0}), ("ebll", {**few, "code_strength": 9.0})):
-        learner = learner_for(params_for(name, {**knobs, "strength": 2.0}, selection=OFF), prepared[3])
+        params = params_for(name, {**knobs, "strength": 2.0}, selection=OFF, model={"hidden": [16, 12]})
+        learner = learner_for(params, prepared[3])
         learn_tasks(learner, 3)
         networks.append(Snapshot.of(learner.method).net)
     assert same(networks[0], networks[1])
@@ -201,6 +202,7 @@ def test_autoencoder_learns_from_the_features_and_touches_nothing(
     monkeypatch.setattr("cl.sequence.fit", watched)
     learner.consolidate("learn", 0, 0.1, learner.knobs, trained)
     assert same(Snapshot.of(method).net, before)
+    assert all(p.requires_grad for p in method.net.parameters()), "the next task is learned with them"
     assert method.encoders_ is not None
     assert same(method.encoders_[:1], old)
     assert method.encoders_[1]["weight"].shape == (3, size)
