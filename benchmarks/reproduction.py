@@ -1,18 +1,18 @@
 """Our results beside the survey's published ones: `python -m benchmarks.reproduction [--out DIR] [--study NAME]`.
 
 Takes the results of a finished run of a study in `studies/`, keeps them as `reproduction/<study>/` (metrics that DVC
-shows: `dvc metrics show`), and fills the block of that name in docs/reproduction.md with a table: accuracy (forgetting)
-here and in the survey, and how far the two rankings agree (Kendall's tau).
+shows: `dvc metrics show`), and fills docs/reproduction.md: for the scaled study a table of accuracy (forgetting) here
+and in the survey, and how far the two rankings agree (Kendall's tau); for studies that extend it, one that says which
+scaling moves which method.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,17 @@ from scipy.stats import kendalltau
 
 from benchmarks.pages import fill, where
 from cl import cli
-from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.files import write_json
-from cl.metrics import average_forgetting, interval
+from cl.metrics import average_accuracy, average_forgetting, interval
+from cl.params import read
 from flows.report import BOUNDS, Row, compare
-from flows.results import read_runs
+from flows.results import Run, read_runs
 
+STUDIES = Path("studies")
 HOME = Path("reproduction")
 PAGE = Path("docs/reproduction.md")
+SCALED = "tiny-imagenet-scaled"
 # De Lange et al. 2021: average accuracy and forgetting in per cent on Tiny ImageNet, random order, ten tasks; Tables 4
 # and 5, memories of 4500 images. Joint has no forgetting; mean-IMM is in the figure of BASE only.
 PUBLISHED: dict[str, dict[str, tuple[float, float | None]]] = {
@@ -77,31 +79,58 @@ def forgetting(accuracy: Sequence[Sequence[float | None]]) -> float | None:
     return None if found is None else found * (len(accuracy) - 1) / len(accuracy)
 
 
+def means(runs: Collection[Run]) -> tuple[float, float | None]:
+    """Average accuracy and forgetting in per cent, each the mean over the runs; no forgetting for joint."""
+    lost = [value for run in runs if (value := forgetting(run.accuracy)) is not None]
+    accuracy = interval([average_accuracy(run.accuracy) for run in runs])[0]
+    return 100 * accuracy, 100 * interval(lost)[0] if lost else None
+
+
 def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> tuple[float, int]:
     """Kendall's tau-b between two rankings of the methods that both have, and how many these are."""
     both = sorted(set(ours) & set(theirs))
     return float(kendalltau([ours[name] for name in both], [theirs[name] for name in both]).statistic), len(both)
 
 
-def summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """What DVC follows: per method the mean accuracy and forgetting in per cent, and tau to each published column."""
-    methods: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        lost = [value for run in row.runs if (value := forgetting(run.accuracy)) is not None]
-        methods[row.method] = {
-            "accuracy": round(100 * row.accuracy[0], 2),
-            "accuracy_interval": None if row.accuracy[1] is None else round(100 * row.accuracy[1], 2),
-            "forgetting": round(100 * interval(lost)[0], 2) if lost else None,
-            "seeds": len(row.runs),
-        }
-    ours = {name: float(found["accuracy"]) for name, found in methods.items()}
-    taus = {}
+def taus(ours: Mapping[str, float]) -> dict[str, float]:
+    """Agreement of the accuracies with each published column, with finetune and joint and without."""
+    found = {}
+    ranked = {name: value for name, value in ours.items() if name not in BOUNDS}
     for net, column in PUBLISHED.items():
         theirs = {name: value for name, (value, _) in column.items()}
-        taus[net] = round(agreement(ours, theirs)[0], 3)
-        ranked = {name: value for name, value in ours.items() if name not in BOUNDS}
-        taus[f"{net} without bounds"] = round(agreement(ranked, theirs)[0], 3)
-    return {"methods": methods, "kendall_tau": taus}
+        found[net] = round(agreement(ours, theirs)[0], 3)
+        found[f"{net} without bounds"] = round(agreement(ranked, theirs)[0], 3)
+    return found
+
+
+def summary(rows: Sequence[Row], *, whole: bool) -> dict[str, Any]:
+    """What DVC follows: per method the mean accuracy and forgetting in per cent; tau of a whole ranking."""
+    methods: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        accuracy, lost = means(row.runs)
+        methods[row.method] = {
+            "accuracy": round(accuracy, 2),
+            "accuracy_interval": None if row.accuracy[1] is None else round(100 * row.accuracy[1], 2),
+            "forgetting": None if lost is None else round(lost, 2),
+            "seeds": len(row.runs),
+        }
+    ranking = {name: own["accuracy"] for name, own in methods.items()}
+    return {"methods": methods} | ({"kendall_tau": taus(ranking)} if whole else {})
+
+
+def keep(out: Path, study: str) -> dict[str, Any]:
+    """Copy the results of a run to `reproduction/<study>/`, with a summary; returns that."""
+    runs = read_runs(out)
+    home = HOME / study
+    shutil.rmtree(home, ignore_errors=True)
+    for run in runs:
+        target = home / "results" / run.method
+        target.mkdir(parents=True, exist_ok=True)
+        for suffix in (".json", ".cost.json", ".trials.json"):
+            shutil.copy(run.path.with_suffix(suffix), target)
+    found = summary(compare(runs), whole=study == SCALED)
+    write_json(home / "summary.json", found)
+    return found
 
 
 def cell(accuracy: float | None, lost: float | None) -> str:
@@ -109,6 +138,13 @@ def cell(accuracy: float | None, lost: float | None) -> str:
     if accuracy is None:
         return "–"
     return f"{accuracy:.2f} ({'–' if lost is None else f'{lost + 0.0:.2f}'})"
+
+
+def in_words(found: Mapping[str, float]) -> str:
+    """`SMALL 0.54 (0.49 without finetune and joint); BASE ...`."""
+    return "; ".join(
+        f"{net} {found[net]:.2f} ({found[f'{net} without bounds']:.2f} without finetune and joint)" for net in PUBLISHED
+    )
 
 
 def table(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
@@ -119,46 +155,65 @@ def table(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
     ]
     for name, own in found["methods"].items():
         half = own["accuracy_interval"]
-        published = [cell(*PUBLISHED[net].get(name, (None, None))) for net in ("SMALL", "BASE")]
+        published = [cell(*PUBLISHED[net].get(name, (None, None))) for net in PUBLISHED]
         cells = [name, cell(own["accuracy"], own["forgetting"]), "–" if half is None else f"{half:.2f}", *published]
         lines.append("| " + " | ".join(cells) + " |")
-    taus = found["kendall_tau"]
-    told = [
-        f"{net} {taus[net]:.2f} ({taus[f'{net} without bounds']:.2f} without finetune and joint)" for net in PUBLISHED
-    ]
+    theirs = {net: {name: value for name, (value, _) in column.items()} for net, column in PUBLISHED.items()}
     note = (
         f"{where(tuple(rows))}. Average accuracy (forgetting) in per cent; ±: half width of the 95 % interval over the "
         "seeds; forgetting divided by the number of all tasks, as in the survey's code. Kendall's tau of the ranking: "
-        f"{'; '.join(told)}."
+        f"{in_words(found['kendall_tau'])}. The survey's own two columns agree by "
+        f"{agreement(theirs['SMALL'], theirs['BASE'])[0]:.2f}."
     )
     return "\n".join([*lines, "", textwrap.fill(note, 120)])
+
+
+def changes_knobs_alone(study: str) -> bool:
+    """Whether the study differs from the scaled one in nothing but its methods' knobs."""
+    one, other = (read(STUDIES / f"{name}.yaml").model_dump(exclude={"methods"}) for name in (SCALED, study))
+    return one == other
+
+
+def undone(study: str) -> str:
+    """Each method of a kept study that undoes one scaling, beside itself as scaled, over the seeds that all have.
+
+    Where nothing but knobs differs, the methods that were not run again are what they were: the ranking is whole, and
+    gets its tau.
+    """
+    scaled, again = read_runs(HOME / SCALED), read_runs(HOME / study)
+    seeds = set.intersection(*({run.seed for run in again if run.method == name} for name in methods_of(again)))
+    scaled, again = ([run for run in runs if run.seed in seeds] for runs in (scaled, again))
+    before = {name: means([run for run in scaled if run.method == name]) for name in methods_of(scaled)}
+    after = {name: means([run for run in again if run.method == name]) for name in methods_of(again)}
+    lines = ["| | seeds | as scaled | undone | survey, SMALL |", "| :--- | :--- | ---: | ---: | ---: |"]
+    told = ", ".join(map(str, sorted(seeds)))
+    for name, figures in sorted(after.items(), key=lambda item: -item[1][0]):
+        published = PUBLISHED["SMALL"].get(name, (None, None))
+        lines.append(f"| {name} | {told} | {cell(*before[name])} | {cell(*figures)} | {cell(*published)} |")
+    if changes_knobs_alone(study):
+        was, now = (taus({name: figure for name, (figure, _) in found.items()}) for found in (before, before | after))
+        note = f"Kendall's tau over the same seeds: {in_words(now)}; as scaled: {in_words(was)}."
+        lines += ["", textwrap.fill(note, 120)]
+    return "\n".join(lines)
+
+
+def methods_of(runs: Sequence[Run]) -> list[str]:
+    """Their names, once each."""
+    return list(dict.fromkeys(run.method for run in runs))
 
 
 def main() -> int:
     """Keep the results of a study, and print and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduction", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/reproduction"), help="of the study's run")
-    parser.add_argument("--study", default="tiny-imagenet-scaled", help="its name in studies/")
+    parser.add_argument("--study", default=SCALED, help="its name in studies/")
     given = parser.parse_args()
-    if not Path("studies", f"{given.study}.yaml").exists():
-        raise UserError(f"--study: there is no studies/{given.study}.yaml")
-    runs = read_runs(given.out)
-    rows = compare(runs)
-    found = summary(rows)
-    home = HOME / given.study
-    shutil.rmtree(home, ignore_errors=True)
-    for run in runs:
-        target = home / "results" / run.method / run.path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(run.path, target)
-        shutil.copy(run.path.with_suffix(".cost.json"), target.with_suffix(".cost.json"))
-    write_json(
-        home / "summary.json", {**found, "options": read_manifest(given.out / "prepared")["options"] | {"path": None}}
-    )
-    block = table(rows, found)
+    if not (STUDIES / f"{given.study}.yaml").exists():
+        raise UserError(f"--study: there is no {STUDIES / given.study}.yaml")
+    found = keep(given.out, given.study)
+    block = table(compare(read_runs(HOME / SCALED)), found) if given.study == SCALED else undone(given.study)
     fill(PAGE, given.study, block)
     print(block)
-    print(json.dumps(found["kendall_tau"]))
     return 0
 
 
