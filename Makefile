@@ -27,6 +27,7 @@ setup: $(READY)  ## make the environment
 
 $(READY): constraints.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; install one, or give it: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@df -Pk . | awk 'NR == 2 && $$4 < 10e6 { printf "warning: %.1f GB are free here; the environment takes 7, and some 3 more while it is made\n", $$4 / 1e6 }' >&2
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

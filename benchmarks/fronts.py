@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cl import cli
 from cl.errors import UserError
-from cl.selection import Outcome, front
+from cl.metrics import front
 from flows.results import Run, read_runs
 
 
@@ -24,7 +24,7 @@ def compared(run: Run) -> list[tuple[bool, bool, float]]:
         tried = [t for t in run.trials if t["task_index"] == index and "stability" in t and t["phase"] != "plasticity"]
         if not tried:
             continue
-        best = front([Outcome(t["accuracy"], 0, 0, 0.0, t["stability"]) for t in tried])
+        best = front([(t["accuracy"], t["stability"]) for t in tried])
         survey = max(number for number, t in enumerate(tried) if t["phase"] == "stability")
         kept = next(number for number, t in enumerate(tried) if t["kept"])
         gained = 100 * (tried[kept]["stability"] - tried[survey]["stability"])

@@ -142,6 +142,18 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, t * statistics.stdev(values) / n**0.5
 
 
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which points no other is better than in one coordinate and no worse in the other (the Pareto front), in order.
+
+    Points are compared by their values, the larger the better; equal ones do not beat each other.
+    """
+
+    def beaten(a: tuple[float, float]) -> bool:
+        return any(b != a and b[0] >= a[0] and b[1] >= a[1] for b in points)
+
+    return [number for number, point in enumerate(points) if not beaten(point)]
+
+
 def _last(matrix: Matrix) -> int:
     """Index of the last row that holds a value."""
     for i in reversed(range(len(matrix))):

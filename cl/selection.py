@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cl.errors import UserError
 from cl.method import Knob, Scalar, Value
+from cl.metrics import front
 from cl.params import Selection
 from cl.rng import seed_of
 
@@ -278,19 +279,10 @@ class Front:
         return (low + high) / 2
 
 
-def front(outcomes: Sequence[Outcome]) -> list[int]:
-    """Which of them no other is better than in one of accuracy and stability and no worse in the other; in order."""
-
-    def beaten(a: Outcome) -> bool:
-        pairs = [(b.accuracy - a.accuracy, (b.stability or 0.0) - (a.stability or 0.0)) for b in outcomes]
-        return any(min(pair) >= 0 and max(pair) > 0 for pair in pairs)
-
-    return [number for number, outcome in enumerate(outcomes) if not beaten(outcome)]
-
-
 def most_stable(outcomes: Sequence[Outcome], threshold: float) -> int | None:
     """Of the front, the most stable that reaches the threshold of plasticity (equal: the first); None: none does."""
-    good = [number for number in front(outcomes) if outcomes[number].accuracy >= threshold - ROUNDING]
+    points = [(outcome.accuracy, outcome.stability or 0.0) for outcome in outcomes]
+    good = [number for number in front(points) if outcomes[number].accuracy >= threshold - ROUNDING]
     return max(good, key=lambda number: outcomes[number].stability or 0.0, default=None)
 
 

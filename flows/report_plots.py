@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 
+from cl.metrics import front
+
 if TYPE_CHECKING:
     from flows.report import Row, Summary
 
@@ -317,7 +319,7 @@ def fronts(summary: "Summary") -> Figure:
         colour = table[row.method].colour
         trials = [trial for trial in row.searched if trial["task_index"] == task]
         points = [(100 * trial["accuracy"], 100 * trial["stability"]) for trial in trials]
-        best = sorted(a for a in points if not any(b != a and b[0] >= a[0] and b[1] >= a[1] for b in points))
+        best = sorted(points[number] for number in front(points))
         axes.plot(*zip(*best, strict=True), color=colour, linewidth=1, alpha=0.7)
         for trial, (x, y) in zip(trials, points, strict=True):
             attempt = trial["phase"] == "stability"

@@ -12,8 +12,9 @@ import pytest
 
 from cl.errors import UserError
 from cl.method import accuracy, checked, method_class
+from cl.metrics import front
 from cl.params import Params, Selection, names_in
-from cl.selection import Front, Ledger, Outcome, front, most_stable
+from cl.selection import Front, Ledger, Outcome, most_stable
 from tests.cl.small import OFF, learn_tasks, learner_for, output, params_for, published, run, unit_for
 from tests.cl.test_battery import Killed, Watched, counted
 
@@ -25,9 +26,9 @@ def outcomes(*points: tuple[float, float]) -> list[Outcome]:
 
 
 def test_front_is_what_nothing_beats() -> None:
-    assert front(outcomes((0.9, 0.1), (0.5, 0.5), (0.1, 0.9), (0.4, 0.4), (0.5, 0.4))) == [0, 1, 2]
-    assert front(outcomes((0.5, 0.5), (0.5, 0.5))) == [0, 1], "equals do not beat each other"
-    assert front(outcomes((0.5, 0.5), (0.5, 0.6))) == [1]
+    assert front([(0.9, 0.1), (0.5, 0.5), (0.1, 0.9), (0.4, 0.4), (0.5, 0.4)]) == [0, 1, 2]
+    assert front([(0.5, 0.5), (0.5, 0.5)]) == [0, 1], "equals do not beat each other"
+    assert front([(0.5, 0.5), (0.5, 0.6)]) == [1]
 
 
 def test_most_stable_above_the_threshold() -> None:
