@@ -35,7 +35,7 @@ from cl.errors import UserError
 from cl.method import Method, accuracy, make, method_class
 from cl.metrics import interval
 from cl.nets import MultiHead, build
-from cl.params import Params, Training, names_in, validate
+from cl.params import Params, Training, validate
 from cl.rng import generator, seed_of
 from cl.sequence import Learner
 
@@ -89,14 +89,16 @@ def _gem(knobs: Settings, training: Training) -> Settings:
 
 
 def _agem(knobs: Settings, training: Training) -> Settings:
-    # The reference gradient there is of so many samples in all, the same number of each old task.
-    return {"patterns_per_exp": knobs["memory_per_task"], "sample_size": training.batch_size}
+    # There so many samples of each task, chosen as it ends; here a reservoir of all that was seen, the present task's
+    # too, of which the old ones are drawn from. With five tasks a fifth of the budget a task is as many in the end. The
+    # reference gradient there is of the same number of each old task, here of a uniform draw.
+    return {"patterns_per_exp": knobs["memory_budget"] // 5, "sample_size": knobs["replay_batch"]}
 
 
 def _replay(knobs: Settings, training: Training) -> Settings:
     # Here the loss is CE(new) + CE(old), each a mean; there one mean over new and old together. With as many old
-    # samples as new ones, its default, that is half of it, which `_both_weigh_one` makes good. Here fewer old samples
-    # are drawn for a step, and a place is kept free for the task being learned.
+    # samples as new ones, its default, that is half of it, which `_both_weigh_one` makes good. R-FM draws fewer old
+    # samples for a step and keeps a place free for the task being learned; ER's reservoir has samples of that one too.
     return {"mem_size": knobs["memory_budget"]}
 
 
@@ -115,7 +117,8 @@ PAIRS = (
     Pair("mas", {"strength": 0.1, "estimator": "batch-sum"}, "MAS", _mas),
     Pair("lwf", {"strength": 1.0, "temperature": 2.0}, "LwF", _lwf),
     Pair("gem", {"margin": 0.5, "memory_per_task": 50}, "GEM", _gem),
-    Pair("agem", {"memory_per_task": 50}, "AGEM", _agem),
+    Pair("a_gem", {"memory_budget": 250, "replay_batch": 200, "margin": 0.0}, "AGEM", _agem),
+    Pair("er", {"memory_budget": 500}, "Replay", _replay, _both_weigh_one),
 )
 
 
@@ -309,15 +312,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def pairs_for(methods: Sequence[str]) -> list[Pair]:
-    """The pairs to run; one whose method is not here is skipped and named. Raises `UserError` for an unknown name."""
+    """The pairs to run. Raises `UserError` for an unknown name."""
     for name in methods:
         if name not in {pair.here for pair in PAIRS}:
             raise UserError(f"--methods: {name!r} is in no pair; known: {', '.join(pair.here for pair in PAIRS)}")
-    wanted = [pair for pair in PAIRS if pair.here in methods]
-    for pair in wanted:
-        if pair.here not in names_in("methods"):
-            print(f"{pair.here}: skipped, there is no cl/methods/{pair.here}.py", file=sys.stderr)
-    return [pair for pair in wanted if pair.here in names_in("methods")]
+    return [pair for pair in PAIRS if pair.here in methods]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
