@@ -26,14 +26,18 @@ from cl.rng import generator
 from cl.unit import choose_device
 
 STUDIES = Path("studies")
-# Training images a task, as published (De Lange et al. 2021, Table 2).
+# Training images a task: as published (De Lange et al. 2021, Table 2); of the digits as prepared here.
 IMAGES = {
+    "split-digits": [231, 231, 233, 230, 226],
     "inaturalist": [5319, 1388, 1192, 65897, 645, 26059, 8646, 1706, 35157, 10173],
     "recogseq": [2040, 5360, 5994, 8144, 6666, 3102, 6850, 73257],
 }
-SIDE = {"tiny-imagenet": 64, "inaturalist": 224, "recogseq": 224}
+SIDE = {"tiny-imagenet": 64, "inaturalist": 224, "recogseq": 224, "split-digits": 8}
+GREY = {"split-digits"}
 STEPS = {"cpu": 2, "cuda": 50}
-"""Of how many steps the mean is taken, after one to warm up."""
+"""Of how many steps the mean is taken at least, after one to warm up."""
+SECONDS = 0.5
+"""And for how long at least."""
 
 
 def images(benchmark: Benchmark) -> list[int]:
@@ -48,7 +52,9 @@ def images(benchmark: Benchmark) -> list[int]:
 
 def passes(params: Params) -> int:
     """Images that go through a training step, over all methods and one seed."""
-    per_task, epochs, total = images(params.benchmark), params.training.epochs, 0
+    per_task, epochs, total = images(params.benchmark), 1 if params.scenario.online else params.training.epochs, 0
+    if not params.selection.enabled:
+        return epochs * sum(per_task) * len(params.methods)
     for name in params.methods:
         method = method_class(name)
         grids = [len(params.selection.boot_learning_rates)] + [len(params.selection.learning_rates)] * len(per_task[1:])
@@ -66,24 +72,28 @@ def passes(params: Params) -> int:
 def rate(params: Params, device: torch.device) -> float:
     """Images a second in training steps of plain finetuning, on one core or the GPU."""
     side = params.training.augmentation.crop or params.benchmark.image_size or SIDE[params.benchmark.name]
+    shape = (1 if params.benchmark.name in GREY else 3, side, side)
     draw = generator("rate")
-    net = build(params.model, (3, side, side), draw)
+    net = build(params.model, shape, draw)
     net.add_head(20, draw)
     net = net.to(device).train(params.model.dropout in (None, 0.0) and params.model.name != "alexnet")
     net.backbone.reduced = is_reduced(params.training.precision, net, device)
-    batch = params.training.batch_size
-    x = torch.rand((batch, 3, side, side), generator=draw).to(device, memory_format=torch.channels_last)
+    batch = params.scenario.batch_size if params.scenario.online else params.training.batch_size
+    x = torch.rand((batch, *shape), generator=draw).to(device, memory_format=torch.channels_last)
     y = torch.randint(20, (batch,), generator=draw).to(device)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
-    steps = STEPS[device.type]
-    started = 0.0
-    for step in range(steps + 1):
-        if step == 1:
-            started = _now(device)
+
+    def step() -> None:
         loss = F.cross_entropy(net(x, 0), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+    step()
+    started, steps = _now(device), 0
+    while steps < STEPS[device.type] or _now(device) - started < SECONDS:
+        step()
+        steps += 1
     return steps * batch / (_now(device) - started)
 
 
@@ -105,14 +115,27 @@ def main() -> int:
     known: dict[str, float] = {}
     for path in sorted(STUDIES.glob("*.yaml")):
         params = read(path)
-        speed = ".".join(map(str, (params.model, params.benchmark.image_size, params.benchmark.name, params.training)))
+        speed = ".".join(
+            map(
+                str,
+                (params.model, params.benchmark.image_size, params.benchmark.name, params.training, params.scenario),
+            )
+        )
         if speed not in known:
             known[speed] = rate(params, device)
         about = path.read_text(encoding="utf-8").split("\n")[0].removeprefix("# ")
         total = passes(params)
         hours = total / known[speed] / 3600
-        cells = [f"`{path.stem}`", about, str(len(images(params.benchmark))), f"{total / 1e6:,.0f}"]
-        cells += [f"{known[speed]:,.0f}", f"{hours:,.0f}" if hours >= 2 else f"{hours:.1f}"]
+        cells = [
+            f"`{path.stem}`",
+            about,
+            str(len(images(params.benchmark))),
+            f"{total / 1e6:,.0f}" if total >= 1e6 else f"{total / 1e6:.3f}",
+        ]
+        cells += [
+            f"{known[speed]:,.0f}",
+            f"{hours:,.0f}" if hours >= 2 else f"{hours:.1f}" if hours >= 0.1 else "< 0.1",
+        ]
         print("| " + " | ".join(cells) + " |", flush=True)
     return 0
 
