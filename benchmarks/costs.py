@@ -196,7 +196,6 @@ def learn(learner: Learner, stage: Task, scale: Scale, epochs: int) -> tuple[flo
     Raises `UserError` where the training ends before its last epoch.
     """
     learner.params = scale.params(learner.name, epochs)
-    learner.training = learner.params.training
     rate, knobs = learner.params.training.learning_rate, scale.knobs(learner.name, epochs)
     learner.open(stage)
     started = now(learner.device)

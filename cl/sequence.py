@@ -34,7 +34,7 @@ from cl.methods.finetune import Finetune
 from cl.metrics import average_accuracy, average_forgetting
 from cl.nets import build, load_weights
 from cl.nets.precision import is_reduced
-from cl.params import Params, bytes_of
+from cl.params import Params, Training, bytes_of
 from cl.rng import generator
 from cl.selection import (
     Front,
@@ -138,15 +138,19 @@ class Learner:
         self.method.net = self.method.wrap(net).to(device)
         self.method.net.increment = params.scenario.name
         self.method.net.backbone.reduced = is_reduced(params.training.precision, net, device)
-        self.training = params.training
-        if params.scenario.online:
-            self.training = self.training.model_copy(update={"epochs": 1, "batch_size": params.scenario.batch_size})
         self.base = Snapshot.of(self.method)
 
     @functools.cached_property
     def stages(self) -> tuple[Task, ...]:
         """What is learned in turn: the tasks, or all of them at once."""
         return (joined(self.sequence.tasks),) if self.method.sees_all_tasks else self.sequence.tasks
+
+    @property
+    def training(self) -> Training:
+        """How tasks are trained; a stream is seen once, in batches of its own."""
+        if not self.params.scenario.online:
+            return self.params.training
+        return self.params.training.model_copy(update={"epochs": 1, "batch_size": self.params.scenario.batch_size})
 
     @property
     def boot(self) -> bool:
