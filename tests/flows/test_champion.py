@@ -358,16 +358,27 @@ def test_answers_are_those_of_the_test_bit_for_bit(method: str, tmp_path: Path) 
         assert statistics.fmean(right) == choice.run.accuracy[-1][task.index]
 
 
-def test_without_task_it_answers_over_all_classes_seen(learned: Path, tmp_path: Path) -> None:
+def untold(
+    params: Params, out: Path, folder: Path, method: str
+) -> tuple[Any, Task, Task, list[dict[str, Any]], list[dict[str, Any]]]:
+    """The served model, its two tasks, the test images of the first as rows, and its answers not told the task.
+
+    They are those of the learner itself.
+    """
     import mlflow
 
-    params = params_of(learned)
-    model = mlflow.pyfunc.load_model(str(saved(params, learned, tmp_path / "model", "icarl")[0]))
-    learner = learner_of(params, learned, "icarl", 0)
+    model = mlflow.pyfunc.load_model(str(saved(params, out, folder, method)[0]))
+    learner = learner_of(params, out, method, 0)
     first, second = learner.stages
     rows = [{"image": image.tolist()} for image in first.test.images]
     found = model.predict(rows)
     assert [list(answer["probabilities"].values()) for answer in found] == expected(learner, first, False).tolist()
+    return model, first, second, rows, found
+
+
+def test_without_task_it_answers_over_all_classes_seen(learned: Path, tmp_path: Path) -> None:
+    params = params_of(learned)
+    model, first, second, rows, found = untold(params, learned, tmp_path / "model", "icarl")
     assert list(found[0]["probabilities"]) == [f"{t.name}/{c}" for t in (first, second) for c in t.classes]
     for answer in found:
         assert answer["probability"] == max(answer["probabilities"].values())
@@ -382,18 +393,11 @@ def test_without_task_it_answers_over_all_classes_seen(learned: Path, tmp_path: 
 @pytest.mark.parametrize("increment", ["domain", "class"])
 def test_models_of_other_scenarios_answer_too(increment: str, tmp_path: Path) -> None:
     """Domain-incremental among the common classes, class-incremental among all; with the task, in either, among its."""
-    import mlflow
-
     out = tmp_path / "out"
     scenario = f"scenario.name={increment}"
     params = params_of(out, "tracking.enabled=false", scenario, methods="er", seeds="0")
     learn_all(params, out)
-    model = mlflow.pyfunc.load_model(str(saved(params, out, tmp_path / "model", "er")[0]))
-    learner = learner_of(params, out, "er", 0)
-    first, second = learner.stages
-    rows = [{"image": image.tolist()} for image in first.test.images]
-    found = model.predict(rows)
-    assert [list(answer["probabilities"].values()) for answer in found] == expected(learner, first, False).tolist()
+    model, first, second, rows, found = untold(params, out, tmp_path / "model", "er")
     assert len(found[0]["probabilities"]) == (10 if increment == "domain" else 20)
     if increment == "domain":
         assert {answer["task"] for answer in found} == {None}
