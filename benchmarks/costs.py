@@ -30,12 +30,13 @@ from cl.data import Split, Task
 from cl.data.prepare import Format
 from cl.data.task import Normalise
 from cl.errors import UserError
+from cl.machine import machine, resident
 from cl.method import method_class
 from cl.nets import build
 from cl.params import Model, Params, method_name, names_in, validate
 from cl.rng import generator
 from cl.selection import Knobs
-from cl.sequence import Learner, machine
+from cl.sequence import Learner
 from cl.train import Snapshot
 from cl.unit import choose_device
 
@@ -166,7 +167,7 @@ class Memory:
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
         gc.collect()
-        self.before = torch.cuda.memory_allocated() if self.cuda else _resident("VmRSS")
+        self.before = torch.cuda.memory_allocated() if self.cuda else resident("VmRSS")
 
     def reset(self) -> None:
         """Forget the peak so far. Raises `UserError` where the system cannot."""
@@ -182,12 +183,7 @@ class Memory:
 
     def peak(self) -> int:
         """Since the last reset."""
-        return (torch.cuda.max_memory_allocated() if self.cuda else _resident("VmHWM")) - self.before
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+        return (torch.cuda.max_memory_allocated() if self.cuda else resident("VmHWM")) - self.before
 
 
 def learn(learner: Learner, stage: Task, scale: Scale, epochs: int) -> tuple[float, float, int]:

@@ -9,9 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
-import platform
-import resource
 import shutil
 import statistics
 import time
@@ -29,6 +26,7 @@ from cl.data import Sequence, Task, joined
 from cl.data.prepare import digest
 from cl.errors import UserError
 from cl.files import DamagedCheckpoint, read_json, write_json
+from cl.machine import machine, peak_memory
 from cl.method import Method, accuracy, add_task, cannot, make
 from cl.methods.finetune import Finetune
 from cl.metrics import average_accuracy, average_forgetting
@@ -621,7 +619,6 @@ class Unit:
         trials = [trial for record in self.records for trial in record["trials"]]
         write_json(self.folder / "trials.json", {**head, "trials": trials})
         before = read_json(self.folder / "cost.json") or {}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         write_json(
             self.folder / "cost.json",
             {
@@ -631,7 +628,7 @@ class Unit:
                 "seconds": sum(sum(cost["seconds"].values()) for cost in self.costs),
                 "process_seconds": sum(cost["process_seconds"] for cost in self.costs),
                 "step_seconds": sum(cost["step_seconds"] for cost in self.costs),
-                "peak_memory_bytes": max(peak, before.get("peak_memory_bytes", 0)),
+                "peak_memory_bytes": max(peak_memory(), before.get("peak_memory_bytes", 0)),
                 "per_task": self.costs,
             },
         )
@@ -677,14 +674,3 @@ def one_label_space(sequence: Sequence) -> None:
             "scenario.name: domain-incremental tasks share their classes, so have as many: "
             f"{', '.join(f'{name} has {count}' for name, count in counts.items())}; use task or class"
         )
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the times were measured on."""
-    return {
-        "platform": platform.platform(),
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "device": device.type,
-    }

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,27 +107,23 @@ def test_labels_given_replace_the_stored_ones() -> None:
 
 PEAK = """
 import torch
+from cl.machine import peak_memory
 from cl.ops import CHUNK_BYTES, importance, negative_log_likelihood
 from tests.cl.small import mlp, split_of
-
-def peak():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 def measure(units, samples):
     images, labels = torch.randint(4, (samples, 1, 1, units)), torch.zeros(samples, dtype=torch.int64)
     data = split_of(images.to(torch.uint8), labels, 0)
     net = mlp(inputs=units, units=units)
-    before = peak()
+    before = peak_memory()
     importance(net, data, 0, negative_log_likelihood, torch.square, "per-sample", 200)
-    print(sum(p.numel() * 4 for p in net.backbone.parameters()) * samples, CHUNK_BYTES, peak() - before)
+    print(sum(p.numel() * 4 for p in net.backbone.parameters()) * samples, CHUNK_BYTES, peak_memory() - before)
 
 measure(10, 4)
 measure(1400, 200)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of resident memory is read from /proc")
 def test_memory_stays_within_its_bound() -> None:
     """The process grows by less than three chunks where all gradients at once would take 3.1 GB (measured: 2.2).
 
