@@ -5,6 +5,8 @@ Lopez-Paz and Ranzato, Gradient episodic memory for continual learning, NIPS 201
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import quadprog
 import torch
@@ -82,6 +84,10 @@ def project(g: Tensor, G: Tensor, margin: float, ridge: float = RIDGE) -> Tensor
     G64, g64 = G.double(), g.double()
     P = (G64 @ G64.T).cpu().numpy()
     # Beyond about 1e12 times the ridge the matrix is singular in float64 whatever the ridge.
-    P = (P + P.T) / 2 + max(ridge, 1e-12 * float(np.trace(P))) * np.eye(len(P))
-    v = quadprog.solve_qp(P, -(G64 @ g64).cpu().numpy(), np.eye(len(P)), np.full(len(P), margin))[0]
+    P = (P + P.T) / 2 + np.diag(np.full(len(P), max(ridge, 1e-12 * float(np.trace(P)))))
+    # The solver compares with constants: gradients of some thousands leave it at a wrong solution, or at none. A common
+    # factor of both terms does not move v, and a power of four rounds nothing.
+    factor = 4.0 ** -(math.frexp(float(np.trace(P)))[1] // 2)
+    q = (G64 @ g64).cpu().numpy()
+    v = quadprog.solve_qp(factor * P, -factor * q, np.eye(len(P)), np.full(len(P), margin))[0]
     return (g64 + torch.from_numpy(v).to(G64) @ G64).to(g)

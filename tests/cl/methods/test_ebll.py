@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,26 @@ def test_loss_of_the_autoencoder() -> None:
     torch.testing.assert_close(
         attach(ebll._Autoencoder(reconstruction=0.3), net, task=1).loss(features, y, 1), expected
     )
+
+
+def test_autoencoder_stops_after_six_epochs_and_keeps_its_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a row without a better validation accuracy, whatever patience the params ask of the tasks."""
+    rates: list[float] = []
+    step = torch.optim.Adadelta.step
+
+    def stepping(optimizer: torch.optim.Adadelta) -> Any:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer)
+
+    monkeypatch.setattr(torch.optim.Adadelta, "step", stepping)
+    monkeypatch.setattr("cl.train.accuracy", lambda *given, **named: 0.5)
+    net, data = mlp(classes=(3,)).requires_grad_(False), toy_task([[1, 0, 2, 1, 3], [0, 1, 1, 2, 0]], [2, 1])
+    net.backbone = net.backbone.of([Coder(5, 2, torch.Generator()), *list(net.backbone)[3:]])
+    flat = data.train.mapped(torch.nn.Flatten(), 2)
+    learner = attach(ebll._Autoencoder(), net, patience={"drop_after": 2, "stop_after": 3})
+    found = fit(learner, replace(data, train=flat, validation=flat), (0,), learning_rate=0.01, epochs=50)
+    assert found.epochs == 7
+    assert rates == [0.01] * 7
 
 
 def test_autoencoder_serves_the_softmax_of_the_scenario() -> None:

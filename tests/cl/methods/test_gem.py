@@ -75,6 +75,25 @@ def test_parallel_memory_gradients_of_any_size(scale: float) -> None:
     torch.testing.assert_close(found / scale, vector(0.5, 0.5), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e8, 1e30, 1e37])
+def test_gradients_of_any_size_with_a_margin(scale: float) -> None:
+    """As they are met where a training diverges: the answer grows with them, and nothing is raised."""
+    found = project(scale * vector(1, 0), scale * vector(-1, 1).unsqueeze(0), 1.0)
+    torch.testing.assert_close(found / scale, vector(0, 1), atol=1e-6, rtol=0)
+    G = torch.randn(7, 34, generator=torch.Generator().manual_seed(0))
+    expected = project(-G.sum(0), G, 0.5)
+    torch.testing.assert_close(project(scale * -G.sum(0), scale * G, 0.5) / scale, expected, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_gradients_that_are_no_numbers_are_left_to_the_loop(broken: float) -> None:
+    """It ends such a training, so that the attempt fails; the projection must not."""
+    memory = vector(-1, 1)
+    for g, G in ((vector(broken, 0), memory), (vector(1, 0), memory * broken), (memory * broken, -memory * broken)):
+        for tasks in (1, 2):
+            assert not bool(torch.isfinite(project(g, torch.stack([G] * tasks), 1.0)).all())
+
+
 def test_opposed_memory_gradients() -> None:
     """Nothing but a step across both is allowed."""
     found = project(vector(1, 1), torch.stack([vector(-1, 0), vector(1, 0)]), 0.0)

@@ -78,13 +78,20 @@ def test_regulariser() -> None:
     assert float(regulariser(a, [torch.ones(2), torch.ones(1)])) == pytest.approx(0.5)
 
 
-def test_loss_is_cross_entropy_and_the_price_of_units() -> None:
+USED = [torch.tensor([1.0, 0.9, 0.5, 0.0, 0.2]), torch.tensor([0.95, 0.3, 1.0, 0.7, 0.0])]
+
+
+@pytest.mark.parametrize("used", [None, USED], ids=["first", "later"])
+def test_loss_is_cross_entropy_and_the_price_of_units(used: list[Tensor] | None) -> None:
     method = wrapped(mlp(), sparsity=3.0)
     method.begin_task(DATA)
+    method.used_ = used
+    for gate in method.gates:
+        gate.embedding.data.copy_(torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0]))
     method.steps_per_epoch, method.step = 2, 1
     method.net.train()
     found = method.loss(DATA.train.x, DATA.train.y, 0)
-    share = regulariser([gate.attention() for gate in method.gates], None)
+    share = regulariser([gate.attention() for gate in method.gates], used)
     torch.testing.assert_close(found, cross_entropy(method.net, DATA.train.x, DATA.train.y, 0) + 3 * share)
 
 
@@ -192,6 +199,25 @@ def test_binary_masks_keep_old_logits_through_any_training(net: MultiHead) -> No
         torch.testing.assert_close(method.predict(x, 0), before, atol=1e-5, rtol=1e-5)
 
 
+def test_soft_masks_let_their_share_of_the_gradient_through() -> None:
+    """What a step may move of an earlier task is bounded by how far its masks are from binary."""
+    grads = []
+    for used in (None, USED):
+        method = wrapped(mlp(classes=(3, 3)), task=1)
+        method.used_ = used
+        method.plain = True
+        method.begin_task(DATA)
+        method.net.train()
+        method.loss(DATA.train.x, DATA.train.y, 1).backward()
+        method.on_grad()
+        grads.append({name: p.grad for name, p in method.shared.items()})
+        free = method._open
+    assert free is not None
+    for name, share in free.items():
+        assert bool(grads[0][name].any())
+        torch.testing.assert_close(grads[1][name], share * grads[0][name])
+
+
 def test_old_masks_stay_as_they_were() -> None:
     method = wrapped(mlp(classes=(3, 3)))
     method.begin_task(DATA)
@@ -238,6 +264,26 @@ def test_weight_decay_does_not_reach_used_weights() -> None:
     after = method.shared["1.weight"].detach()
     assert not torch.equal(after[1:], before[1:])
     torch.testing.assert_close(after[0], before[0], atol=1e-6, rtol=0)
+
+
+def test_gradients_of_the_embeddings_are_compensated_and_bounded_and_do_not_decay() -> None:
+    """What decay the optimizer adds to them is taken off beforehand, behind the bound."""
+    method = wrapped(mlp())
+    method.training = method.training.model_copy(update={"weight_decay": 0.1})
+    method.begin_task(DATA)
+    method.steps_per_epoch, method.step = 40, 1
+    method.loss(DATA.train.x, DATA.train.y, 0).backward()
+    small, large = method.gates
+    for gate, grad in ((small, 1e-3), (large, 1e9)):
+        gate.embedding.data.uniform_(0, 0.2, generator=torch.Generator().manual_seed(0))
+        gate.embedding.grad = torch.linspace(-grad, grad, 5)
+    factor = compensation(small.embedding.detach(), 20.514038, 800.0)
+    assert float(factor.min()) > 39
+    method.on_grad()
+    found = [gate.embedding.grad + 0.1 * gate.embedding.detach() for gate in (small, large)]
+    torch.testing.assert_close(found[0], factor * torch.linspace(-1e-3, 1e-3, 5))
+    assert float(found[1].norm()) == pytest.approx(10_000, rel=1e-5)
+    torch.testing.assert_close(found[1] / found[1][-1], found[0] / found[0][-1])
 
 
 @pytest.mark.parametrize("head", ["fresh", "continued"])

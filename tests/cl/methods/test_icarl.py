@@ -68,6 +68,24 @@ def test_budget_is_shared_by_the_classes_seen_and_lists_are_prefixes() -> None:
         before = kept
 
 
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [(4500, [225, 112, 75, 56, 45, 37, 32, 28, 25, 22]), (9000, [450, 225, 150, 112, 90, 75, 64, 56, 50, 45])],
+)
+def test_share_of_a_class_on_the_surveys_benchmark(budget: int, expected: list[int]) -> None:
+    """Ten tasks of twenty classes; here the last of the twenty has more samples than the others."""
+    method, net, draw = ICaRL(memory_budget=budget), linear_net(torch.eye(2)), torch.Generator().manual_seed(0)
+    for index, share in enumerate(expected):
+        if index:
+            net.add_head(20, draw)
+        else:
+            net.heads[0] = torch.nn.Linear(2, 20)
+        labels = [*range(19), *[19] * 460]
+        attach(method, net, index, batch_size=200).end_task(toy_task([[1, y] for y in labels], labels, index))
+        assert method.exemplars_ is not None
+        assert [len(of_task[19]) for of_task in method.exemplars_] == [share] * (index + 1)
+
+
 def test_exemplars_are_the_classes_own() -> None:
     kept = learned(2, memory_budget=8).exemplars_
     for index, of_task in enumerate(kept):
@@ -76,6 +94,23 @@ def test_exemplars_are_the_classes_own() -> None:
             own = {bytes(x.flatten().tolist()) for x in data.images[data.y == label]}
             assert images.dtype == torch.uint8
             assert {bytes(x.flatten().tolist()) for x in images} <= own
+
+
+@pytest.mark.parametrize("features", ["unit", "raw"])
+def test_exemplars_are_herded_and_their_mean_is_kept(features: str) -> None:
+    """Features are the inputs themselves; of two classes of five two are kept each."""
+    x = torch.tensor([[9.0, 0.0], [5.0, 5.0], [4.0, 3.0], [0.0, 3.0], [1.0, 7.0]])
+    method = attach(ICaRL(memory_budget=4, features=features), linear_net(torch.eye(2)))
+    method.end_task(toy_task(torch.cat([x, x.flip(0)]).long().tolist(), [0] * 5 + [1] * 5))
+    scaled = F.normalize(x, dim=1) if features == "unit" else x
+    chosen = herd(scaled, 2)
+    assert sorted(chosen.tolist()) not in ([0, 1], [3, 4])
+    mean = scaled[chosen].mean(0)
+    assert method.exemplars_ is not None
+    assert method.means_ is not None
+    for label in range(2):
+        assert torch.equal(method.exemplars_[0][label].flatten(1).float(), x[chosen])
+        torch.testing.assert_close(method.means_[0][label], mean / mean.norm() if features == "unit" else mean)
 
 
 def test_budget_below_one_a_class_is_an_error() -> None:
@@ -99,9 +134,17 @@ def test_prediction_is_the_nearest_mean_within_the_task() -> None:
 
 
 def test_order_of_exemplars_does_not_change_the_means() -> None:
-    features = F.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), dim=1)
-    order = torch.tensor([4, 2, 0, 1, 3])
-    torch.testing.assert_close(features.mean(0), features[order].mean(0))
+    """Taken anew at the end of the second task, with nothing to be cut."""
+    means = []
+    for turned in (False, True):
+        method = learned(1, memory_budget=24)
+        assert method.exemplars_ is not None
+        if turned:
+            method.exemplars_ = [[images.flip(0) for images in of_task] for of_task in method.exemplars_]
+        attach(method, mlp(classes=(2, 2)), 1, batch_size=4).end_task(task(1))
+        assert [len(images) for images in method.exemplars_[0]] == [6, 6]
+        means.append(method.means_[0])
+    torch.testing.assert_close(*means)
 
 
 @pytest.mark.parametrize(("old_tasks", "strength"), [(0, 10.0), (1, 0.0)])
@@ -131,8 +174,6 @@ def test_replays_its_share_of_each_step() -> None:
     x, y, t = method.batch(data.train.x[:4], data.train.y[:4], 2)
     assert (len(x), len(y), t[:4].tolist()) == (6, 6, [2] * 4)
     assert set(t[4:].tolist()) <= {0, 1}
-    survey = [-(-200 * 4500 // (8000 + 4500)), -(-200 * 9000 // (8000 + 9000))]
-    assert survey == [72, 106]
 
 
 @pytest.mark.parametrize(("distillation", "weights"), [("mean", (5.0, 5.0)), ("accumulated", (60.0, 5.0))])

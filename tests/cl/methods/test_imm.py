@@ -137,3 +137,10 @@ def test_labels_are_drawn_from_the_models_prediction() -> None:
     assert float((labels == 0).float().mean()) == pytest.approx(chance, abs=0.03)
     other = attach(ModeIMM(), net)
     assert torch.equal(other._drawn_labels(toy_task([[1]] * 4000, [0, 1] * 2000)), labels)
+
+
+def test_precision_is_of_the_drawn_labels_and_not_of_the_true_ones() -> None:
+    """A network sure of class 0 draws nothing else, and moves next to nothing for it; the labels say class 1."""
+    method = attach(ModeIMM(), linear_net(torch.tensor([[20.0], [0.0]])))
+    method.end_task(toy_task([[1]] * 10, [1] * 10))
+    assert float(method.precision_["1.weight"].max()) < 1e-6
