@@ -22,13 +22,14 @@ from cl import checkpoint, cli
 from cl.data import Split, Task
 from cl.errors import UserError
 from cl.files import read_json, write_json
+from cl.keys import unit_folder, unit_key
 from cl.method import accuracy, checked, method_class
 from cl.metrics import largest_change, worst_case_accuracy
 from cl.params import Params
 from cl.pool import UnitOfWork, units_of
 from cl.rng import generator
 from cl.sequence import FINISHED, Unit
-from cl.unit import learner_of, unit_folder, unit_key
+from cl.unit import learner_of
 
 SAMPLES = 1000
 """Test samples of a task that are looked at, at most; a fixed random choice."""

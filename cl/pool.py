@@ -20,8 +20,9 @@ from typing import Any
 
 from cl.errors import UserError
 from cl.files import write_bytes
+from cl.keys import unit_folder
 from cl.params import Params
-from cl.unit import publish_if_finished, unit_folder
+from cl.unit import publish_if_finished
 
 Event = dict[str, Any]
 Hear = Callable[["UnitOfWork", Event], None]

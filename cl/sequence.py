@@ -23,9 +23,9 @@ import torch
 
 from cl import checkpoint
 from cl.data import Sequence, Task, joined
-from cl.data.prepare import digest
 from cl.errors import UserError
 from cl.files import DamagedCheckpoint, read_json, write_json
+from cl.keys import chain_key
 from cl.machine import machine, peak_memory
 from cl.method import Method, accuracy, add_task, cannot, make
 from cl.methods.finetune import Finetune
@@ -327,7 +327,7 @@ class Unit:
 
     def chain_key(self, stage: int) -> str:
         """Names everything that went into the model after this stage: the unit, and the data up to here."""
-        return digest([self.key, [task.digest for task in self.learner.stages[: stage + 1]]])
+        return chain_key(self.key, [task.digest for task in self.learner.stages[: stage + 1]])
 
     def run(self) -> None:
         """Learn what is not learned yet; afterwards the folder holds result.json, trials.json and cost.json."""

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cl import cli
-from cl.data.prepare import digest, prepare, read_manifest
-from cl.files import DamagedCheckpoint, read_json, verify, write_folder
+from cl.data.prepare import prepare, read_manifest
+from cl.files import read_json
+from cl.keys import chain, differences, earlier, learned, parts_of, unit_folder
 from cl.params import Params
 from cl.pool import UnitOfWork, units_of
-from cl.unit import parts_of, unit_folder
-
-UPGRADES = ("code.", "torch")
-"""Parts that an upgrade of this package or of torch changes, and the user did not."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +42,6 @@ class Standing:
             return "learn all tasks"
         first = self.learned + 1
         return f"learn task {first}" if first == self.stages else f"learn tasks {first} to {self.stages}"
-
-
-def chain(parts: Mapping[str, Any], tasks: Sequence[str], at_once: bool) -> list[str]:
-    """The key of the checkpoint after each stage: the unit's parts, and the digests of the tasks up to there."""
-    stages = [digest(list(tasks))] if at_once else list(tasks)
-    key = digest(parts)
-    return [digest([key, stages[: index + 1]]) for index in range(len(stages))]
-
-
-def learned(folder: Path, keys: Sequence[str]) -> int:
-    """How many checkpoints of the folder, from the first on, are of these keys."""
-    for index, key in enumerate(keys):
-        manifest = read_json(folder / f"task-{index:03d}" / "manifest.json")
-        if manifest is None or manifest["key"] != key:
-            return index
-    return len(keys)
 
 
 def standing(params: Params, unit: UnitOfWork, out: Path, tasks: Sequence[Mapping[str, Any]]) -> Standing:
@@ -97,63 +78,6 @@ def _why(folder: Path, parts: Mapping[str, Any], done: int, tasks: Sequence[Mapp
     told = [differences(read_json(other / "unit.json") or {}, parts) for other in earlier(folder)]
     told.sort(key=len)  # the nearest first
     return "; ".join(told[0]) if told else "never run"
-
-
-def earlier(folder: Path) -> Iterator[Path]:
-    """Work folders of the same method and seed that have something learned, the latest first."""
-    found = [path.parent for path in folder.parent.glob("*/unit.json") if path.parent != folder]
-    yield from sorted((p for p in found if (p / "task-000").exists()), key=lambda p: -p.stat().st_mtime)
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two units' parts, in words."""
-    a, b = _flat(before), _flat(now)
-    names = [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
-    unset = "as declared"
-    return [f"{n} changed" if n.startswith("code.") else f"{n}: {a.get(n, unset)} -> {b.get(n, unset)}" for n in names]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def adopt(params: Params, method: str, seed: int, out: Path) -> int:
-    """Take over the checkpoints of this unit that another version of the code, or of torch, has learned.
-
-    Everything else that decides its bytes has to be the same, and the data of the tasks. What comes of it need not be
-    what this version would have learned from the start, which is why it is only done when asked for
-    (`execution.after_upgrade: continue`). Returns how many tasks were taken over.
-    """
-    from cl.method import method_class
-
-    at_once = method_class(method).sees_all_tasks
-    parts = parts_of(params, method, seed)
-    folder = unit_folder(params, method, seed, out)
-    tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
-    keys = chain(parts, tasks, at_once)
-    if learned(folder, keys) > 0:
-        return 0
-    for other in earlier(folder):
-        theirs = read_json(other / "unit.json") or {}
-        if any(not said.startswith(UPGRADES) for said in differences(theirs, parts)):
-            continue
-        old = chain(theirs, tasks, at_once)
-        count = learned(other, old)
-        for index in range(count):
-            name = f"task-{index:03d}"
-            try:
-                write_folder(folder / name, verify(other / name, old[index]), keys[index])
-            except DamagedCheckpoint:
-                return index
-            cost = other / f"cost-{index:03d}.json"
-            if cost.exists():
-                (folder / cost.name).write_bytes(cost.read_bytes())
-        if count:
-            return count
-    return 0
 
 
 def table(found: Sequence[Standing]) -> str:

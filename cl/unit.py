@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import fcntl
 import functools
-import hashlib
 import json
 import os
 import shutil
@@ -19,15 +18,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from importlib.metadata import version
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl.data.prepare import digest, read_manifest
+from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.files import DamagedCheckpoint, read_json, to_json, verify, write_bytes
-from cl.params import PACKAGE, Params, read
+from cl.keys import adopt, parts_of, unit_folder, unit_key
+from cl.params import Params, read
 
 if TYPE_CHECKING:
     import torch
@@ -41,65 +40,6 @@ PUBLISHED = {
     "cost.json": ".cost.json",
     "studies.log": ".studies.log",
 }
-CODE = (
-    "checkpoint",
-    "memory",
-    "method",
-    "metrics",
-    "ops",
-    "rehearsal",
-    "replay",
-    "rng",
-    "selection",
-    "sequence",
-    "train",
-    "variational",
-    "data/augment",
-    "data/task",
-)
-
-
-def parts_of(params: Params, method: str, seed: int) -> dict[str, Any]:
-    """Everything that decides a unit's bytes, by name, but for the data (each checkpoint names those itself)."""
-    files = [PACKAGE / f"{name}.py" for name in CODE]
-    files += sorted((PACKAGE / "nets").glob("*.py"))
-    files += [PACKAGE / "methods" / f"{name}.py" for name in sorted({method, "finetune"})]  # which searches for all
-    code = {path.relative_to(PACKAGE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    sections = ("model", "training", "selection")
-    return {
-        "code": code,
-        "torch": version("torch"),
-        **{section: getattr(params, section).model_dump(mode="json") for section in sections},
-        "scenario": params.scenario.model_dump(exclude={"unable"}),
-        "methods": {method: dict(params.methods[method])},
-        "memory_budget": params.memory_budget,
-        **_weights(params),
-        "seed": seed,
-        "device": params.execution.device,
-    }
-
-
-def _weights(params: Params) -> dict[str, str]:
-    """What is in the file that the network starts from, where it starts from one."""
-    path = Path(params.model.weights or "")
-    return {"weights": _sha256(path, path.stat().st_mtime_ns)} if path.is_file() else {}
-
-
-@functools.cache
-def _sha256(path: Path, changed: int) -> str:
-    del changed  # a file that was replaced is read again
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def unit_key(params: Params, method: str, seed: int) -> str:
-    """Names all of that in short."""
-    return digest(parts_of(params, method, seed))
-
-
-def unit_folder(params: Params, method: str, seed: int, out: Path) -> Path:
-    """Where the unit keeps its checkpoints and its journal of trials while it runs, and afterwards."""
-    return out / ".work" / method / f"seed-{seed}" / unit_key(params, method, seed)[:16]
 
 
 def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_workers: int = 1) -> None:
@@ -125,16 +65,9 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
             pool = functools.partial(_submit, executor, str(folder))
         if not (folder / "unit.json").exists():
             write_bytes(folder / "unit.json", to_json(parts_of(params, method, seed)))
-        if params.execution.after_upgrade == "continue":
-            from cl.standing import adopt
-
-            if count := adopt(params, method, seed, out):
-                say(
-                    {
-                        "event": "warning",
-                        "message": f"{count} tasks were learned by another version; going on from there",
-                    }
-                )
+        if params.execution.after_upgrade == "continue" and (count := adopt(params, method, seed, out)):
+            message = f"{count} tasks were learned by another version; going on from there"
+            say({"event": "warning", "message": message})
         unit = Unit(learner_of(params, method, seed, out), folder, unit_key(params, method, seed), say, pool)
         unit.run()
         publish(folder, method, seed, out, len(unit.learner.stages), say)

@@ -16,9 +16,8 @@ from cl import metrics
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.files import read_json
+from cl.keys import chain, parts_of
 from cl.params import Champion, Params
-from cl.standing import chain
-from cl.unit import parts_of
 from flows.results import Run, read_run
 
 

@@ -25,9 +25,10 @@ from uuid import uuid4
 
 from cl.errors import UserError
 from cl.files import write_bytes
+from cl.keys import unit_folder, unit_key
 from cl.params import PACKAGE, Execution, Params, read
 from cl.pool import UNIT_ENVIRONMENT, Event, Hear, UnitOfWork, command_of, how_it_ended
-from cl.unit import publish_if_finished, unit_folder, unit_key
+from cl.unit import publish_if_finished
 
 POLL_SECONDS = 0.25
 CONNECT_SECONDS = 30

@@ -18,8 +18,8 @@ from cl import metrics
 from cl.data.prepare import digest, read_manifest
 from cl.errors import UserError
 from cl.files import read_json, to_json
+from cl.keys import unit_folder
 from cl.params import PACKAGE, Params
-from cl.unit import unit_folder
 from flows import provenance
 from flows.choice import Choice, barred
 from flows.results import Run

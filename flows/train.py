@@ -9,10 +9,10 @@ from pathlib import Path
 from cl import cli
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
+from cl.keys import unit_folder
 from cl.live import shown
 from cl.params import Params
 from cl.pool import Children, Event, Hear, UnitOfWork, check_out, units_of, width
-from cl.unit import unit_folder
 from flows import cluster, provenance
 from flows.engine import Plain, engine
 from flows.follower import Follower

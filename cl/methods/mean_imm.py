@@ -5,52 +5,16 @@ Lee et al., Overcoming catastrophic forgetting by incremental moment matching, N
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from torch.func import functional_call
-
 from cl.data import Task
-from cl.method import Method, knob
-from cl.ops import Tensors, quadratic, snapshot
+from cl.merging import Merging
 
 
-class MeanIMM(Method):
-    """Training: CE + lambda sum_k (theta_k - theta*_k)^2. Test: theta = (1/t) sum_s theta_s under the task's own head.
-
-    Merging is for inference only: training goes on from the unmerged weights. The mean is kept as a running one,
-    so the storage does not grow with the tasks.
-    """
-
-    selection = "learning-rate"
-
-    strength: float = knob(0.01, range=(0, 1e9), help="lambda of the L2 transfer; static, as in the survey")
-    hold_head: bool = knob(False, help="the L2 transfer holds the new head too, near where it was drawn")
-
-    anchor_: Tensors | None = None
-    head_: Tensors | None = None
-    merged_: Tensors | None = None
-
-    def begin_task(self, data: Task) -> None:
-        """Where the new head was drawn."""
-        self.head_ = snapshot(self._head()) if self.hold_head else None
-
-    def _head(self) -> dict[str, nn.Parameter]:
-        return {f"head.{name}": p for name, p in self.net.heads[self.task].named_parameters()}
-
-    def penalty(self) -> Tensor | None:
-        """The L2 transfer: lambda sum_k (theta_k - theta*_k)^2, to the unmerged weights of the last task."""
-        if self.anchor_ is None or self.strength == 0:
-            return None
-        if self.head_ is None:
-            return self.strength * quadratic(self.shared, self.anchor_)
-        return self.strength * quadratic({**self.shared, **self._head()}, {**self.anchor_, **self.head_})
+class MeanIMM(Merging):
+    """Test: theta = (1/t) sum_s theta_s. The mean is a running one, so the storage does not grow with the tasks."""
 
     def end_task(self, data: Task) -> None:
         """Move the anchor here and the running mean a step of 1/t towards here."""
-        self.anchor_, self.head_ = snapshot(self.shared), None
+        super().end_task(data)
+        assert self.anchor_ is not None
         mean = self.merged_ or self.anchor_
         self.merged_ = {name: m + (self.anchor_[name] - m) / (self.task + 1) for name, m in mean.items()}
-
-    def predict(self, x: Tensor, t: int | None = None) -> Tensor:
-        """Scores of the merged backbone."""
-        assert self.merged_ is not None
-        return self.net.logits(functional_call(self.net.backbone, self.merged_, (x,)), t)

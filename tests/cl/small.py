@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from cl.data import Split, Task, load
 from cl.data.prepare import Format
 from cl.data.task import Normalise
+from cl.keys import unit_key
 from cl.method import Method
 from cl.nets import MultiHead
 from cl.params import Params, Training
 from cl.sequence import Learner, Unit
-from cl.unit import learn, unit_key
+from cl.unit import learn
 
 CPU = torch.device("cpu")
 OFF = {"enabled": False}

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from cl import unit
+from cl import keys
 from cl.data.prepare import read_manifest
+from cl.keys import differences, unit_folder
 from cl.pool import UnitOfWork
-from cl.standing import Standing, differences, standing, table
+from cl.standing import Standing, standing, table
 from tests.cl.small import REPOSITORY, output, params_for, published, run
 
 OFF = {"enabled": False}
@@ -64,7 +65,7 @@ def test_other_data_and_an_interruption_are_told_apart(prepared: dict[int, Path]
     out = output(tmp_path, prepared[2])
     params = params_for("ewc", selection=OFF)
     run(params, out)
-    folder = unit.unit_folder(params, "ewc", 0, out)
+    folder = unit_folder(params, "ewc", 0, out)
     tasks = read_manifest(out / "prepared")["tasks"]
     altered = [tasks[0], {**tasks[1], "digest": "0" * 64}]
     found = standing(params, UnitOfWork("ewc", 0), out, altered)
@@ -87,7 +88,7 @@ def test_after_an_upgrade_it_goes_on_where_it_is_told_to(
 ) -> None:
     out = output(tmp_path, prepared[2])
     with monkeypatch.context() as patch:
-        patch.setattr(unit, "version", lambda package: "1.0")
+        patch.setattr(keys, "version", lambda package: "1.0")
         run(params_for(method, selection=OFF), out)
     first = published(out)
     output(out, prepared[3] if method == "ewc" else prepared[2])
@@ -108,7 +109,7 @@ def test_after_an_upgrade_all_is_learned_anew_unless_told(
 ) -> None:
     out = output(tmp_path, prepared[2])
     with monkeypatch.context() as patch:
-        patch.setattr(unit, "version", lambda package: "1.0")
+        patch.setattr(keys, "version", lambda package: "1.0")
         run(params_for("ewc", {"strength": 1.0}, selection=OFF), out)
     for knobs, told in (({"strength": 1.0}, "anew"), ({"strength": 2.0}, "continue")):
         events = run(params_for("ewc", knobs, selection=OFF, execution={"after_upgrade": told}), out)

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from cl.errors import UserError
+from cl.keys import unit_folder, unit_key
 from cl.params import Params
-from cl.unit import choose_device, publish_if_finished, unit_folder, unit_key
+from cl.unit import choose_device, publish_if_finished
 from tests.cl.small import REPOSITORY, output, params_for, published, run
 
 KILLED = ("packnet", "si")

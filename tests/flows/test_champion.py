@@ -28,9 +28,10 @@ from cl import checkpoint, cli
 from cl.data import Task, load
 from cl.data.prepare import digest, prepare
 from cl.errors import UserError
+from cl.keys import unit_folder
 from cl.params import Champion, Params, names_in, read
 from cl.sequence import Learner
-from cl.unit import learn, unit_folder
+from cl.unit import learn
 from flows import provenance
 from flows.benchmark import compare
 from flows.choice import Choice, barred, choose

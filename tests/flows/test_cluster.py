@@ -24,9 +24,9 @@ from pathlib import Path
 import pytest
 
 from cl.errors import UserError
+from cl.keys import unit_key
 from cl.params import Execution, Params
 from cl.pool import Event, UnitOfWork
-from cl.unit import unit_key
 from flows import cluster
 from tests.flows.conftest import (
     ENDLESS,

@@ -1,0 +1,159 @@
+"""What decides a unit's bytes, the keys that are made of it, and which checkpoints hold for them.
+
+A unit's work folder is named by a key of everything that decides its bytes but for the data, and holds that as
+`unit.json`. The key of a checkpoint names the data of the tasks up to it as well.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cl.data.prepare import digest, read_manifest
+from cl.files import DamagedCheckpoint, read_json, verify, write_folder
+from cl.params import PACKAGE, Params
+
+CODE = (
+    "checkpoint",
+    "memory",
+    "merging",
+    "method",
+    "metrics",
+    "ops",
+    "rehearsal",
+    "replay",
+    "rng",
+    "selection",
+    "sequence",
+    "train",
+    "variational",
+    "data/augment",
+    "data/task",
+)
+UPGRADES = ("code.", "torch")
+"""Parts that an upgrade of this package or of torch changes, and the user did not."""
+
+
+def parts_of(params: Params, method: str, seed: int) -> dict[str, Any]:
+    """Everything that decides a unit's bytes, by name, but for the data (each checkpoint names those itself)."""
+    files = [PACKAGE / f"{name}.py" for name in CODE]
+    files += sorted((PACKAGE / "nets").glob("*.py"))
+    files += [PACKAGE / "methods" / f"{name}.py" for name in sorted({method, "finetune"})]  # which searches for all
+    code = {path.relative_to(PACKAGE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    sections = ("model", "training", "selection")
+    return {
+        "code": code,
+        "torch": version("torch"),
+        **{section: getattr(params, section).model_dump(mode="json") for section in sections},
+        "scenario": params.scenario.model_dump(exclude={"unable"}),
+        "methods": {method: dict(params.methods[method])},
+        "memory_budget": params.memory_budget,
+        **_weights(params),
+        "seed": seed,
+        "device": params.execution.device,
+    }
+
+
+def _weights(params: Params) -> dict[str, str]:
+    """What is in the file that the network starts from, where it starts from one."""
+    path = Path(params.model.weights or "")
+    return {"weights": _sha256(path, path.stat().st_mtime_ns)} if path.is_file() else {}
+
+
+@functools.cache
+def _sha256(path: Path, changed: int) -> str:
+    del changed  # a file that was replaced is read again
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unit_key(params: Params, method: str, seed: int) -> str:
+    """Names all of that in short."""
+    return digest(parts_of(params, method, seed))
+
+
+def unit_folder(params: Params, method: str, seed: int, out: Path) -> Path:
+    """Where the unit keeps its checkpoints and its journal of trials while it runs, and afterwards."""
+    return out / ".work" / method / f"seed-{seed}" / unit_key(params, method, seed)[:16]
+
+
+def chain_key(key: str, stages: Sequence[str]) -> str:
+    """Names all that went into a model: the unit of this key, and the data of what it has learned, by their digests."""
+    return digest([key, list(stages)])
+
+
+def chain(parts: Mapping[str, Any], tasks: Sequence[str], at_once: bool) -> list[str]:
+    """The key of the checkpoint after each stage: the unit's parts, and the digests of the tasks up to there."""
+    stages = [digest(list(tasks))] if at_once else list(tasks)
+    key = digest(parts)
+    return [chain_key(key, stages[: index + 1]) for index in range(len(stages))]
+
+
+def learned(folder: Path, keys: Sequence[str]) -> int:
+    """How many checkpoints of the folder, from the first on, are of these keys."""
+    for index, key in enumerate(keys):
+        manifest = read_json(folder / f"task-{index:03d}" / "manifest.json")
+        if manifest is None or manifest["key"] != key:
+            return index
+    return len(keys)
+
+
+def earlier(folder: Path) -> Iterator[Path]:
+    """Work folders of the same method and seed that have something learned, the latest first."""
+    found = [path.parent for path in folder.parent.glob("*/unit.json") if path.parent != folder]
+    yield from sorted((p for p in found if (p / "task-000").exists()), key=lambda p: -p.stat().st_mtime)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two units' parts, in words."""
+    a, b = _flat(before), _flat(now)
+    names = [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
+    unset = "as declared"
+    return [f"{n} changed" if n.startswith("code.") else f"{n}: {a.get(n, unset)} -> {b.get(n, unset)}" for n in names]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def adopt(params: Params, method: str, seed: int, out: Path) -> int:
+    """Take over the checkpoints of this unit that another version of the code, or of torch, has learned.
+
+    Everything else that decides its bytes has to be the same, and the data of the tasks. What comes of it need not be
+    what this version would have learned from the start, which is why it is only done when asked for
+    (`execution.after_upgrade: continue`). Returns how many tasks were taken over.
+    """
+    from cl.method import method_class
+
+    at_once = method_class(method).sees_all_tasks
+    parts = parts_of(params, method, seed)
+    folder = unit_folder(params, method, seed, out)
+    tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
+    keys = chain(parts, tasks, at_once)
+    if learned(folder, keys) > 0:
+        return 0
+    for other in earlier(folder):
+        theirs = read_json(other / "unit.json") or {}
+        if any(not said.startswith(UPGRADES) for said in differences(theirs, parts)):
+            continue
+        old = chain(theirs, tasks, at_once)
+        count = learned(other, old)
+        for index in range(count):
+            name = f"task-{index:03d}"
+            try:
+                write_folder(folder / name, verify(other / name, old[index]), keys[index])
+            except DamagedCheckpoint:
+                return index
+            cost = other / f"cost-{index:03d}.json"
+            if cost.exists():
+                (folder / cost.name).write_bytes(cost.read_bytes())
+        if count:
+            return count
+    return 0
