@@ -147,7 +147,7 @@ def _readable(root: Path) -> Iterator[None]:
         ) from None
 
 
-def _write_header(file: BinaryIO, count: int, size: int) -> None:
+def write_header(file: BinaryIO, count: int, size: int) -> None:
     """What a .npy file of so many images begins with: always as long, since numpy leaves room for any count."""
     shape = (count, 3, size, size)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -197,7 +197,7 @@ class _Readers:
         names = [path for path, _ in files]
         path = next(self.paths)
         with writing(path, "wb") as file:
-            _write_header(file, len(names), self.size)
+            write_header(file, len(names), self.size)
             start = file.tell()
         step = max(1, min(self.batch, len(names) // (4 * len(self._all))))  # smaller where there is little to share out
         jobs = [
@@ -244,7 +244,7 @@ class _Readers:
                     file.write(image)
             file.truncate(reading.start + len(kept) * length)
             file.seek(0)
-            _write_header(file, len(kept), self.size)
+            write_header(file, len(kept), self.size)
 
     def _faults(self, reading: _Reading) -> dict[int, str]:
         faults: dict[int, str] = {}

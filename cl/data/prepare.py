@@ -123,7 +123,10 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Pa
 
 def is_current(options: Benchmark, raw: Path, target: Path) -> bool:
     """Whether what is prepared there is whole, and of these options and of the raw data as they are now."""
-    return bool(read_manifest(target).get("key") == _key(options, raw)) and not damaged(target)
+    manifest = read_manifest(target)
+    if manifest.get("options") != options.model_dump(mode="json"):
+        return False  # said before raw data are looked at, which may have to be fetched for that
+    return bool(manifest.get("key") == _key(options, raw)) and not damaged(target)
 
 
 def _key(options: Benchmark, raw: Path) -> str:

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from cl.data import load
-from cl.data.prepare import benchmark_file, damaged, prepare, read_manifest, stratified
+from cl.data.benchmarks import tiny_imagenet
+from cl.data.prepare import benchmark_file, damaged, is_current, prepare, read_manifest, stratified
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import generator, numpy_generator, seed_of
@@ -135,6 +136,21 @@ def test_split_digits(tmp_path: Path) -> None:
         made(tmp_path / "q", name="split-digits", tasks=6)
 
 
+def test_the_digits_stay_as_large_as_they_are(tmp_path: Path) -> None:
+    """And no result says otherwise."""
+    for name in ("split-digits", "permuted-digits"):
+        with pytest.raises(UserError, match=rf"benchmark\.image_size: the digits of {name} are 8x8"):
+            made(tmp_path / "p", name=name, image_size=16)
+
+
+def test_permuted_digits_in_another_order(tmp_path: Path) -> None:
+    usual = load(made(tmp_path / "p", tasks=3), CPU).tasks
+    other = load(made(tmp_path / "q", tasks=None, order=["permutation-03", "permutation-01"]), CPU).tasks
+    assert [task.digest for task in other] == [usual[2].digest, usual[0].digest]
+    with pytest.raises(UserError, match=r"benchmark\.order: no task 'permutation-11'"):
+        made(tmp_path / "q", tasks=None, order=["permutation-11"])
+
+
 def test_normalised(tmp_path: Path) -> None:
     split = load(made(tmp_path / "p"), CPU).tasks[1].train
     assert split.x.dtype == torch.float32
@@ -188,6 +204,25 @@ def test_other_options_are_prepared_anew(tmp_path: Path) -> None:
         before = after
     assert contents(folder) == contents(made(tmp_path / "q", name="split-digits"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p", "q"], "nothing is left behind"
+
+
+def test_other_options_are_known_without_a_look_at_the_raw_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look may fetch them, and nothing would be said of how far that is."""
+    folder = made(tmp_path / "p")
+    lines: list[str] = []
+
+    def fetch(remotes: Any, home: Path, say: Any) -> list[Path]:
+        say("fetching")
+        raise UserError("no network")
+
+    monkeypatch.setattr(tiny_imagenet, "fetch", fetch)
+    assert not is_current(Benchmark(name="tiny-imagenet"), RAW, folder)
+    with pytest.raises(UserError, match="no network"):
+        prepare(Benchmark(name="tiny-imagenet"), RAW, folder, say=lines.append)
+    assert lines == ["fetching"]
+    assert is_current(Benchmark(tasks=2), RAW, folder), "what was there stays"
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove"])

@@ -100,6 +100,20 @@ def test_images_too_small_are_named(name: str, least: int) -> None:
         assert net.train().backbone(torch.rand(1, 1, least, least)).shape == (1, net.feature_size)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (2, 7), (6, 6), (13, 9)])
+def test_the_pooling_of_a_gpu_is_torchs(shape: tuple[int, int]) -> None:
+    """Windows that repeat, that overlap, of one pixel, and of several; the gradient too."""
+    x = torch.rand(2, 3, *shape, generator=generator("pooled"), requires_grad=True)
+    one, other = alexnet.by_products(x, 6), F.adaptive_avg_pool2d(x, 6)
+    torch.testing.assert_close(one, other)
+    slope = torch.rand(one.shape, generator=generator("slope"))
+    torch.testing.assert_close(*(torch.autograd.grad(found, x, slope)[0] for found in (one, other)))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = alexnet.by_products(x.bfloat16(), 6)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, F.adaptive_avg_pool2d(x.bfloat16(), 6))
+
+
 def test_smallest_images_of_alexnet_are_those_it_can_pool() -> None:
     with pytest.raises(RuntimeError):
         alexnet.alexnet(3, 0.0)(torch.zeros(1, 3, alexnet.SMALLEST - 1, alexnet.SMALLEST))

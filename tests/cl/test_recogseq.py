@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from cl.data.benchmarks import _recogseq, recogseq
-from cl.data.benchmarks._recogseq_places import NEEDED, remotes
+from cl.data.benchmarks._recogseq_places import NEEDED, NOWHERE, remotes
 from cl.data.fetch import Remote
 from cl.data.prepare import RawTask, Say, prepare, read_manifest
 from cl.errors import UserError
@@ -262,6 +262,21 @@ def test_caps_take_some_of_the_same_pictures(tmp_path: Path) -> None:
     assert capped["test"] == whole["test"]
 
 
+@pytest.mark.parametrize("name", ["svhn", "actions"])
+def test_no_set_is_in_memory_as_a_whole(name: str, tmp_path: Path) -> None:
+    """Also those whose pictures are parts of files are written one by one, and stay in files."""
+    planted(tmp_path, name)
+    reading = recogseq.tasks(options(tmp_path, order=[name]), RAW)
+    task = next(reading)
+    for split, (images, _) in task.splits.items():
+        assert isinstance(images, np.memmap)
+        whole = io.BytesIO()
+        np.save(whole, np.array(images))
+        assert task.files[split].read_bytes() == whole.getvalue()
+    assert list(reading) == []
+    assert not any(path.exists() for path in task.files.values()), "gone, unless moved"
+
+
 def test_a_person_is_cut_out_at_the_pixel(tmp_path: Path) -> None:
     planted(tmp_path, "actions")
     (listed, _) = _recogseq.actions(tmp_path / "actions", 0)
@@ -359,12 +374,25 @@ def test_bad_pictures_are_skipped_where_asked_for(tmp_path: Path) -> None:
 
 def test_there_is_an_address_for_all_but_the_cars() -> None:
     known = {name: remotes(name) for name in NAMES}
-    assert [name for name in NAMES if set(known[name]) != set(NEEDED[name])] == ["cars"]
+    assert {name for name in NAMES if set(known[name]) != set(NEEDED[name])} == NOWHERE == {"cars"}
     assert known["cars"] == {}
     files = [remote for found in known.values() for remote in found.values()]
     assert all(remote.url.endswith(f"/{remote.name}") for remote in files)
     checked = {name for name in NAMES if any(remote.md5 for remote in known[name].values())}
     assert checked == {"flowers", "actions", "svhn"}
+
+
+def test_what_cannot_be_had_is_said_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    planted(tmp_path / "downloads/recogseq", "flowers")
+    asked: list[Remote] = []
+    monkeypatch.setattr(recogseq, "fetch", lambda remotes, folder, say: asked.extend(remotes) or [])
+    with pytest.raises(UserError, match=r"cars: no cars_train, .* no address is known any more"):
+        next(recogseq.tasks(options(None), RAW))
+    assert asked == []
+    with pytest.raises(UserError, match=r"scenes: no Images"):
+        next(recogseq.tasks(options(None, order=["flowers", "scenes"]), RAW))
+    assert [remote.name for remote in asked] == ["indoorCVPR_09.tar", "TrainImages.txt", "TestImages.txt"]
 
 
 def test_an_archive_that_is_given_is_unpacked(tmp_path: Path) -> None:

@@ -121,14 +121,23 @@ def test_caps_keep_the_first_that_were_drawn(archive: Path, tmp_path: Path) -> N
     assert load(tmp_path / "p").tasks[0].train.images.dtype.itemsize == np.uint8().itemsize
 
 
-def test_the_surveys_orders(archive: Path) -> None:
-    names = [f"tiny-{number:02d}" for number in (5, 7, 10, 2, 9, 8, 6, 4, 3, 1)]
-    ids = [wnid(c) for c in range(200)]
-    cut = [f"tiny-{k + 1:02d}" for k in range(len(ids) // 20)]
-    from cl.data.prepare import chosen
-
-    hard = [f"tiny-{number:02d}" for number in tiny_imagenet.HARD_TO_EASY]
-    assert chosen(cut, Benchmark(name="tiny-imagenet", order="hard-to-easy"), {"hard-to-easy": hard}) == names
+def test_the_surveys_orders(tmp_path: Path) -> None:
+    made_of = {f"train/{wnid(c)}/images/{wnid(c)}_{i}.JPEG": b"" for c in range(200) for i in range(2)}
+    made_of["wnids.txt"] = "".join(f"{wnid(c)}\n" for c in range(200)).encode()
+    made_of["words.txt"] = b""
+    made_of["val/val_annotations.txt"] = "".join(f"val_{c}.JPEG\t{wnid(c)}\n" for c in range(200)).encode()
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        for name, data in made_of.items():
+            packed.writestr(TOP + name, data)
+    hard = [5, 7, 10, 2, 9, 8, 6, 4, 3, 1]
+    for order, numbers in ((None, list(range(1, 11))), ("hard-to-easy", hard), ("easy-to-hard", hard[::-1])):
+        options = Benchmark(name="tiny-imagenet", order=order)
+        found = tiny_imagenet._listings(tiny_imagenet.source(tmp_path / "x.zip"), options)
+        assert [task.name for task in found] == [f"tiny-{number:02d}" for number in numbers]
+        for task, number in zip(found, numbers, strict=True):
+            assert task.classes == sorted(wnid(c) for c in range(20 * number - 20, 20 * number))
+    options = Benchmark(name="tiny-imagenet", classes_per_task=5)
+    assert len(tiny_imagenet._listings(tiny_imagenet.source(tmp_path / "x.zip"), options)) == 40
 
 
 @pytest.mark.parametrize(
@@ -183,3 +192,43 @@ def test_damage_in_the_archive_is_named(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no wnids\.txt"):
         made(tmp_path / "q", tmp_path / "empty")
+
+
+def unpacked(root: Path) -> Path:
+    for name, data in files().items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def test_what_a_file_manager_leaves_behind_moves_no_image(archive: Path, tmp_path: Path) -> None:
+    root = unpacked(tmp_path / "root")
+    for name in (".DS_Store", f"._{wnid(0)}_1.JPEG"):
+        (root / "train" / wnid(0) / "images" / name).write_bytes(b"junk")
+    found = [made(tmp_path / "p", path, tasks=1)["tasks"][0]["digest"] for path in (root, archive)]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["wnids.txt", "words.txt", "val/val_annotations.txt"])
+def test_a_list_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
+    root = unpacked(tmp_path / "root")
+    (root / name).write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=rf"root: {name} cannot be read \(.*invalid start byte"):
+        made(tmp_path / "p", root)
+    (root / name).unlink()
+    with pytest.raises(UserError, match=rf"root: (no )?{name} "):
+        made(tmp_path / "p", root)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        for other in ("wnids.txt", "words.txt", "val/val_annotations.txt"):
+            if other != name:
+                packed.writestr(TOP + other, files()[other])
+    with pytest.raises(UserError, match=rf"x\.zip: (no |.*/){name} "):
+        made(tmp_path / "p", tmp_path / "x.zip")
+
+
+def test_a_line_without_a_class_is_named(tmp_path: Path) -> None:
+    root = unpacked(tmp_path / "root")
+    with (root / "val/val_annotations.txt").open("a") as file:
+        file.write("val_79.JPEG\n")
+    with pytest.raises(UserError, match=r"root: val_annotations\.txt: 'val_79\.JPEG' names no class"):
+        made(tmp_path / "p", root)

@@ -20,8 +20,12 @@ VALIDATION_FRACTION = 0.2
 
 
 def fingerprint(options: Benchmark, raw: Path) -> str:
-    """The hash of the one raw file; raises `UserError` where it is missing or not the one we know."""
-    del options
+    """The hash of the one raw file; raises `UserError` where it is missing or another, and for a size to scale to."""
+    if options.image_size is not None:
+        raise UserError(
+            f"benchmark.image_size: the digits of {options.name} are 8x8 and stay so; leave it out, and take "
+            "model.name=mlp, or split-mnist"
+        )
     path = raw / FILE
     if not path.exists():
         raise UserError(f"{path}: not there; fetch the embedded data with: dvc pull -r embedded data.dvc")

@@ -20,10 +20,12 @@ NEEDED = {
     "svhn": ("train_32x32.mat", "test_32x32.mat"),
 }
 """What a set's folder has to hold, there or in folders below."""
+NOWHERE = {"cars"}
+"""Sets that cannot be fetched: their only public address is gone."""
 
 
 def remotes(name: str) -> dict[str, Remote]:
-    """Where what a set needs can be fetched; empty for cars, whose only public address is gone."""
+    """Where what a set needs can be fetched; empty for those that are `NOWHERE`."""
     from torchvision import datasets  # loads torch
 
     if name == "flowers":

@@ -13,7 +13,7 @@ import numpy as np
 
 from cl.data.benchmarks import _digits
 from cl.data.benchmarks._digits import FORMAT, fingerprint
-from cl.data.prepare import RawTask, Say
+from cl.data.prepare import RawTask, Say, chosen
 from cl.params import Benchmark
 from cl.rng import numpy_generator
 
@@ -22,14 +22,16 @@ DEFAULT_TASKS = 10
 
 
 def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[RawTask]:
-    """Yield `options.tasks` (default 10) tasks of ten classes."""
+    """Yield `permutation-01` and so on, ten tasks of ten classes or `options.tasks`, as `options.order` says."""
     del say
+    numbers = {f"permutation-{index + 1:02d}": index for index in range(max(options.tasks or 0, DEFAULT_TASKS))}
+    names = chosen(list(numbers), options)
     images, labels = _digits.read(raw)
     splits = _digits.split(images, labels, options)
     classes = [str(digit) for digit in range(10)]
-    for index in range(options.tasks or DEFAULT_TASKS):
-        pixels = np.arange(64)
+    for name in names:
+        index, pixels = numbers[name], np.arange(64)
         if index > 0:
             pixels = numpy_generator("permuted-digits", options.seed, index).permutation(64)
-        permuted = {name: (x.reshape(-1, 64)[:, pixels].reshape(-1, 1, 8, 8), y) for name, (x, y) in splits.items()}
-        yield RawTask(f"permutation-{index + 1:02d}", classes, permuted)
+        permuted = {split: (x.reshape(-1, 64)[:, pixels].reshape(-1, 1, 8, 8), y) for split, (x, y) in splits.items()}
+        yield RawTask(name, classes, permuted)

@@ -7,18 +7,19 @@ validation and the other half the test. Each set lies in a folder of its own; wh
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from cl.data.benchmarks._recogseq import PARTS, READERS, Named
-from cl.data.benchmarks._recogseq_places import NEEDED, find, remotes
+from cl.data.benchmarks._recogseq_places import NEEDED, NOWHERE, find, remotes
 from cl.data.decode import middle_square
 from cl.data.fetch import fetch, home_of, unpack
-from cl.data.images import IMAGENET, SHOWN, File, Listing, raw_tasks
+from cl.data.images import IMAGENET, SHOWN, File, Listing, raw_tasks, write_header
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import Images, RawTask, Say, chosen, digest
+from cl.data.prepare import WORKPLACE, RawTask, Say, chosen, digest, writing
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import numpy_generator
@@ -37,27 +38,34 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
     """
     del raw
     size = options.image_size or IMAGE_SIZE
-    for name in chosen(list(READERS), options):
-        folder = _folder(name, options, say)
+    for name, folder in _folders(options, say).items():
         listing = _listing(name, folder, options)
-        if name not in PARTS:
+        if name in PARTS:
+            yield from _of_parts(folder, listing, size)
+        else:
             yield from raw_tasks(folder, [listing], size, options.on_bad_image, say)
-            continue
-        splits = {}
+
+
+def _of_parts(folder: Path, listing: Listing, size: int) -> Iterator[RawTask]:
+    """The task, its images written one by one: those of svhn would take 20 GB of memory at 256 pixels."""
+    splits, made = {}, {}
+    with tempfile.TemporaryDirectory(dir=WORKPLACE.get()) as place:
         for split, files in listing.splits.items():
-            images: Images = np.empty((len(files), 3, size, size), np.uint8)
-            for index, picture in enumerate(PARTS[name](folder, [path for path, _ in files])):
-                images[index] = np.asarray(middle_square(picture, size)).transpose(2, 0, 1)
-            splits[split] = images, np.array([label for _, label in files])
-        yield RawTask(name, listing.classes, splits)
+            made[split] = Path(place, f"{split}.npy")
+            with writing(made[split], "wb") as file:
+                write_header(file, len(files), size)
+                for picture in PARTS[listing.name](folder, [path for path, _ in files]):
+                    file.write(np.asarray(middle_square(picture, size)).transpose(2, 0, 1).tobytes())
+            labels = np.array([label for _, label in files], dtype=np.int64)
+            splits[split] = np.load(made[split], mmap_mode="r", allow_pickle=False), labels
+        yield RawTask(listing.name, listing.classes, splits, files=made)
 
 
 def fingerprint(options: Benchmark, raw: Path) -> str:
     """Changes when a picture of the chosen sets does: in name, size or time of change."""
     del raw
     found = []
-    for name in chosen(list(READERS), options):
-        folder = _folder(name, options)
+    for name, folder in _folders(options).items():
         listing = _listing(name, folder, options)
         files = {
             split: [(path.partition("#")[0], label) for path, label in listing.splits[split]]
@@ -65,6 +73,14 @@ def fingerprint(options: Benchmark, raw: Path) -> str:
         }
         found.append([fingerprint_of(folder, [Listing(name, listing.classes, files)]), dict(listing.splits)])
     return digest(found)
+
+
+def _folders(options: Benchmark, say: Say | None = None) -> dict[str, Path]:
+    """The folders of the chosen sets, in order; what cannot be had is said before anything is fetched."""
+    names = chosen(list(READERS), options)
+    first = sorted(names, key=lambda name: options.path is None and name not in NOWHERE)
+    folders = {name: _folder(name, options, say) for name in first}
+    return {name: folders[name] for name in names}
 
 
 def _folder(name: str, options: Benchmark, say: Say | None = None) -> Path:
@@ -78,7 +94,7 @@ def _folder(name: str, options: Benchmark, say: Say | None = None) -> Path:
             unpack(file, folder / file.name.partition(".")[0], say)
     missing = [what for what in missing if find(folder, what) is None]
     if missing:
-        source = " and ".join(remote.url for remote in wanted) or "no address is known any more, so from whoever has it"
+        source = " and ".join(remote.url for remote in wanted) or "whoever has a copy: no address is known any more"
         raise UserError(
             f"{folder}: no {', '.join(missing)} there, nor in the folders below; it comes from {source} "
             "(docs/benchmarks/recogseq.md). Or leave the task out with benchmark.order"

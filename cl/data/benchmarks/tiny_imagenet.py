@@ -59,7 +59,7 @@ def _files(options: Benchmark, say: Say | None = None) -> Folder:
 
 def _listings(files: Folder, options: Benchmark) -> list[Listing]:
     top = _top(files)
-    ids = files.read(f"{top}wnids.txt").decode().split()
+    ids = _text(files, f"{top}wnids.txt").split()
     step = options.classes_per_task or CLASSES_PER_TASK
     cut = {f"tiny-{k + 1:02d}": sorted(ids[k * step : (k + 1) * step]) for k in range(len(ids) // step)}
     orders = {}
@@ -70,11 +70,16 @@ def _listings(files: Folder, options: Benchmark) -> list[Listing]:
     train: dict[str, list[str]] = {}
     for path in files.names(f"{top}train"):
         wnid, _, rest = path.removeprefix(f"{top}train/").partition("/")
-        if rest.startswith("images/"):  # beside them lies a file of boxes
+        if rest.startswith("images/") and not rest.startswith("images/."):  # beside them lies a file of boxes
             train.setdefault(wnid, []).append(path)
     test: dict[str, list[str]] = {}
-    for line in files.read(f"{top}val/val_annotations.txt").decode().splitlines():
-        image, wnid = line.split("\t")[:2]
+    for line in _text(files, f"{top}val/val_annotations.txt").splitlines():
+        image, tab, rest = line.partition("\t")
+        if not tab:
+            raise UserError(
+                f"{files.root}: val_annotations.txt: {line!r} names no class; take it from {ARCHIVE.name} again"
+            )
+        wnid = rest.partition("\t")[0]
         test.setdefault(wnid, []).append(f"{top}val/images/{image}")
     found = _words(files, top)
     return [_listing(name, cut[name], train, test, found, options, files.root) for name in names]
@@ -88,9 +93,17 @@ def _top(files: Folder) -> str:
     raise UserError(f"{files.root}: no wnids.txt in it; benchmark.path has to be {ARCHIVE.name}, or what was in it")
 
 
+def _text(files: Folder, name: str) -> str:
+    try:
+        return files.read(name).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{files.root}: {name} cannot be read ({reason}); take it from {ARCHIVE.name} again") from None
+
+
 def _words(files: Folder, top: str) -> dict[str, str]:
     """The first name of each class."""
-    lines = files.read(f"{top}words.txt").decode().splitlines()
+    lines = _text(files, f"{top}words.txt").splitlines()
     return {wnid: names.partition(",")[0] for wnid, _, names in (line.partition("\t") for line in lines)}
 
 
