@@ -17,9 +17,15 @@ from cl.train import Snapshot
 
 
 def save(folder: Path, snapshot: Snapshot, record: dict[str, Any], key: str) -> None:
-    """Write a checkpoint folder, at once and whole; a load under another `key` is refused."""
+    """Write a checkpoint folder, at once and whole; a load under another `key` is refused.
+
+    What is not where the network is (stored images, beside a network on a GPU) is noted, so that it goes back there.
+    """
     tensors: dict[str, Tensor] = {}
-    outline = _outline(snapshot.state, "", tensors)
+    home = next(iter(snapshot.net.values())).device.type
+    outline = _outline(snapshot.state, "", tensors, home)
+    if home != "cpu":
+        outline["device"] = home
     files = {
         "net.safetensors": save_tensors({name: t.contiguous().cpu() for name, t in snapshot.net.items()}),
         "state.safetensors": save_tensors(tensors),
@@ -30,13 +36,19 @@ def save(folder: Path, snapshot: Snapshot, record: dict[str, Any], key: str) -> 
 
 
 def load(folder: Path, key: str | None = None, device: torch.device | None = None) -> tuple[Snapshot, dict[str, Any]]:
-    """Read a checkpoint back: (network and method state, record); raises `DamagedCheckpoint`."""
+    """Read a checkpoint back: (network and method state, record); raises `DamagedCheckpoint`.
+
+    `device`: to go on with learning there, which has to be where it was learned so far; None: to use it, on the CPU.
+    """
     files = verify(folder, key)
-    device = device or torch.device("cpu")
     try:
-        net = {name: t.to(device) for name, t in load_tensors(files["net.safetensors"]).items()}
-        tensors = {name: t.to(device) for name, t in load_tensors(files["state.safetensors"]).items()}
-        state = _fill(json.loads(files["state.json"]), tensors)
+        outline = json.loads(files["state.json"])
+        home = outline.get("device", "cpu")
+        if device is not None and device.type != home:
+            raise DamagedCheckpoint(f"{folder}: learned on {home}, and not to go on with on {device.type}")
+        there = device or torch.device("cpu")
+        net = {name: t.to(there) for name, t in load_tensors(files["net.safetensors"]).items()}
+        state = _fill(outline, load_tensors(files["state.safetensors"]), there)
         return Snapshot(net, state), json.loads(files["record.json"])
     except (SafetensorError, ValueError, KeyError) as error:
         raise DamagedCheckpoint(f"{folder}: not a checkpoint of this version ({error})") from None
@@ -49,18 +61,18 @@ def state_bytes(value: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def _outline(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """The value with each tensor replaced by a reference, the tensors gathered by path.
+def _outline(value: Any, path: str, tensors: dict[str, Tensor], home: str = "cpu") -> Any:
+    """The value with each tensor replaced by a reference, the tensors gathered by path; `home`: the network's device.
 
     Raises `TypeError` for what a method's state may not hold.
     """
     if isinstance(value, Tensor):
         tensors[path] = value.detach().contiguous().cpu()
-        return {"tensor": path}
+        return {"tensor": path} if value.device.type == home else {"tensor": path, "stays": True}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": [[key, _outline(below, f"{path}/{key}", tensors)] for key, below in value.items()]}
+        return {"dict": [[key, _outline(below, f"{path}/{key}", tensors, home)] for key, below in value.items()]}
     if isinstance(value, list):
-        return {"list": [_outline(below, f"{path}/{i}", tensors) for i, below in enumerate(value)]}
+        return {"list": [_outline(below, f"{path}/{i}", tensors, home) for i, below in enumerate(value)]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(
@@ -69,11 +81,11 @@ def _outline(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     )
 
 
-def _fill(outline: Any, tensors: dict[str, Tensor]) -> Any:
+def _fill(outline: Any, tensors: dict[str, Tensor], device: torch.device) -> Any:
     if not isinstance(outline, dict):
         return outline
     if "tensor" in outline:
-        return tensors[outline["tensor"]]
+        return tensors[outline["tensor"]].to("cpu" if outline.get("stays") else device)
     if "dict" in outline:
-        return {key: _fill(below, tensors) for key, below in outline["dict"]}
-    return [_fill(below, tensors) for below in outline["list"]]
+        return {key: _fill(below, tensors, device) for key, below in outline["dict"]}
+    return [_fill(below, tensors, device) for below in outline["list"]]

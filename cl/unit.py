@@ -182,13 +182,14 @@ def _submit(
 
 
 def _settle() -> None:
-    """One torch thread (more collapse beside other processes), deterministic kernels, and no life after the parent."""
+    """One torch thread (more collapse beside other processes), deterministic kernels, and float32 that is float32."""
     import torch
 
     torch.set_num_threads(1)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if torch.cuda.is_available():  # on one CPU thread all kernels are; the call takes a second to import what it needs
         torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.allow_tf32 = False  # which torch takes for convolutions by default, with 10 bits of 23
 
 
 def _die_with(parent: int) -> None:

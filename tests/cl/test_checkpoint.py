@@ -58,6 +58,30 @@ def test_order_of_the_state_is_kept_and_bytes_follow_from_the_value(folder: Path
     assert contents(tmp_path / "again") == contents(folder)
 
 
+def test_what_was_not_where_the_network_is_stays_there(folder: Path) -> None:
+    """Torch's meta device, which keeps shapes alone, stands for a GPU."""
+    tensors: dict[str, torch.Tensor] = {}
+    outline = checkpoint._outline({"images_": torch.zeros(2), "more_": [torch.ones(1)]}, "", tensors, "meta")
+    assert outline == {
+        "dict": [
+            ["images_", {"tensor": "/images_", "stays": True}],
+            ["more_", {"list": [{"tensor": "/more_/0", "stays": True}]}],
+        ]
+    }
+    del outline["dict"][1][1]["list"][0]["stays"]
+    found = checkpoint._fill(outline, tensors, torch.device("meta"))
+    assert found["images_"].device.type == "cpu"
+    assert found["more_"][0].device.type == "meta"
+    assert b"stays" not in contents(folder)["state.json"], "on a CPU all is where the network is"
+    assert b"device" not in contents(folder)["state.json"]
+
+
+def test_learning_does_not_go_on_elsewhere(folder: Path) -> None:
+    checkpoint.load(folder, "key", torch.device("cpu"))
+    with pytest.raises(DamagedCheckpoint, match="learned on cpu"):
+        checkpoint.load(folder, "key", torch.device("meta"))
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_flipped_bit_is_refused_by_name(folder: Path, name: str) -> None:
     path = folder / name
