@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cl.params import Params, Selection, names_in
 from cl.selection import Front, Ledger, Outcome, most_stable
 from tests.cl.small import OFF, learn_tasks, learner_for, output, params_for, published, run, unit_for
 from tests.cl.test_battery import Killed, Watched, counted
+from tests.cl.test_selection import opened
 
 PARETO = {"strategy": "pareto", "trials": 6}
 
@@ -116,6 +118,23 @@ def test_survey_attempts_are_those_of_the_survey(prepared: dict[int, Path], tmp_
         own = [t for t in trials_of(out, "ewc") if t["phase"] == "stability" and t["task_index"] == 1]
         found[strategy] = [(t["knobs"], t["accuracy"], t["steps"]) for t in own]
     assert found["survey"] == found["pareto"]
+
+
+def test_the_search_knows_the_attempts_and_sets_out_from_the_knobs_as_given(
+    prepared: dict[int, Path], tmp_path: Path
+) -> None:
+    """Also where the survey's attempts set out from knobs that the task before has decayed."""
+    given, most = 1e5, 6
+    out = output(tmp_path, prepared[3])
+    run(params_for("ewc", {"strength": given}, selection={**PARETO, "trials": 2, "max_attempts": most}), out)
+    known = opened(out / "results/ewc/seed-0.studies.log")
+    for index in (1, 2):
+        tried = [t for t in trials_of(out, "ewc") if t["task_index"] == index and t["phase"] != "plasticity"]
+        (found,) = (study.trials for name, study in known.items() if name.startswith(f"task-{index:03d}/pareto"))
+        assert [tuple(trial.values) for trial in found] == [(t["accuracy"], t["stability"]) for t in tried]
+        decays = [math.log2(given / t["knobs"]["strength"]) for t in tried]
+        assert [trial.params["strength"] for trial in found] == pytest.approx([min(u, most) for u in decays], abs=1e-6)
+    assert decays[0] > 0, "the task before has decayed it"
 
 
 @pytest.mark.parametrize("method", ["ewc", "packnet"])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from cl.checkpoint import state_bytes
 from cl.data import Task
 from cl.memory import placed, reservoir
 from cl.replay import Replay
 from cl.train import Snapshot
-from tests.cl.small import attach, mlp, same, split_of, toy_task
+from tests.cl.small import OFF, attach, learn_tasks, learner_for, mlp, params_for, same, split_of, toy_task
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -235,3 +237,36 @@ def test_sample_bytes_are_those_of_the_rows() -> None:
     assert method.memory_ is not None
     found = sum(tensor.nbytes for tensor in method.memory_.values())
     assert found == 20 * method.sample_bytes(4, 3)
+
+
+BACKBONE, HEAD, PIXELS, CLASSES = 64 * 16 + 16, 16 * 10 + 10, 64, 10
+"""Numbers of the network of `params_for` on permuted digits."""
+GENERATOR = 2 * PIXELS * 6 + 2 * 6**2 + 3 * 6 * 2 + 4 * 6 + 2 * 2 + PIXELS
+GATE = 2 * PIXELS * 3 + 3 + PIXELS
+
+
+@pytest.mark.parametrize(
+    ("method", "knobs", "expected"),
+    [
+        ("er", {"memory_budget": 40}, 40 * (PIXELS + 16)),
+        ("a_gem", {"memory_budget": 40}, 40 * (PIXELS + 16)),
+        ("gss", {"memory_budget": 40}, 40 * (PIXELS + 20)),
+        ("derpp", {"memory_budget": 40}, 40 * (PIXELS + 16 + 4 * CLASSES)),
+        ("cope", {"memory_budget": 40, "embedding": 5}, 40 * (PIXELS + 16) + 2 * CLASSES * (4 * 5 + 16)),
+        ("pseudo_rehearsal", {}, 0),
+        ("progressive_nets", {}, 0),
+        ("dgr", {"generator_units": 6, "generator_code": 2, "generator_epochs": 1}, 4 * GENERATOR + 8),
+        ("online_ewc", {}, 4 * 2 * BACKBONE),
+        ("riemannian_walk", {"interval": 1}, 4 * 2 * BACKBONE),
+        ("vcl", {"test_samples": 1}, 4 * 2 * (BACKBONE + 2 * HEAD)),
+        ("vcl_coreset", {"test_samples": 1, "memory_budget": 40}, 4 * 4 * (BACKBONE + 2 * HEAD) + 40 * (PIXELS + 8)),
+        ("expert_gate", {"code_size": 3, "gate_epochs": 1}, 4 * 2 * (BACKBONE + HEAD + GATE)),
+    ],
+)
+def test_bytes_carried_are_those_of_the_page(
+    method: str, knobs: dict[str, Any], expected: int, prepared: dict[int, Path]
+) -> None:
+    """After two tasks of ten classes."""
+    learner = learner_for(params_for(method, knobs, selection=OFF, training={"epochs": 1}), prepared[2])
+    learn_tasks(learner, 2)
+    assert state_bytes(learner.method.state()) == expected

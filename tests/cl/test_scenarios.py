@@ -13,7 +13,7 @@ from cl import train
 from cl.data import load
 from cl.data.prepare import prepare
 from cl.errors import UserError
-from cl.method import Method, cannot, checked, method_class
+from cl.method import Method, accuracy, cannot, checked, method_class
 from cl.methods.finetune import Finetune
 from cl.ops import cross_entropy
 from cl.params import Benchmark, Params, Scenario, names_in, read
@@ -112,6 +112,29 @@ def test_class_incremental_finetuning_knows_the_last_classes_alone(pairs: Path) 
     assert min(told) >= max(rows[:2])
 
 
+def test_new_classes_are_learned_to_the_last_epoch(pairs: Path) -> None:
+    """Validation data say nothing of when to stop: they are answered best where everything is taken for a new class."""
+    training = {"epochs": 30, "patience": {"drop_after": 1, "stop_after": 2}}
+    for increment in INCREMENTS:
+        learner = learner_for(params_for("finetune", scenario={"name": increment}, training=training), pairs)
+        learner.open(learner.stages[0])
+        trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
+        assert (trained.epochs == 30) == (increment == "class")
+
+
+def test_new_classes_are_judged_among_themselves(pairs: Path) -> None:
+    """Here every image is still taken for one of the first task's."""
+    learner = learned("finetune", pairs, {"name": "class"}, 1)
+    head: Any = learner.method.net.heads[0]
+    head.bias.data.fill_(50)
+    learner.open(learner.stages[1])
+    trained = learner.train("learn", 0, 1e-6, learner.knobs, plain=False)
+    ended = learner.consolidate("learn", 0, 1e-6, learner.knobs, trained)
+    validation = learner.task.validation
+    own, wide = (accuracy(learner.method, validation, inference=True, told=told) for told in (True, False))
+    assert trained.accuracy == ended.accuracy == own > wide == 0
+
+
 def test_told_the_task_is_among_its_own_classes(pairs: Path) -> None:
     learner = learned("finetune", pairs, {"name": "task"})
     task = learner.sequence.tasks[0]
@@ -144,6 +167,23 @@ def test_zero_shot_is_measured_where_it_means_something(pairs: Path, tmp_path: P
         entries = json.loads((out / "results/finetune/seed-0.json").read_bytes())["per_task"]
         measured = [("zero_shot_accuracy" in entry, "untrained_accuracy" in entry) for entry in entries]
         assert measured == [(increment == "domain" and index > 0,) * 2 for index in range(3)]
+
+
+def test_zero_shot_is_of_the_model_before_the_task(pairs: Path, tmp_path: Path) -> None:
+    """And beside it stands that of the network as it was drawn."""
+    params, out = params_for("finetune", selection=OFF, scenario={"name": "domain"}), output(tmp_path, pairs)
+    run(params, out)
+    entries = json.loads((out / "results/finetune/seed-0.json").read_bytes())["per_task"]
+    learner = learner_for(params, pairs)
+    learner.open(learner.stages[0])
+    learner.attach(learner.method, "test", 0, 0.1)
+    tests = [task.test for task in learner.stages]
+    drawn = [accuracy(learner.method, test, inference=True) for test in tests]
+    learn_tasks(learner, 1)
+    after_one = [accuracy(learner.method, test, inference=True) for test in tests]
+    assert after_one[1] != drawn[1]
+    assert (entries[1]["zero_shot_accuracy"], entries[1]["untrained_accuracy"]) == (after_one[1], drawn[1])
+    assert entries[2]["untrained_accuracy"] == drawn[2]
 
 
 @pytest.mark.parametrize(
@@ -298,6 +338,17 @@ def test_a_common_budget_is_the_knob_of_all(pairs: Path) -> None:
         assert len(state["y"]) == expected
         if isinstance(budget, str):
             assert sum(tensor.nbytes for tensor in state.values()) <= 800 * (2 if "k" in budget else 1)
+
+
+@pytest.mark.parametrize(("increment", "classes"), [("task", 2), ("domain", 2), ("class", 6)])
+def test_a_budget_of_bytes_holds_all_that_is_kept_of_a_sample(increment: str, classes: int, pairs: Path) -> None:
+    """DER++'s logits too: of the classes of one task, or of all there will be."""
+    params = params_for("derpp", selection=OFF, scenario={"name": increment}, training={"epochs": 1})
+    learner = learner_for(params.model_copy(update={"memory_budget": "2 kB"}), pairs)
+    learn_tasks(learner, 3)
+    memory = learner.method.state()["memory_"]
+    assert len(memory["y"]) == 2000 // (64 + 16 + 4 * classes)
+    assert sum(tensor.nbytes for tensor in memory.values()) <= 2000
 
 
 def test_what_a_budget_cannot_be_is_said(pairs: Path) -> None:

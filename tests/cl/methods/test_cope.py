@@ -217,6 +217,13 @@ def test_each_class_has_its_share_of_the_memory() -> None:
     assert kept(method) == [666, 666, 5]
 
 
+def test_what_the_division_leaves_over_stays_empty() -> None:
+    method = fresh(memory_budget=10)
+    for label, expected in ((0, [10]), (1, [5, 5]), (2, [3, 3, 3])):
+        offered(method, [label] * 20)
+        assert kept(method) == expected
+
+
 def test_what_is_kept_of_a_class_is_a_uniform_draw() -> None:
     """Ten samples of class 0 in batches, cut from four to two in between: each is kept with chance 2 / 10."""
     counts = torch.zeros(10)

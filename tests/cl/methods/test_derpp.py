@@ -177,6 +177,7 @@ def test_width_grows_with_the_classes(increment: str) -> None:
     torch.testing.assert_close(method.memory_["logits"][4:], expected)
     found = sum(tensor.nbytes for tensor in method.memory_.values())
     assert found == 8 * method.sample_bytes(4, width)
+    assert method.sample_bytes(3072, 100) == 3072 + 16 + 400
 
 
 def test_later_epochs_renew_the_logits_and_nothing_else() -> None:

@@ -132,6 +132,12 @@ def test_as_many_drawn_as_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
 # The generator.
 
 
+def test_size_of_the_generator() -> None:
+    """Of van de Ven and Tolias' for split MNIST."""
+    vae = VAE((1, 28, 28), 400, 100, torch.Generator())
+    assert sum(p.numel() for p in vae.parameters()) == 1_069_784
+
+
 def test_divergence_from_the_standard_normal() -> None:
     found = divergence(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, math.log(4)], [0.0, 0.0]]))
     torch.testing.assert_close(found, torch.tensor([1.306853, 0.0]))

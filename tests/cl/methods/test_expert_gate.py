@@ -86,7 +86,9 @@ def test_confidence() -> None:
     assert torch.equal(confidence(torch.tensor([[3.0]]), 2.0), torch.ones(1, 1)), "a single expert"
 
 
-@pytest.mark.parametrize(("numbers", "size", "count"), [(64, 20, 2644), (9216, 100, 1_852_516)])
+@pytest.mark.parametrize(
+    ("numbers", "size", "count"), [(64, 20, 2644), (9216, 100, 1_852_516), (43_264, 100, 8_696_164)]
+)
 def test_size_of_a_gate(numbers: int, size: int, count: int) -> None:
     gate = Autoencoder(numbers, size, torch.Generator())
     assert sum(p.numel() for p in gate.parameters()) == count == 2 * numbers * size + size + numbers

@@ -16,7 +16,9 @@ from cl.errors import UserError
 from cl.method import Method, TaskIds, add_task
 from cl.methods.vcl import VCL
 from cl.methods.vcl_coreset import VCLCoreset, k_center
+from cl.nets import build
 from cl.ops import snapshot
+from cl.params import Model
 from cl.sequence import Learner
 from cl.train import fit
 from cl.variational import SPREAD, Variational, divergence, gaussian, noise, spread
@@ -66,6 +68,21 @@ def test_divergence_of_a_new_weight() -> None:
     count = sum(method.net.get_parameter(name).numel() for name in names)
     assert count == 4 * 5 + 5 + 5 * 5 + 5 + 5 * 3 + 3
     assert float(method.divergence().detach()) / count == pytest.approx(2.501239, abs=1e-5)
+
+
+def test_divergence_of_the_papers_network() -> None:
+    """Of split MNIST, as it begins, at means of 0."""
+    method = VCL()
+    net = method.wrap(build(Model(hidden=[256, 256]), (1, 28, 28), torch.Generator()))
+    add_task(method, net, 2, 0, torch.Generator(), (0,))
+    method.net = net
+    q = dict(net.named_parameters())
+    names = gaussian(q)
+    assert sum(q[name].numel() for name in names) == 267_266
+    with torch.no_grad():
+        for name in names:
+            q[name].zero_()
+    assert float(method.divergence().detach()) == pytest.approx(668_496, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["linear", "convolution"])
