@@ -344,6 +344,14 @@ def cannot(name: str, scenario: Scenario) -> str | None:
     return None
 
 
+def unbounded(name: str) -> str | None:
+    """Why one memory for all (`memory_budget`) cannot hold a method to it; None where it can, or keeps no samples."""
+    found = method_class(name)
+    if not found.stores_samples or found.sees_all_tasks or "memory_budget" in found.knobs:
+        return None
+    return f"memory_budget: {name} keeps so many samples of each task, however many tasks there are"
+
+
 def listed(increments: frozenset[Increment]) -> str:
     """`task- and class-incremental`."""
     return " and ".join(f"{name}-" for name in ("task", "domain", "class") if name in increments) + "incremental"
@@ -352,12 +360,14 @@ def listed(increments: frozenset[Increment]) -> str:
 def checked(params: Params, say: Callable[[str], None] = print) -> Params:
     """The params, their methods and knobs checked as only the methods' own files can.
 
-    A method that cannot be run in the scenario is left out and said, where the params leave such out. Raises
-    `UserError` at the first impossible one otherwise.
+    A method that cannot be run in the scenario, the search or the memory asked for is left out and said, where the
+    params leave such out. Raises `UserError` that names them all otherwise.
     """
     for name, knobs in params.methods.items():
         make(name, knobs)
     reasons = {name: why for name in params.methods if (why := cannot(name, params.scenario)) is not None}
+    if params.memory_budget is not None:
+        reasons |= {name: why for name in params.methods if (why := unbounded(name)) is not None}
     if params.selection.strategy == "pareto" and params.selection.stability_on == "memory":
         for name in params.methods:
             decays = method_class(name).selection != "learning-rate"

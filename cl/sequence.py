@@ -27,7 +27,7 @@ from cl.errors import UserError
 from cl.files import DamagedCheckpoint, read_json, write_json
 from cl.keys import chain_key
 from cl.machine import machine, peak_memory
-from cl.method import Method, accuracy, add_task, cannot, make
+from cl.method import Method, accuracy, add_task, cannot, make, unbounded
 from cl.methods.finetune import Finetune
 from cl.metrics import average_accuracy, average_forgetting
 from cl.nets import build, load_weights
@@ -126,7 +126,7 @@ class Learner:
             raise UserError(why)
         self.method = make(method, params.methods.get(method, {}))
         self.knobs: Knobs = self.method.values() | within_budget(
-            self.method, params.memory_budget, sequence, params.scenario.name
+            method, self.method, params.memory_budget, sequence, params.scenario.name
         )
         self.method = make(method, self.knobs)
         if params.scenario.name == "domain":
@@ -644,19 +644,15 @@ class Unit:
         return empty + rows if self.learner.method.sees_all_tasks else rows + empty
 
 
-def within_budget(method: Method, budget: int | str | None, sequence: Sequence, increment: str) -> Knobs:
+def within_budget(name: str, method: Method, budget: int | str | None, sequence: Sequence, increment: str) -> Knobs:
     """The knob that holds a method to the memory that all are given, in samples; none where it keeps no samples.
 
     Raises `UserError` where it keeps so many of each task, or where the budget holds not one.
     """
     if budget is None or not method.stores_samples or method.sees_all_tasks:
         return {}
-    name = type(method).__name__
-    if "memory_budget" not in method.knobs:
-        raise UserError(
-            f"memory_budget: {name} keeps so many samples of each task, however many tasks there are; leave it out, or "
-            "set methods.<name>.memory_per_task instead"
-        )
+    if (why := unbounded(name)) is not None:
+        raise UserError(why)
     counts = [len(task.classes) for task in sequence.tasks]
     classes = sum(counts) if increment == "class" else max(counts)
     each = method.sample_bytes(math.prod(sequence.tasks[0].train.images.shape[1:]), classes)

@@ -351,6 +351,15 @@ def test_a_budget_of_bytes_holds_all_that_is_kept_of_a_sample(increment: str, cl
     assert sum(tensor.nbytes for tensor in memory.values()) <= 2000
 
 
+def test_a_budget_is_not_for_methods_that_keep_so_many_of_each_task() -> None:
+    """Said of all of them at the start, before others have trained in vain."""
+    tree = {"methods": {"finetune": {}, "joint": {}, "er": {}, "gem": {}, "r_pm": {}}, "memory_budget": "40 kB"}
+    with pytest.raises(UserError, match=r"gem keeps so many.*r_pm keeps so many"):
+        checked(Params.model_validate(tree))
+    left = checked(Params.model_validate({**tree, "scenario": {"unable": "leave-out"}}), lambda line: None).methods
+    assert list(left) == ["finetune", "joint", "er"]
+
+
 def test_what_a_budget_cannot_be_is_said(pairs: Path) -> None:
     for budget, method, why in (("10 B", "er", "no sample"), (10, "r_pm", "so many samples of each task")):
         params = params_for(method, selection=OFF).model_copy(update={"memory_budget": budget})
