@@ -7,6 +7,7 @@ import pytest
 from benchmarks.studies import GREY, SIDE, images, passes
 from cl.data import load
 from cl.data.prepare import prepare
+from cl.method import method_class
 from cl.params import Params, read
 from tests.flows.test_report import REPOSITORY
 
@@ -29,6 +30,34 @@ def test_sizes_of_the_digits_are_those_prepared(tmp_path: Path) -> None:
     assert [len(task.train) for task in found.tasks] == images(params.benchmark)
     assert found.input_shape == (1, SIDE["split-digits"], SIDE["split-digits"])
     assert "split-digits" in GREY
+
+
+@pytest.mark.parametrize(
+    ("name", "boot", "epochs", "code_sizes"),
+    [
+        ("tiny-imagenet", [0.1, 0.05], 70, [100, 300]),
+        ("inaturalist", [], 70, [200, 500]),
+        ("recogseq", [], 100, [100, 300]),
+    ],
+)
+def test_what_the_survey_has_of_its_own_for_each_set(
+    name: str, boot: list[float], epochs: int, code_sizes: list[int]
+) -> None:
+    params = read(REPOSITORY / f"studies/{name}.yaml")
+    rates = [0.01, 0.005, 0.001, 0.0005, 0.0001]
+    assert params.selection.learning_rates == rates
+    assert params.selection.boot_learning_rates == boot + rates
+    assert params.training.epochs == epochs
+    assert params.methods["ebll"]["code_sizes"] == code_sizes
+
+
+@pytest.mark.parametrize("name", ["tiny-imagenet-as-coded", "tiny-imagenet-scaled-as-coded"])
+def test_as_coded_every_switch_is_the_other_way(name: str) -> None:
+    """But for SI's, whose default is what that code does; and its EBLL and PackNet have none."""
+    for method, knobs in read(REPOSITORY / f"studies/{name}.yaml").methods.items():
+        for switch, declared in method_class(method).knobs.items():
+            if declared.alternatives and method != "si":
+                assert knobs.get(switch) in declared.alternatives, f"{method}.{switch}"
 
 
 def test_passes_count_every_training() -> None:
