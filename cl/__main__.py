@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from cl import cli
@@ -25,25 +26,30 @@ def run(params: Params, out: Path) -> dict[str, str]:
     units = units_of(params)
     with shown(units, _say) as hear:
         failures = run_all(params, out, units, hear)
-    print(table(params, out))
+    print(table(params, out, failures))
     return failures
 
 
-def table(params: Params, out: Path) -> str:
-    """The methods by average accuracy, mean and 95 % interval over the seeds, as text."""
+def table(params: Params, out: Path, failed: Collection[str] = ()) -> str:
+    """The methods by average accuracy, mean and 95 % interval over the seeds, as text.
+
+    A unit that `failed`, as `ewc/seed-0`, has no result, whatever an earlier run left.
+    """
     rows = []
     for method in params.methods:
-        paths = [out / "results" / method / f"seed-{seed}.json" for seed in params.seeds]
+        learned = [seed for seed in params.seeds if f"{method}/seed-{seed}" not in failed]
+        paths = [out / "results" / method / f"seed-{seed}.json" for seed in learned]
         results = [json.loads(path.read_bytes()) for path in paths if path.exists()]
         if results:
             mean, half = interval([result["average_accuracy"] for result in results])
             lost = [r["average_forgetting"] for r in results if r["average_forgetting"] is not None]
             rows.append((mean, half, sum(lost) / len(lost) if lost else None, len(results), method))
-    lines = [f"{'method':<12} {'accuracy':>8} {'+-':>6} {'forgetting':>11} {'seeds':>6}"]
+    width = max(len(name) for name in ["method", *params.methods])
+    lines = [f"{'method':<{width}} {'accuracy':>8} {'+-':>6} {'forgetting':>11} {'seeds':>6}"]
     for mean, half, forgotten, count, method in sorted(rows, reverse=True, key=lambda row: row[0]):
         spread = f"{half:6.1%}" if half is not None else f"{'':>6}"
         kept = f"{forgotten:11.1%}" if forgotten is not None else f"{'-':>11}"
-        lines.append(f"{method:<12} {mean:8.1%} {spread} {kept} {count:>6}")
+        lines.append(f"{method:<{width}} {mean:8.1%} {spread} {kept} {count:>6}")
     return "\n".join(lines)
 
 

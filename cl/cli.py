@@ -33,16 +33,29 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
 
 def params_of(given: argparse.Namespace) -> Params:
     """The checked params of the given options; raises `UserError`."""
-    methods = given.methods and [name for name in given.methods.split(",") if name.strip()]
+    methods, given_seeds = _listed("--methods", given.methods), _listed("--seeds", given.seeds)
     overrides = list(given.overrides)
     if methods == ["all"]:
         methods = names_in("methods")
         overrides.insert(0, "scenario.unable=leave-out")
     try:
-        seeds = given.seeds and [int(seed) for seed in given.seeds.split(",") if seed.strip()]
+        seeds = None if given_seeds is None else [int(seed) for seed in given_seeds]
     except ValueError:
         raise UserError(f"--seeds {given.seeds}: has to be whole numbers with commas between, as 0,1,2") from None
-    return read(given.params, overrides, methods or None, seeds or None)
+    return read(given.params, overrides, methods, seeds)
+
+
+def _listed(option: str, text: str | None) -> list[str] | None:
+    """What stands between commas; an option that names nothing, as an unset variable does, is no wish for the default.
+
+    Raises `UserError` for such a one.
+    """
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"{option}: names nothing; leave the option out for those of the params file")
+    return names
 
 
 def guarded(main: Callable[[], int]) -> int:

@@ -15,6 +15,9 @@ from rich.table import Table
 
 from cl.pool import Event, Hear, Progress, UnitOfWork, chosen_of, time_left
 
+OTHER_LINES = 3
+"""Of the table: its head, what stands below it, and the cursor's."""
+
 
 class LiveTable:
     """A row per method: how far its seeds are, accuracy so far, and what was decided last."""
@@ -25,7 +28,7 @@ class LiveTable:
         self._share = dict.fromkeys(self._units, 0.0)
         self._before = dict(self._share)
         self._accuracy: dict[UnitOfWork, float] = {}
-        self._last: dict[str, str] = {}
+        self._last = dict.fromkeys((unit.method for unit in self._units), "")  # what was heard last stands at the end
         self._started = time.monotonic()
 
     def __call__(self, unit: UnitOfWork, event: Event) -> None:
@@ -36,31 +39,39 @@ class LiveTable:
         elif kind in ("resumed", "finished before"):
             done = 1.0 if kind == "finished before" else (event["index"] + 1) / event["tasks"]
             self._share[unit] = self._before[unit] = done
-            self._last[unit.method] = f"seed {unit.seed}: {'finished before' if done == 1.0 else 'goes on from before'}"
+            self._note(unit.method, f"seed {unit.seed}: {'finished before' if done == 1.0 else 'goes on from before'}")
         elif kind == "trial":
             where = f"seed {unit.seed}: task {event['index'] + 1}/{event['tasks']} {event['phase']}"
-            self._last[unit.method] = f"{where} {chosen_of(event['point'])}: {event['accuracy']:.1%}"
+            self._note(unit.method, f"{where} {chosen_of(event['point'])}: {event['accuracy']:.1%}")
         elif kind == "task":
             self._share[unit] = (event["index"] + 1) / event["tasks"]
             self._accuracy[unit] = event["average_accuracy"]
             chosen = chosen_of({"learning rate": event["learning_rate"], **event["decayed"]})
-            self._last[unit.method] = f"seed {unit.seed}: task {event['index'] + 1}/{event['tasks']} learned, {chosen}"
+            self._note(unit.method, f"seed {unit.seed}: task {event['index'] + 1}/{event['tasks']} learned, {chosen}")
+
+    def _note(self, method: str, said: str) -> None:
+        del self._last[method]
+        self._last[method] = said
 
     def __rich__(self) -> RenderableType:
-        """The table as it is now."""
+        """The table as it is now; where a terminal has too few lines, those heard of last, and how many more."""
         table = Table(box=None, header_style="dim", pad_edge=False, expand=True)
         table.add_column("method", no_wrap=True)
         table.add_column("", width=22)
         table.add_column("accuracy so far", justify="right", no_wrap=True)
         table.add_column("last", no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
+        fit = list(self._last)[-max(self.console.height - OTHER_LINES, 1) :]
         for method in dict.fromkeys(unit.method for unit in self._units):
+            if method not in fit:
+                continue
             own = [unit for unit in self._units if unit.method == method]
             share = statistics.fmean(self._share[unit] for unit in own)
             found = [self._accuracy[unit] for unit in own if unit in self._accuracy]
             accuracy = f"{statistics.fmean(found):.1%}" if found else ""
-            table.add_row(method, ProgressBar(1.0, share, width=20), accuracy, self._last.get(method, ""))
+            table.add_row(method, ProgressBar(1.0, share, width=20), accuracy, self._last[method])
+        hidden = f"{len(self._last) - len(fit)} methods more" if len(fit) < len(self._last) else ""
         left = time_left(self._share.values(), self._before.values(), time.monotonic() - self._started)
-        table.caption, table.caption_justify = left, "left"
+        table.caption, table.caption_justify = "; ".join(filter(None, [hidden, left])), "left"
         return table
 
 

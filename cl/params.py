@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -329,12 +330,15 @@ def read(
     cannot be run in the scenario to be left out. A file with `extends: OTHER.yaml` is laid over that one, found from
     where it is itself. Raises `UserError` naming the file, the key, and what would do.
     """
-    tree = _tree(path)
+    tree, laid = _tree(path), {}
+    named = tree.get("methods")
     for override in overrides:
         _lay_over(tree, override)
+        laid[override.partition("=")[0].strip()] = f"--set {override}"
     others = _others(tree, path)
     if tree.get("methods") == "all":
-        tree["methods"] = {**dict.fromkeys(names_in("methods")), **others}
+        knobs = _merged(others, named) if isinstance(named, dict) else others
+        tree["methods"] = {**dict.fromkeys(names_in("methods")), **knobs}
         if "unable" not in (tree.get("scenario") or {}):
             _lay_over(tree, "scenario.unable=leave-out")
     if methods is not None:
@@ -352,8 +356,8 @@ def read(
                 (k for n, k in given.items() if str(n).lower().replace("-", "_") == canonical), {}
             )
     if seeds is not None:
-        tree["seeds"] = list(seeds)
-    return validate(tree, str(path))
+        tree["seeds"], laid["seeds"] = list(seeds), "--seeds"
+    return validate(tree, str(path), laid)
 
 
 def _others(tree: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -372,13 +376,15 @@ def _tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a params file with --params") from None
+        near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.yaml")], n=1)
+        remedy = f"did you mean {path.parent / near[0]}?" if near else "give a params file with --params"
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     try:
         tree = yaml.load(text, _StrictLoader) or {}
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not valid YAML: {_fault(error)}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: has to be a mapping of sections (benchmark, model, training, ...)")
     base = tree.pop("extends", None)
@@ -387,7 +393,17 @@ def _tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     below = (*below, path.resolve())
     if not isinstance(base, str) or (path.parent / base).resolve() in below:
         raise UserError(f"{path}: extends: has to be the name of a file, seen from this one, that does not extend it")
-    return _merged(_tree(path.parent / base, below), tree)
+    under = _tree(path.parent / base, below)
+    if tree.get("methods") == "all" and isinstance(under.get("methods"), dict):  # whose knobs go on to hold
+        under["others"] = _merged(under.get("others") or {}, under.pop("methods"))
+    return _merged(under, tree)
+
+
+def _fault(error: yaml.YAMLError) -> str:
+    """What is wrong with a text, and where, on one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -400,13 +416,24 @@ def _mappings(*values: Any) -> bool:
     return all(isinstance(value, dict) for value in values)
 
 
-def validate(tree: dict[str, Any], source: str) -> Params:
-    """Check a parsed params.yaml; raises `UserError` with one sentence a fault, naming `source` and the key."""
+def validate(tree: dict[str, Any], source: str, laid: Mapping[str, str] = MappingProxyType({})) -> Params:
+    """Check a parsed params.yaml; raises `UserError` with one sentence a fault, naming its source and the key.
+
+    That is `source`, or for what was laid over it, by key, the option that did so.
+    """
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        faults = [_sentence(fault) for fault in error.errors()]
-        raise UserError(f"{source}: " + "; ".join(dict.fromkeys(faults))) from None
+        faults: dict[str, dict[str, None]] = {}
+        for fault in error.errors():
+            place = "".join(f"{part}." for part in fault["loc"])
+            given = [laid[key] for key in laid if place.startswith(f"{key}.") or f"{key}.".startswith(place)]
+            faults.setdefault(given[-1] if place and given else source, {})[_sentence(fault)] = None
+        raise UserError("; ".join(f"{where}: {'; '.join(found)}" for where, found in faults.items())) from None
+
+
+WORDS = {"too_short": "has to hold at least 1", "model_type": "has to be a section with keys of its own"}
+"""What pydantic says less plainly, by the type of its fault."""
 
 
 def _sentence(fault: Any) -> str:
@@ -416,7 +443,7 @@ def _sentence(fault: Any) -> str:
         for part in fault["loc"][:-1]:
             section = section.model_fields[part].annotation
         return f"{key}: unknown key; {closest(str(fault['loc'][-1]), section.model_fields)}"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = WORDS.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
     given = "" if fault["type"] in {"value_error", "missing"} else f", not {fault['input']!r}"
     return f"{key}: {message}{given}" if key else message
 
@@ -434,9 +461,11 @@ def _lay_over(tree: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override}: {'.'.join(parents[: depth + 1])} is a value, not a section")
         tree = below
     try:
-        tree[leaf] = yaml.load(value, _StrictLoader)
+        new = yaml.load(value, _StrictLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: not a YAML value: {' '.join(str(error).split())}") from None
+        raise UserError(f"--set {override}: not a YAML value: {_fault(error)}") from None
+    # A knob is told apart by how it is written: 400 for the 400.0 of the file would be learned anew, to the same bytes.
+    tree[leaf] = float(new) if type(new) is int and isinstance(tree.get(leaf), float) else new
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -30,7 +30,7 @@ def stages(params: Params, out: Path, prefect: Plain, tags: Mapping[str, str] | 
     except UnitsFailed as error:
         failure = error
     try:
-        report(params, out, prefect)
+        report(params, out, prefect, failure.failures if failure else ())
         print(show(tracking_of(params, out)))
     except UserError:  # nothing to report is no news where the reason is known
         if failure is None:

@@ -14,7 +14,7 @@ from flows.choice import choose
 from flows.engine import Plain, engine
 from flows.follower import tracking_of
 from flows.registry import ALIAS, register
-from flows.tracking import ENVIRONMENT
+from flows.tracking import ENVIRONMENT, TIMEOUT
 
 UPLOAD_SECONDS = "120"
 
@@ -26,9 +26,11 @@ def crown(params: Params, out: Path, prefect: Plain, method: str | None = None, 
     """
     if not params.tracking.enabled:
         raise UserError("tracking.enabled: is false, so there is no MLflow to register a model in; set it to true")
-    # As for tracking, but for an upload that takes its time. MLflow reads some of it when it is imported.
-    for key, value in (ENVIRONMENT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": UPLOAD_SECONDS}).items():
+    # MLflow reads some of it when it is imported.
+    for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    if os.environ[TIMEOUT] == ENVIRONMENT[TIMEOUT]:  # ours, also from the tracking of this run: an upload takes longer
+        os.environ[TIMEOUT] = UPLOAD_SECONDS
     choice = choose(params, out, method, seed)
     tracking = tracking_of(params, out)
     said = register(params, out, choice, tracking)

@@ -31,18 +31,16 @@ LOCK = Path("dvc.lock")
 def tags(out: Path) -> dict[str, str]:
     """Versions of code and data, as far as they are known here.
 
-    git.commit (with -dirty where tracked files differ from it), dvc.data (the hash in data.dvc), data.sha256 (over
-    the prepared tasks), dvc.stage and dvc.experiment (set by DVC), torch.
+    git.commit (with -dirty where tracked files differ from it), dvc.data (the hash in data.dvc, unless the images are
+    read from elsewhere), data.sha256 (over the prepared tasks), dvc.stage and dvc.experiment (set by DVC), torch.
     """
-    found = {
-        "torch": version("torch"),
-        "data.sha256": digest([t["digest"] for t in read_manifest(out / "prepared")["tasks"]]),
-    }
+    manifest = read_manifest(out / "prepared")
+    found = {"torch": version("torch"), "data.sha256": digest([task["digest"] for task in manifest["tasks"]])}
     commit = git_commit()
     if commit:
         found["git.commit"] = commit
     pointer = Path("data.dvc")
-    if pointer.exists():
+    if pointer.exists() and manifest["options"]["path"] is None:
         found["dvc.data"] = str(yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"])
     for tag, variable in (("dvc.stage", "DVC_STAGE"), ("dvc.experiment", "DVC_EXP_NAME")):
         if value := os.environ.get(variable):

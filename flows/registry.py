@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from flows import provenance
 from flows.choice import Choice, barred
 from flows.results import Run
 from flows.templates import template
-from flows.tracking import Tracking, connected, run_of
+from flows.tracking import Tracking, connected, run_of, without_password
 
 ALIAS = "champion"
 SCORE, SEQUENCE, CHECKPOINT = "mean_average_accuracy", "data.sha256", "checkpoint.sha256"
@@ -125,6 +124,8 @@ def card_of(params: Params, out: Path, choice: Choice, name: str, tags: Mapping[
         run=choice.run,
         average=metrics.average_accuracy(choice.run.accuracy),
         forgetting=metrics.average_forgetting(choice.run.accuracy),
+        otherwise=metrics.average_accuracy(choice.run.otherwise) if choice.run.otherwise else None,
+        scenario=params.scenario.name,
         facts=facts_of(params, out, choice.run),
         manifest=read_manifest(out / "prepared"),
         about=about,
@@ -148,7 +149,7 @@ def register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> s
     try:
         return _register(params, out, choice, tracking)
     except MlflowException as error:
-        text = re.sub(r"(?<=//)[^/@\s]*@", "", " ".join(error.message.split()))  # its address may hold a password
+        text = without_password(" ".join(error.message.split()))
         raise UserError(f"MLflow ({tracking.target}): {text[:300]}") from None
 
 

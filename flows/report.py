@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 MEASURES = {
     "backward transfer": "1/(T−1) Σ_{j<T} (a_{T,j} − a_{j,j}), in points",
-    "average incremental accuracy": "1/T Σ_k A_k with A_k = 1/k Σ_{j≤k} a_{k,j}: good at any time, seen as tasks end",
+    "average incremental accuracy": "1/T Σ_k A_k, in per cent, A_k = 1/k Σ_{j≤k} a_{k,j}: good whenever a task ends",
     "intransigence": "1/T Σ_k (a*_k − a_{k,k}), in points, a* the accuracies of joint training on all tasks",
     "forward transfer": "1/(T−1) Σ_{j≥2} (a_{j−1,j} − b_j), in points, b of a network that learned nothing",
     "size efficiency": "min(1, 1/T Σ_i m_1 / m_i), m_i the bytes of network and state after task i: 100 % is no growth",
@@ -173,7 +173,7 @@ class Summary:
             lines.append("| " + " | ".join(cells) + " |")
         notes = [
             "Mean ± half width of the 95 % t-interval over seeds. forgetting: average, in percentage points.",
-            "time: computing time relative to finetune, selection included. state: carried to the next task.",
+            "time: computing time relative to finetune, selection included. state: carried on besides the network.",
             "  ".join(f"{mark} {bound}, not ranked" for bound, mark in MARKS.items() if self.has(bound)),
         ]
         if self.absent:
@@ -192,13 +192,15 @@ def build(
     versions: Mapping[str, str] | None = None,
     methods: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
+    failed: Collection[str] = (),
 ) -> Summary:
     """Read the results under `out` (of these methods and seeds; None: all), write `<out>/report/`, and sum up.
 
-    `versions` (name -> version or commit) is shown as given under "How it was run". Raises UserError where
-    there are no results, a file is damaged, results are not of one task sequence, or writing fails.
+    `versions` (name -> version or commit) is shown as given under "How it was run"; units that have `failed` in this
+    run, as `ewc/seed-0`, count as missing whatever an earlier one left. Raises UserError where there are no results, a
+    file is damaged, results are not of one task sequence, or writing fails.
     """
-    runs = read_runs(out, methods, seeds)
+    runs = read_runs(out, methods, seeds, failed)
     rows = compare(runs, seeds)
     folder = out / "report"
     absent = tuple(name for name in methods or () if name not in {run.method for run in runs})
@@ -456,9 +458,8 @@ def where_to_look_next(where: Tracking) -> str:
         home = os.environ.get("PREFECT_HOME")
         settings = ["DO_NOT_TRACK=true", "PREFECT_SERVER_ANALYTICS_ENABLED=false"]
         settings += [f"PREFECT_HOME={shlex.quote(os.path.abspath(home))}"] if home else []
-        python = Path(sys.executable)
-        here = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
-        prefect = [" ".join([*settings, shlex.quote(str(here)), "-m prefect server start"])]
+        python = shlex.quote(tracking.here(Path(sys.executable)))
+        prefect = [" ".join([*settings, python, "-m prefect server start"])]
         prefect += ["then http://127.0.0.1:4200"]
     blocks = {"report": [str(where.out / "report" / "index.html")], "MLflow": mlflow, "Prefect": prefect}
     lines = [f"  {name if i == 0 else '':8} {line}" for name, block in blocks.items() for i, line in enumerate(block)]
@@ -473,13 +474,13 @@ def show(where: Tracking) -> str:
     return table.read_text(encoding="utf-8") + "\n" + where_to_look_next(where)
 
 
-def report(params: Params, out: Path, prefect: Plain) -> None:
-    """Build the report of the params' methods and seeds and show the leaderboard; the stage as a flow."""
+def report(params: Params, out: Path, prefect: Plain, failed: Collection[str] = ()) -> None:
+    """Build the report of the params' methods and seeds, less units that failed; the stage as a flow."""
     from flows import provenance
 
     def body() -> None:
         versions = provenance.tags(out) if (out / "prepared").exists() else {}
-        summary = build(out, versions, params.methods, params.seeds)
+        summary = build(out, versions, params.methods, params.seeds, failed)
         prefect.table("leaderboard", summary.table(), f"{summary.benchmark}: average accuracy over the seeds")
         page = (summary.folder / "index.html").resolve()
         prefect.link("report", page.as_uri(), "the report, on the machine that made it")

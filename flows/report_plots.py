@@ -221,11 +221,12 @@ def curves(summary: "Summary") -> Figure:
         lowest = task + columns >= T
         task_axis(axes, T, "tasks learned" if lowest else "", most=5)
         axes.tick_params(labelbottom=lowest)
-    figure.supylabel("accuracy on the task (%)", fontsize=8, color=MUTED, x=0.004)
+    middle = (figure.subplotpars.bottom + figure.subplotpars.top) / 2  # of the panels: a long legend is below
+    figure.supylabel("accuracy on the task (%)", fontsize=8, color=MUTED, x=0.004, y=middle)
     handles = []
     for row in summary.rows:
         alone = table[row.method].marker == "*"
-        forgotten = f"{100 * row.forgetting[0] + 0.0:.2f}" if row.forgetting else "n/a"
+        forgotten = f"{round(100 * row.forgetting[0], 2) + 0.0:.2f}" if row.forgetting else "n/a"  # no "-0.00"
         handle = Line2D([], [], **style(table[row.method], 9 if alone else 4))
         handle.set_label(f"{row.method}  {100 * row.accuracy[0]:.2f} ({forgotten})")
         if alone:
@@ -300,7 +301,8 @@ def tradeoff(summary: "Summary") -> Figure:
     step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50) if across / s <= 9)
     first = (left - kept * high) // step + 1
     for k in range(int(across / step) + 1):
-        iso_line(axes, (first + k) * step, kept, "", color=MUTED, linewidth=0.6, linestyle=(0, (1, 3)))
+        if 0 <= (level := (first + k) * step) <= 100:  # the axes, which hold the intervals, reach beyond
+            iso_line(axes, level, kept, "", color=MUTED, linewidth=0.6, linestyle=(0, (1, 3)))
     for row in summary.rows:
         if row.bound == "upper bound" and not row.learning:
             iso_line(axes, 100 * row.accuracy[0], kept, row.method, color=INK, linewidth=1, linestyle=DASHES[1])
@@ -448,7 +450,7 @@ def write_cells(axes: Axes, matrix: Sequence[Sequence[float | None]], low: float
 
 
 def label_ends(axes: Axes, T: int, ends: dict[str, float], table: dict[str, Look]) -> None:
-    """Name each line at its right end, moved as little as keeps the names apart."""
+    """Name each line at its right end, moved as little as keeps the names apart and beside the axes."""
     low, high = axes.get_ylim()
     gap = min(0.042, 1 / len(ends)) * (high - low)
     names = sorted(ends, key=lambda name: (ends[name], name))
@@ -457,7 +459,8 @@ def label_ends(axes: Axes, T: int, ends: dict[str, float], table: dict[str, Look
         blocks.append([ends[name] - i * gap])
         while len(blocks) > 1 and fmean(blocks[-2]) > fmean(blocks[-1]):
             blocks[-2:] = [blocks[-2] + blocks[-1]]
-    places = [place + i * gap for i, place in enumerate(fmean(block) for block in blocks for _ in block)]
+    free = (min(max(fmean(block), low), high - (len(names) - 1) * gap) for block in blocks for _ in block)
+    places = [place + i * gap for i, place in enumerate(free)]
     for name, place in zip(names, places, strict=True):
         colour = table[name].colour
         line = {

@@ -51,16 +51,23 @@ class Run:
         return ", ".join(filter(None, [self.scenario if self.scenario != PLAIN else "", self.search]))
 
 
-def read_runs(out: Path, methods: Collection[str] | None = None, seeds: Collection[int] | None = None) -> list[Run]:
+def read_runs(
+    out: Path,
+    methods: Collection[str] | None = None,
+    seeds: Collection[int] | None = None,
+    failed: Collection[str] = (),
+) -> list[Run]:
     """The finished runs under `out` by method and seed, of the given methods and seeds (None: all there are).
 
-    Raises `UserError` where there is none, and unless all are of one task sequence.
+    `failed`: units, as `ewc/seed-0`, whose files are not read, being those of an earlier run. Raises `UserError` where
+    there is none, and unless all are of one task sequence.
     """
     found = [(path, re.fullmatch(r"seed-(\d+)", path.stem)) for path in out.glob("results/*/seed-*.json")]
     paths = sorted(
         (path.parent.name, int(name[1]), path)
         for path, name in found
         if name and (methods is None or path.parent.name in methods) and (seeds is None or int(name[1]) in seeds)
+        if f"{path.parent.name}/seed-{int(name[1])}" not in failed
     )
     if not paths:
         raise UserError(f"no results under {out / 'results'}: run `python -m flows.benchmark --out {out}` first.")

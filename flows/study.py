@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import yaml
 
@@ -11,7 +12,9 @@ from cl import cli
 
 def main() -> int:
     """Print the params of a study, with all that it extends and every default."""
-    params = cli.params_of(cli.parser("flows.study", main.__doc__).parse_args(["--params", *sys.argv[1:]]))
+    parser = cli.parser("flows.study", main.__doc__)
+    parser.add_argument("params", type=Path, metavar="STUDY", help="instead of --params")
+    params = cli.params_of(parser.parse_args())
     print(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False), end="")
     return 0
 

@@ -38,13 +38,12 @@ from flows.results import OTHERWISE
 
 Json = dict[str, Any]
 
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 # For MLflow; whoever set them before knows better. No retries: MLflow would repeat a request whose answer got
 # lost and so make a run twice, while the next sync looks first at what is there.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",  # seconds
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
+    TIMEOUT: "4",  # seconds
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -97,7 +96,7 @@ class Tracking:
         """Name of the place that is sent to: without passwords, and the same after the project was moved."""
         if self.uri is None:
             return "embedded"
-        return re.sub(r"(?<=://)[^/@]*@", "", self.uri)
+        return without_password(self.uri)
 
 
 class Tracker:
@@ -253,16 +252,16 @@ class Tracker:
         server.log(run, began, tags=tags)
         server.status(run, STATUS[entry["state"]], unit.end if unit.files else run.info.end_time or unit.end)
         sent = [unit.digest, entry["state"], entry["current"]]
-        self._ledger.update(name, run=run.info.run_id, tasks=len(unit.tasks), sent=sent)
+        self._ledger.update(name, run=run.info.run_id, sent=sent)
 
 
 def server_command(tracking: Tracking, port: int = 5000) -> list[str]:
     """The command that serves the embedded database on the loopback address, with the fewest processes."""
-    words = [_here(Path(sys.executable)), "-m", "mlflow", "server", "--workers", "1"]
+    words = [here(Path(sys.executable)), "-m", "mlflow", "server", "--workers", "1"]
     words += ["--host", "127.0.0.1", "--port", str(port)]
-    words += ["--backend-store-uri", tracking.uri or f"sqlite:///{_here(tracking.database)}"]
+    words += ["--backend-store-uri", tracking.uri or f"sqlite:///{here(tracking.database)}"]
     if tracking.uri is None:
-        words += ["--artifacts-destination", _here(tracking.folder / "artifacts")]
+        words += ["--artifacts-destination", here(tracking.folder / "artifacts")]
     return words
 
 
@@ -459,8 +458,8 @@ class _Ledger:
     """What was sent of which unit, shared by all processes of an output folder.
 
     Of each target and experiment: the experiment's id there and when it was made, and by unit `path`,
-    `state`, `error`, `current` (nothing newer has the same method and seed), `run` (its id), `tasks` (how
-    many were sent) and `sent` (digest of the files, `state` and `current`, as last sent completely).
+    `state`, `error`, `current` (nothing newer has the same method and seed), `run` (its id) and `sent` (digest
+    of the files, `state` and `current`, as last sent completely).
     """
 
     def __init__(self, tracking: Tracking) -> None:
@@ -491,7 +490,7 @@ class _Ledger:
         path, out = folder.resolve(), self._tracking.out.resolve()
         where = str(path.relative_to(out) if path.is_relative_to(out) else path)
         with self._edit() as section:
-            entry = section["units"].setdefault(name, {"run": None, "tasks": 0, "sent": None})
+            entry = section["units"].setdefault(name, {"run": None, "sent": None})
             for other in section["units"]:
                 if other.rpartition("/")[0] == name.rpartition("/")[0]:
                     section["units"][other]["current"] = False
@@ -504,7 +503,7 @@ class _Ledger:
             with self._edit() as section:
                 section |= {"experiment": experiment, "created": created}
                 for entry in section["units"].values():
-                    entry |= {"run": None, "tasks": 0, "sent": None}
+                    entry |= {"run": None, "sent": None}
 
     def update(self, name: str, **changes: object) -> None:
         """Change some fields of a unit."""
@@ -726,11 +725,16 @@ def _say(message: str) -> None:
     print(f"tracking: {message}", file=sys.stderr, flush=True)
 
 
+def without_password(text: str) -> str:
+    """A text without the user names and passwords that addresses in it may hold."""
+    return re.sub(r"(?<=//)[^/@\s]*@", "", text)
+
+
 def _root(error: BaseException) -> str:
     """What an error comes from, on one line of reasonable length, without a password that an address may hold."""
     while not isinstance(error, UserError) and (cause := error.__cause__ or error.__context__) is not None:
         error = cause
-    text = re.sub(r"(?<=//)[^/@\s]*@", "", " ".join(str(error).split()))
+    text = without_password(" ".join(str(error).split()))
     return text[:300] if isinstance(error, UserError) else f"{type(error).__name__}: {text[:300]}"
 
 
@@ -753,7 +757,7 @@ def _load(path: Path) -> Json:
     return value
 
 
-def _here(path: Path) -> str:
+def here(path: Path) -> str:
     """A path as seen from the current folder, where it is inside."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 

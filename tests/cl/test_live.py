@@ -99,6 +99,21 @@ def test_rows_are_means_over_the_seeds() -> None:
     assert "seed 0: task 2/2 plasticity a 1: 50.0%" in console.export_text()
 
 
+def test_a_table_longer_than_the_terminal_shows_who_was_heard_last() -> None:
+    console = Console(width=100, height=8, record=True, force_terminal=False)
+    names = ["a", "b", "c", "d", "e", "f", "g"]
+    units = [UnitOfWork(name, 0) for name in names]
+    table = LiveTable(units, console)
+    trial = {"event": "trial", "index": 0, "tasks": 2, "phase": "stability", "point": {"p": 1}, "accuracy": 0.5}
+    for name in ["e", "f", "g", "c", "b", "a"]:
+        table(units[names.index(name)], trial)
+    console.print(table)
+    lines = console.export_text().rstrip().splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == ["a", "b", "c", "f", "g"], "in the order they were given"
+    assert lines[-1].strip() == "2 methods more"
+    assert len(lines) < console.height
+
+
 def test_time_left() -> None:
     assert time_left([0.5, 0.0], [0.0, 0.0], 10.0) == "30 s left"
     assert time_left([0.5, 0.0], [0.25, 0.0], 30.0) == "3 min left"

@@ -45,7 +45,7 @@ def refused(folder: Path, text: str | bytes, *said: str, overrides: Sequence[str
         ("training: {learning_rate: .nan}\n", ("training.learning_rate", "nan")),
         ("training: {learning_rate: .inf}\n", ("training.learning_rate", "inf")),
         ("training: {learning_rate: -0.1}\n", ("training.learning_rate", "-0.1")),
-        ("training: [1]\n", ("training", "[1]")),
+        ("training: [1]\n", ("training: has to be a section", "[1]")),
         ("training: null\n", ("training", "None")),
         ("selection: {learning_rates: [0.1, 0.1]}\n", ("selection.learning_rates", "twice")),
         ("selection: {learning_rates: []}\n", ("selection.learning_rates", "at least 1")),
@@ -73,7 +73,7 @@ def test_bad_values(tmp_path: Path, text: str, said: tuple[str, ...]) -> None:
     [
         ("methods: {ewd: {}}\n", ("methods", "unknown method 'ewd'", "did you mean 'ewc'?")),
         ("methods: {zzzzzz: {}}\n", ("unknown method 'zzzzzz'", "known:", "finetune")),
-        ("methods: {}\n", ("methods", "at least 1")),
+        ("methods: {}\n", ("methods: has to hold at least 1, not {}",)),
         ("methods: [ewc, si]\n", ("methods", "mapping")),
         ("methods: null\n", ("methods", "mapping")),
         ("seeds: [0]\n", ("methods", "required")),
@@ -95,7 +95,7 @@ def test_bad_methods(tmp_path: Path, text: str, said: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("methods: {ewc: {}\n", ("params.yaml", "not valid YAML")),
+        ("methods: {ewc: {}\n", ("params.yaml", "not valid YAML", "line 2, column 1: expected ',' or '}'")),
         ("- 1\n", ("params.yaml", "mapping of sections")),
         ("methods: {ewc: {}}\nmethods: {si: {}}\n", ("'methods'", "stands twice")),
         ("methods: {ewc: {strength: 1, strength: 2}}\n", ("'strength'", "stands twice")),
@@ -116,10 +116,25 @@ def test_file_that_is_not_there(tmp_path: Path) -> None:
         read(tmp_path / "nowhere.yaml")
     with pytest.raises(UserError, match="cannot be read"):
         read(tmp_path)
+    with pytest.raises(UserError, match=r"did you mean .*studies/tiny-imagenet-wide\.yaml\?"):
+        read(REPOSITORY / "studies" / "tiny-imagenet-wid")
 
 
 def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
     refused(tmp_path, GOOD + "seeds: [-1]\ntraining: {epochs: 0}\n", "seeds.0", "training.epochs")
+
+
+def test_a_fault_is_said_of_what_brought_it_in(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD + "training: {epochs: 0, batch_size: 2}\n")
+    with pytest.raises(UserError) as caught:
+        read(path, ["training.batch_size=many", "model.hidden=[0]", "trainning.epochs=3"], seeds=[1, 1])
+    said = str(caught.value)
+    assert f"{path}: training.epochs: " in said
+    assert "--set training.batch_size=many: training.batch_size: " in said
+    assert "--set model.hidden=[0]: model.hidden.0: " in said
+    assert "--set trainning.epochs=3: trainning: unknown key" in said
+    assert "--seeds: seeds: holds the same seed twice" in said
 
 
 def test_folder_benchmark_needs_its_path(tmp_path: Path) -> None:
@@ -163,6 +178,29 @@ def test_overrides(tmp_path: Path) -> None:
     assert params.seeds == [4]
     assert params.methods == {"finetune": {}, "ewc": {"strength": 2.5}, "lwf": {}}
     assert given(tmp_path, "methods:\n  ewc:\n", ["methods.ewc.strength=1"]).methods == {"ewc": {"strength": 1}}
+
+
+def test_all_methods_keep_the_knobs_of_the_file(tmp_path: Path) -> None:
+    """However they are asked for: by an option, laid over, or in a file that extends another."""
+    text = "methods: {lwf: {strength: 1.0}}\nothers: {gss: {memory_budget: 7}}\n"
+    (tmp_path / "base.yaml").write_text(text)
+    over = tmp_path / "over.yaml"
+    over.write_text("extends: base.yaml\nmethods: all\n")
+    found = [
+        read(over),
+        given(tmp_path, text, ["methods=all"]),
+        read(tmp_path / "base.yaml", methods=names_in("methods")),
+    ]
+    for params in found:
+        assert set(params.methods) == set(names_in("methods"))
+        assert (params.methods["lwf"], params.methods["gss"]) == ({"strength": 1.0}, {"memory_budget": 7})
+
+
+def test_a_whole_number_laid_over_a_fraction_is_the_same_knob(tmp_path: Path) -> None:
+    """What is learned is kept under the knobs as they are written, and 400 is no other strength than 400.0."""
+    text = "methods: {ewc: {strength: 400.0}, er: {memory_budget: 500}}\n"
+    given_again = given(tmp_path, text, ["methods.ewc.strength=400", "methods.er.memory_budget=500"])
+    assert repr(given_again.methods) == repr(given(tmp_path, text).methods)
 
 
 @pytest.mark.parametrize(

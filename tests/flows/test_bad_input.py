@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import re
 import resource
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.flows.conftest import REPOSITORY, Finished, everything, learned, options, published, run
@@ -80,6 +82,8 @@ def test_every_command_checks_its_settings(module: str, out: Path, refused: Call
     [
         (["--methods", "ewc,packnot"], ["--methods", "'packnot'", "'packnet'"]),
         (["--seeds", "0,one"], ["--seeds", "0,one", "whole numbers"]),
+        (["--methods", ""], ["--methods", "names nothing"]),
+        (["--methods", "ewc", "--seeds", ","], ["--seeds", "names nothing"]),
         (["--params", "nowhere.yaml"], ["nowhere.yaml", "--params"]),
     ],
 )
@@ -150,6 +154,18 @@ def test_training_what_was_never_prepared(tmp_path: Path, out: Path, refused: Ca
 
 def test_a_report_on_nothing(tmp_path: Path, out: Path, refused: Callable[..., str]) -> None:
     refused(["--out", str(tmp_path / "no")], str(tmp_path / "no"), "python -m flows.benchmark", module="flows.report")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU, on which units fail at once")
+@pytest.mark.parametrize("module", ["flows.benchmark", "cl"])
+def test_what_failed_is_not_shown_with_an_earlier_result(module: str, finished: Finished, tmp_path: Path) -> None:
+    """It is of other params; the files themselves stay."""
+    out = finished.copy(tmp_path / "out")
+    done = run(module, options("execution.device=cuda", out=out, methods="ewc", seeds="0"))
+    assert done.returncode == 2
+    assert "ewc/seed-0: execution.device: cuda is not available" in done.stderr
+    assert not re.search(r"ewc .*\d\.\d", done.stdout)
+    assert everything(out) == everything(finished.out)
 
 
 @pytest.fixture

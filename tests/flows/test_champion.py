@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import socket
@@ -29,11 +30,13 @@ from cl.data import Task, load
 from cl.data.prepare import digest, prepare
 from cl.errors import UserError
 from cl.keys import unit_folder
+from cl.metrics import average_accuracy
 from cl.params import Champion, Params, names_in, read
 from cl.sequence import Learner
 from cl.unit import learn
 from flows import provenance
 from flows.benchmark import compare
+from flows.champion import UPLOAD_SECONDS
 from flows.choice import Choice, barred, choose
 from flows.engine import Plain
 from flows.follower import Follower, tracking_of
@@ -49,6 +52,7 @@ from flows.registry import (
     register,
     save,
 )
+from flows.tracking import ENVIRONMENT, TIMEOUT
 from tests.conftest import RAW
 from tests.flows.conftest import REPOSITORY, SMALL, Started, environment, options, run
 
@@ -325,12 +329,15 @@ def test_a_name_that_mlflow_cannot_take_is_refused(learned: Path) -> None:
         params_of(learned, "champion.name=' '")
 
 
-def test_a_run_registers_its_best_where_the_params_say_so(out: Path, tmp_path: Path) -> None:
+def test_a_run_registers_its_best_where_the_params_say_so(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
+    for key, value in ENVIRONMENT.items():  # as the run's own tracking leaves it behind
+        monkeypatch.setenv(key, value)
     compare(params_of(out, "champion.register_best=true", methods="finetune,icarl"), out, Plain())
     version = MlflowClient(f"sqlite:///{out}/mlflow/mlflow.db").get_model_version_by_alias("permuted-digits", ALIAS)
     assert version.tags["method"] in ("finetune", "icarl")
+    assert os.environ[TIMEOUT] == UPLOAD_SECONDS
 
 
 # The model.
@@ -403,6 +410,10 @@ def test_models_of_other_scenarios_answer_too(increment: str, tmp_path: Path) ->
     if increment == "domain":
         assert {answer["task"] for answer in found} == {None}
         assert set(found[0]["probabilities"]) == set(first.classes)
+    card = (tmp_path / "model" / "artifacts" / "model_card.md").read_text("utf-8")
+    assert "when the task of each image is told" not in card
+    assert ("among the classes of all tasks learned by then" in card) is (increment == "class")
+    assert f"| {'5.0' if increment == 'class' else '10.0'} % |" in card, "by chance"
     told = model.predict([{**row, "task": second.name} for row in rows])
     assert {answer["task"] for answer in told} == {second.name}
     assert len(told[0]["probabilities"]) == 10
@@ -486,6 +497,8 @@ def test_the_card_says_what_the_record_says(learned: Path, tmp_path: Path) -> No
         assert all(f"{knob} {value}" in card for knob, value in choice.run.per_task[-1]["knobs"].items())
         assert ("hold training images" in card) is (method == "icarl")
         assert ("without it the model refuses" in card) is (method == "packnet")
+        if method == "icarl":
+            assert f"harder: average accuracy {average_accuracy(choice.run.otherwise):.1%}".replace("%", " %") in card
         assert ("may be left out" in card) is (method == "icarl")
         assert "joint (learns all tasks at once" in card
         assert len(card) < DESCRIPTION_LENGTH

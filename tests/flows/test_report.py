@@ -1,6 +1,7 @@
 """The report on made-up results: what it says, what it refuses, and that nothing but the results decides its bytes."""
 
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -208,6 +209,51 @@ def test_a_failed_seed_is_said(built):
     assert row(built, "lwf").seeds == "0, 2 (missing: 1)"
     assert "0, 2 (missing: 1)" in (built.folder / "leaderboard.md").read_text()
     assert "lwf has no result for seed 1" in (built.folder / "index.html").read_text()
+
+
+def test_what_failed_is_not_shown_as_an_earlier_run_left_it(small):
+    """Its files are of other params, or of an earlier state of the sequence."""
+    fake_results(small, ("gem",), (0, 1), tasks=3)
+    failed = {"gem/seed-0", "gem/seed-1", "finetune/seed-1"}
+    found = report.build(small, methods=("joint", "finetune", "ewc", "gem"), seeds=(0, 1), failed=failed)
+    assert found.absent == ("gem",)
+    assert [r.method for r in found.rows if r.missing] == ["finetune"]
+    assert row(found, "finetune").missing == (1,)
+
+
+def test_what_no_accuracy_can_be_is_not_drawn(small):
+    """The interval of two seeds that differ widely reaches far beyond 100 %."""
+    change(small / "results/finetune/seed-0.json", accuracy=[[0.99, None], [0.2, 0.99]])
+    change(small / "results/finetune/seed-1.json", accuracy=[[0.99, None], [0.99, 0.99]])
+    found = report.build(small)
+    assert found.rows[-1].accuracy[0] + found.rows[-1].accuracy[1] > 2
+    text = (found.folder / "index.html").read_text()
+    ends = [float(place) for place in re.findall(r"(?:left: |100% - )([-\d.]+)%", text[: text.index("</table>")])]
+    assert len(ends) == 3 * (2 + 2 + 1)  # per row two bounds, two ends of the whisker, the dot
+    assert (min(ends), max(ends)) == (0, 100)
+    plane = text[text.index('id="figure-tradeoff"') : text.index('<section id="measures"')]
+    levels = [float(level) for level in re.findall(r">([\d.]+) %<", plane)]
+    assert levels
+    assert max(levels) <= 100
+
+
+def test_every_line_is_named_within_the_figure(tmp_path):
+    """However many end at nearly the same accuracy, and however low."""
+    ends = {f"method-{n}": 15 + 0.01 * n for n in range(28)} | {"far": 80.0}
+    _, axes = report_plots.canvas(4.4, left=0.55, right=1.3, top=0.15, bottom=0.5)
+    axes.set_ylim(10, 85)
+    report_plots.label_ends(axes, 10, ends, dict.fromkeys(ends, report_plots.Look("ink", "o", "solid", "")))
+    places = sorted(label.xyann[1] for label in axes.texts)
+    assert len(places) == 29
+    assert (places[0] >= 10, places[-1] <= 85) == (True, True)
+    assert min(b - a for a, b in itertools.pairwise(places)) > 0.99 * 75 / 29
+
+
+def test_forgetting_that_rounds_to_nothing_has_no_sign(small):
+    change(small / "results/ewc/seed-0.json", accuracy=[[0.9, None], [0.90001, 0.9]])
+    change(small / "results/ewc/seed-1.json", accuracy=[[0.9, None], [0.90001, 0.9]])
+    text = (report.build(small).folder / "index.html").read_text()
+    assert "ewc  90.00 (0.00)" in text
 
 
 def test_headline_is_computed(built):

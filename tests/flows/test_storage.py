@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from flows import provenance
-from tests.flows.conftest import REPOSITORY, SECONDS, environment, everything, learned, run
+from tests.flows.conftest import REPOSITORY, SECONDS, Finished, environment, everything, learned, run
 from tests.flows.test_pipeline import METHODS, TRAIN, Clone, files, stages
 from tests.flows.test_tracking import free_port, serving
 
@@ -346,3 +346,15 @@ def test_a_commit_is_dirty_by_what_people_write_not_by_what_dvc_does(repository:
     assert provenance.git_commit() == clean
     Path("params.yaml").write_text("after: 1\n")
     assert provenance.git_commit() == f"{clean}-dirty"
+
+
+def test_images_from_elsewhere_are_not_said_to_be_in_dvc(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    out = finished.copy(tmp_path / "out")
+    assert "dvc.data" in provenance.tags(out)
+    file = out / "prepared/manifest.json"
+    manifest = json.loads(file.read_text())
+    file.write_text(json.dumps({**manifest, "options": {**manifest["options"], "path": "photographs"}}))
+    assert "dvc.data" not in provenance.tags(out)
