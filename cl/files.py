@@ -20,6 +20,10 @@ class DamagedCheckpoint(UserError):
     """A checkpoint's file is missing, altered, or not of this run; the message names it."""
 
 
+class ForeignCheckpoint(DamagedCheckpoint):
+    """A checkpoint that is whole, of another run."""
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is always whole: beside it first, then renamed. The bytes follow from the value."""
     write_bytes(path, to_json(value))
@@ -77,7 +81,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], key: str) -> None:
 def verify(folder: Path, key: str | None = None) -> dict[str, bytes]:
     """The checkpoint's files, by name, after checking every hash.
 
-    Raises `DamagedCheckpoint` naming the file that is missing, altered or of another run.
+    Raises `DamagedCheckpoint` naming the file that is missing or altered, `ForeignCheckpoint` where its key is another.
     """
     path = folder / "manifest.json"
     try:
@@ -88,7 +92,7 @@ def verify(folder: Path, key: str | None = None) -> dict[str, bytes]:
     except (OSError, ValueError, KeyError, TypeError):
         raise DamagedCheckpoint(f"{path}: missing or damaged") from None
     if key is not None and found_key != key:
-        raise DamagedCheckpoint(f"{path}: of another run (its key is {str(found_key)[:12]}..., not {key[:12]}...)")
+        raise ForeignCheckpoint(f"{path}: of another run (its key is {str(found_key)[:12]}..., not {key[:12]}...)")
     files = {}
     for name, expected in hashes.items():
         try:

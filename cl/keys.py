@@ -50,12 +50,17 @@ def parts_of(params: Params, method: str, seed: int) -> dict[str, Any]:
         "torch": version("torch"),
         **{section: getattr(params, section).model_dump(mode="json") for section in sections},
         "scenario": params.scenario.model_dump(exclude={"unable"}),
-        "methods": {method: dict(params.methods[method])},
+        "methods": {method: {name: _plain(value) for name, value in params.methods[method].items()}},
         "memory_budget": params.memory_budget,
         **_weights(params),
         "seed": seed,
         "device": params.execution.device,
     }
+
+
+def _plain(value: Any) -> Any:
+    """A knob however it is written: 400 for 400.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _weights(params: Params) -> dict[str, str]:

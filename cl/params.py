@@ -461,11 +461,9 @@ def _lay_over(tree: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override}: {'.'.join(parents[: depth + 1])} is a value, not a section")
         tree = below
     try:
-        new = yaml.load(value, _StrictLoader)
+        tree[leaf] = yaml.load(value, _StrictLoader)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}: not a YAML value: {_fault(error)}") from None
-    # A knob is told apart by how it is written: 400 for the 400.0 of the file would be learned anew, to the same bytes.
-    tree[leaf] = float(new) if type(new) is int and isinstance(tree.get(leaf), float) else new
 
 
 class _StrictLoader(yaml.SafeLoader):

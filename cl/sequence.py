@@ -24,7 +24,7 @@ import torch
 from cl import checkpoint
 from cl.data import Sequence, Task, joined
 from cl.errors import UserError
-from cl.files import DamagedCheckpoint, read_json, write_json
+from cl.files import DamagedCheckpoint, ForeignCheckpoint, read_json, write_json
 from cl.keys import chain_key
 from cl.machine import machine, peak_memory
 from cl.method import Method, accuracy, add_task, cannot, make, unbounded
@@ -379,6 +379,11 @@ class Unit:
             return False
         try:
             snapshot, record = checkpoint.load(place, self.chain_key(index), self.learner.device)
+        except ForeignCheckpoint:  # of these params, so of other data
+            if not self.learner.method.sees_all_tasks:  # which is to be expected where a task has come
+                message = f"the data up to task {index + 1} are not those it was learned from; learning it again"
+                self.say({"event": "warning", "message": message})
+            return False
         except DamagedCheckpoint as error:
             self.say({"event": "warning", "message": f"{error}: refused; learning task {index + 1} again"})
             return False

@@ -474,13 +474,23 @@ def show(where: Tracking) -> str:
     return table.read_text(encoding="utf-8") + "\n" + where_to_look_next(where)
 
 
+def under_way(params: Params, out: Path) -> list[str]:
+    """The units that were begun with these params and have no result of them yet, though one of an earlier run."""
+    from cl.keys import unit_folder
+    from cl.pool import units_of
+
+    folders = {unit.name: unit_folder(params, unit.method, unit.seed, out) for unit in units_of(params)}
+    begun = {name: folder for name, folder in folders.items() if (folder / "unit.json").exists()}
+    return [name for name, folder in begun.items() if not (folder / "finished.json").exists()]
+
+
 def report(params: Params, out: Path, prefect: Plain, failed: Collection[str] = ()) -> None:
-    """Build the report of the params' methods and seeds, less units that failed; the stage as a flow."""
+    """Build the report of the params' methods and seeds, less what failed or is under way; the stage as a flow."""
     from flows import provenance
 
     def body() -> None:
         versions = provenance.tags(out) if (out / "prepared").exists() else {}
-        summary = build(out, versions, params.methods, params.seeds, failed)
+        summary = build(out, versions, params.methods, params.seeds, {*failed, *under_way(params, out)})
         prefect.table("leaderboard", summary.table(), f"{summary.benchmark}: average accuracy over the seeds")
         page = (summary.folder / "index.html").resolve()
         prefect.link("report", page.as_uri(), "the report, on the machine that made it")

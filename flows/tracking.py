@@ -266,9 +266,9 @@ def server_command(tracking: Tracking, port: int = 5000) -> list[str]:
 
 
 def ui_command(tracking: Tracking) -> str:
-    """The shell command that shows the database of `tracking` in a browser."""
+    """The shell command that shows the database of `tracking` in a browser; a password is for the reader to put in."""
     environment = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true"
-    return f"{environment} {shlex.join(server_command(tracking))}"
+    return f"{environment} {without_password(shlex.join(server_command(tracking)))}"
 
 
 def ensure(tracking: Tracking) -> None:

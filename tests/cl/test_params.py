@@ -196,13 +196,6 @@ def test_all_methods_keep_the_knobs_of_the_file(tmp_path: Path) -> None:
         assert (params.methods["lwf"], params.methods["gss"]) == ({"strength": 1.0}, {"memory_budget": 7})
 
 
-def test_a_whole_number_laid_over_a_fraction_is_the_same_knob(tmp_path: Path) -> None:
-    """What is learned is kept under the knobs as they are written, and 400 is no other strength than 400.0."""
-    text = "methods: {ewc: {strength: 400.0}, er: {memory_budget: 500}}\n"
-    given_again = given(tmp_path, text, ["methods.ewc.strength=400", "methods.er.memory_budget=500"])
-    assert repr(given_again.methods) == repr(given(tmp_path, text).methods)
-
-
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
+from cl.data.prepare import prepare
 from cl.errors import UserError
 from cl.keys import unit_folder, unit_key
-from cl.params import Params
+from cl.params import Benchmark, Params
 from cl.unit import choose_device, publish_if_finished
-from tests.cl.small import REPOSITORY, output, params_for, published, run
+from tests.cl.small import OFF, REPOSITORY, output, params_for, published, run
+from tests.conftest import RAW
 
 KILLED = ("packnet", "si")
 """A method that trains inside end_task too, and one that carries much state from step to step."""
@@ -232,6 +234,22 @@ def test_another_knob_is_another_unit(prepared: dict[int, Path], tmp_path: Path)
     assert len(keys) == 6
     same = [params_for("ewc", execution={"workers": 7}), params_for("ewc", tracking={"enabled": False})]
     assert {unit_key(params, "ewc", 0) for params in same} == {unit_key(base, "ewc", 0)}
+    written = [params_for("ewc", {"strength": strength}) for strength in (400, 400.0)]
+    assert len({unit_key(params, "ewc", 0) for params in written}) == 1, "400 is no other strength than 400.0"
+
+
+@pytest.mark.parametrize(("method", "said"), [("joint", 0), ("ewc", 3)])
+def test_other_data_are_said_but_where_all_tasks_are_learned_at_once(
+    method: str, said: int, prepared: dict[int, Path], tmp_path: Path
+) -> None:
+    """Of three tasks, each with another split; joint learns anew with every task that comes."""
+    other = Benchmark(name="permuted-digits", tasks=3, train_per_class=10, seed=5)
+    prepare(other, RAW, tmp_path / "other", say=lambda line: None)
+    out = output(tmp_path / "out", prepared[3])
+    run(params_for(method, selection=OFF), out)
+    events = run(params_for(method, selection=OFF), output(out, tmp_path / "other"))
+    warnings = [event["message"] for event in events if event["event"] == "warning"]
+    assert ["not those it was learned from" in message for message in warnings] == [True] * said
 
 
 def test_other_knobs_replace_what_was_published(prepared: dict[int, Path], tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.flows.conftest import REPOSITORY, Finished, everything, learned, options, published, run
+from cl.keys import unit_folder
+from cl.params import read
+from tests.flows.conftest import REPOSITORY, SMALL, Finished, everything, learned, options, published, run
 
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
@@ -166,6 +168,22 @@ def test_what_failed_is_not_shown_with_an_earlier_result(module: str, finished: 
     assert "ewc/seed-0: execution.device: cuda is not available" in done.stderr
     assert not re.search(r"ewc .*\d\.\d", done.stdout)
     assert everything(out) == everything(finished.out)
+
+
+def test_what_is_under_way_is_not_shown_with_an_earlier_result(finished: Finished, tmp_path: Path) -> None:
+    """A run with another knob was stopped, and a report is asked for."""
+    out = finished.copy(tmp_path / "out")
+    changed = "methods.ewc.strength=7"
+    params = read(REPOSITORY / "params.yaml", [*SMALL, changed], ["ewc"], [0])
+    folder = unit_folder(params, "ewc", 0, out)
+    folder.mkdir(parents=True)
+    (folder / "unit.json").write_text("{}")
+    for done in (False, True):
+        if done:
+            (folder / "finished.json").write_text("{}")
+        made = run("flows.report", options(changed, out=out))
+        assert made.returncode == 0, made.stderr
+        assert ("ewc has no result for seed 0" in (out / "report/index.html").read_text()) is not done
 
 
 @pytest.fixture

@@ -729,6 +729,12 @@ def test_what_is_said_of_an_error_holds_no_password() -> None:
     assert tracking._root(error) == "ConnectionError: HTTPConnection: http://tracking.example:5000/api refused"
 
 
+def test_the_command_that_is_shown_holds_no_password(out: Path) -> None:
+    shown = ui_command(Tracking(out, "postgresql://user:secret@db.example/mlflow", ""))
+    assert "secret" not in shown
+    assert "postgresql://db.example/mlflow" in shown
+
+
 def test_the_address_of_the_comparison_is_known_without_mlflow(out: Path) -> None:
     assert comparison_url("http://127.0.0.1:5000/", embedded(out)) == "http://127.0.0.1:5000/#/experiments"
     track = tracker(out)
