@@ -92,6 +92,11 @@ class Summary:
     absent: tuple[str, ...] = ()  # methods that were asked for and have no result at all
     otherwise: str = ""  # what the other accuracy is of: "not told the task", or "told the task"
 
+    @property
+    def selected(self) -> bool:
+        """Whether hyperparameters were chosen by the protocol, and not taken as given."""
+        return all(entry["threshold"] is not None for row in self.rows for run in row.runs for entry in run.per_task)
+
     def told_otherwise(self) -> list[Row]:
         """The rows that can be asked the other way, the best at that first."""
         able = [row for row in self.rows if row.otherwise is not None]

@@ -560,6 +560,18 @@ def test_more_measures_with_their_formulas(tmp_path):
     assert "Forward transfer" in (out / "report/index.html").read_text()
 
 
+def test_knobs_as_given_are_said_to_be_so(tmp_path):
+    out = fake_results(tmp_path, ("ewc", "finetune"), (0,), 2)
+    assert "how they were found" in (report.build(out).folder / "index.html").read_text()
+    for method in ("ewc", "finetune"):
+        entries = json.loads((out / f"results/{method}/seed-0.json").read_text())["per_task"]
+        given = [entry | {"threshold": None, "plasticity_accuracy": None} for entry in entries]
+        changed(out, method, per_task=given)
+    page = (report.build(out).folder / "index.html").read_text()
+    assert "Hyperparameters, as given" in page
+    assert "how they were found" not in page
+
+
 def test_a_front_is_drawn_where_one_was_searched_for(tmp_path):
     out = fake_results(tmp_path, ("ewc", "joint"), (0,), 3)
     report.build(out)
@@ -576,6 +588,7 @@ def test_a_front_is_drawn_where_one_was_searched_for(tmp_path):
     page = (report.build(out).folder / "index.html").read_text()
     assert (out / "report/plots/fronts.png").exists()
     assert "more information than a continual learner has" in page
+    assert '<a href="#fronts">' in page
     changed(out, "ewc", search="pareto search, stability on memory")
     changed(out, "joint", search="pareto search, stability on memory")
     assert "more information" not in (report.build(out).folder / "index.html").read_text()
