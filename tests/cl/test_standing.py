@@ -49,7 +49,7 @@ def test_a_task_more_is_learned_alone(prepared: dict[int, Path], tmp_path: Path)
 def test_what_changed_is_named(prepared: dict[int, Path], tmp_path: Path) -> None:
     out = output(tmp_path, prepared[2])
     run(params_for("ewc", selection=OFF), out)
-    assert stands("ewc", out, {"strength": 100.0}).why == "methods.ewc.strength: as declared -> 100.0"
+    assert stands("ewc", out, {"strength": 100.0}).why == "methods.ewc.strength: as declared -> 100"
     assert stands("ewc", out, training={"epochs": 5}).why == "training.epochs: 4 -> 5"
     assert stands("ewc", out, training={"epochs": 5}).would == "learn tasks 1 to 2"
 
@@ -58,7 +58,7 @@ def test_the_nearest_earlier_run_is_told(prepared: dict[int, Path], tmp_path: Pa
     out = output(tmp_path, prepared[2])
     run(params_for("ewc", {"strength": 1.0}, selection=OFF), out)
     run(params_for("ewc", {"strength": 2.0}, selection=OFF, training={"epochs": 3}), out)
-    assert stands("ewc", out, {"strength": 3.0}).why == "methods.ewc.strength: 1.0 -> 3.0"
+    assert stands("ewc", out, {"strength": 3.0}).why == "methods.ewc.strength: 1 -> 3"
 
 
 def test_other_data_and_an_interruption_are_told_apart(prepared: dict[int, Path], tmp_path: Path) -> None:
