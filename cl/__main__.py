@@ -13,7 +13,7 @@ from cl.errors import UserError
 from cl.live import shown
 from cl.metrics import interval
 from cl.params import Params
-from cl.pool import check_out, explain, run_all, units_of
+from cl.pool import UnitOfWork, check_out, explain, run_all, units_of
 
 
 def run(params: Params, out: Path) -> dict[str, str]:
@@ -37,7 +37,7 @@ def table(params: Params, out: Path, failed: Collection[str] = ()) -> str:
     """
     rows = []
     for method in params.methods:
-        learned = [seed for seed in params.seeds if f"{method}/seed-{seed}" not in failed]
+        learned = [seed for seed in params.seeds if UnitOfWork(method, seed).name not in failed]
         paths = [out / "results" / method / f"seed-{seed}.json" for seed in learned]
         results = [json.loads(path.read_bytes()) for path in paths if path.exists()]
         if results:
