@@ -271,7 +271,7 @@ def test_weights_of_another_network_are_named(thin: MultiHead, tmp_path: Path) -
     with pytest.raises(
         UserError,
         match=r"model\.weights: .*weights\.pth.* resnet18 .*missing: bn1\.weight; unknown: bn2\.weight; "
-        r"of another shape: conv1\.weight \(4, 1, 7, 7\) instead of \(4, 3, 7, 7\)$",
+        r"of another shape: conv1\.weight \(8, 1, 7, 7\) instead of \(8, 3, 7, 7\)$",
     ):
         put(thin, tmp_path / "weights.pth")
     assert same(dict(thin.backbone.state_dict()), before), "nothing is loaded by halves"
