@@ -19,6 +19,7 @@ from cl.params import PACKAGE, Params
 
 CODE = (
     "checkpoint",
+    "holding",
     "memory",
     "merging",
     "method",

@@ -48,6 +48,9 @@ class LiveTable:
             self._accuracy[unit] = event["average_accuracy"]
             chosen = chosen_of({"learning rate": event["learning_rate"], **event["decayed"]})
             self._note(unit.method, f"seed {unit.seed}: task {event['index'] + 1}/{event['tasks']} learned, {chosen}")
+            for remark in event.get("remarks", ()):
+                said = f"{unit.name}: warning: task {event['index'] + 1} {event['task']}: {remark}"
+                self.console.print(said, markup=False, highlight=False)
 
     def _note(self, method: str, said: str) -> None:
         del self._last[method]

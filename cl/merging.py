@@ -41,6 +41,10 @@ class Merging(Method):
             return self.strength * quadratic(self.shared, self.anchor_)
         return self.strength * quadratic({**self.shared, **self._head()}, {**self.anchor_, **self.head_})
 
+    def stiffness(self) -> float:
+        """lambda: all weights are held alike."""
+        return 0.0 if self.anchor_ is None else self.strength
+
     def end_task(self, data: Task) -> None:
         """Move the anchor here."""
         self.anchor_, self.head_ = snapshot(self.shared), None

@@ -242,6 +242,13 @@ class Method:
 
     # What every method has.
 
+    def stiffness(self) -> float:
+        """Half the largest curvature of `penalty` along one weight: lambda max(Omega) where it is quadratic.
+
+        Asked between `begin_task` and the first step. 0: there is none, or it is not quadratic.
+        """
+        return 0.0
+
     def kept(self, normalise: Normalise) -> list[Split]:
         """The stored samples of each old task, for a method that stores some."""
         raise NotImplementedError

@@ -233,6 +233,8 @@ class Progress:
                 f"{unit.name}: task {event['index'] + 1}/{event['tasks']} {event['task']}, accuracy so far "
                 f"{event['average_accuracy']:.1%} ({chosen}{tried}){self._left()}"
             )
+            for remark in event.get("remarks", ()):
+                self._say(f"{unit.name}: warning: task {event['index'] + 1} {event['task']}: {remark}")
 
     def _left(self) -> str:
         before = self._resumed.values()

@@ -44,6 +44,14 @@ class Outcome:
     step_seconds: float
     stability: float | None = None
     """Mean accuracy on the old tasks in [0, 1], where a front is searched for."""
+    diverged: bool = False
+    """The training ended in what is not finite; the accuracy is 0, whatever the model left in place would reach."""
+    instability: float | None = None
+    """r = eta lambda max(Omega) / (1 + mu) of a quadratic penalty, as the training began; None: there was none.
+
+    Descent at rate eta with momentum mu on h theta^2 / 2 is stable while eta h < 2 (1 + mu) (Polyak 1964); the penalty
+    alone has h = 2 lambda Omega. So from r = 1 on, the weight that is held most is thrown further with every step.
+    """
 
 
 @dataclass(frozen=True)
@@ -189,6 +197,11 @@ def best_learning_rate(outcomes: Mapping[float, Outcome]) -> tuple[float, float]
     return best, found
 
 
+def accepted(outcome: Outcome, threshold: float) -> bool:
+    """Whether an attempt is good enough: it reached the threshold, and its training did not diverge."""
+    return not outcome.diverged and outcome.accuracy >= threshold - ROUNDING
+
+
 def decay_until_accepted(
     start: Knobs,
     declared: Mapping[str, Knob],
@@ -210,7 +223,7 @@ def decay_until_accepted(
     for number in range(selection.max_attempts if decays else 1):
         tried = dict(decay.knobs)
         attempts.append((tried, attempt(number, tried)))
-        if attempts[-1][1].accuracy >= threshold - ROUNDING:
+        if accepted(attempts[-1][1], threshold):
             return attempts, tried
         if decays:
             decay.step()
@@ -282,7 +295,7 @@ class Front:
 def most_stable(outcomes: Sequence[Outcome], threshold: float) -> int | None:
     """Of the front, the most stable that reaches the threshold of plasticity (equal: the first); None: none does."""
     points = [(outcome.accuracy, outcome.stability or 0.0) for outcome in outcomes]
-    good = [number for number in front(points) if outcomes[number].accuracy >= threshold - ROUNDING]
+    good = [number for number in front(points) if accepted(outcomes[number], threshold)]
     return max(good, key=lambda number: outcomes[number].stability or 0.0, default=None)
 
 

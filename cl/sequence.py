@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from cl import checkpoint
 from cl.data import Sequence, Task, joined
@@ -183,7 +184,8 @@ class Learner:
             if learner is not None:
                 learner.attach(learner.net, self.task.index, self.training, settings["learning_rate"], key)
             found = fit(learner or method, data, (*key, purpose), **settings)
-            self.extra.append(found)
+            # What became of a learner of its own (an autoencoder) is for the method to say.
+            self.extra.append(found if learner is None else dataclasses.replace(found, diverged=False))
             return found
 
         method.fit = own_fit
@@ -227,13 +229,21 @@ class Learner:
         learner.plain = plain
         if not self.params.scenario.online:
             learner.begin_task(self.task)
+        instability = instability_of(learner, learning_rate)
         keep: Literal["best", "last"] = "last" if self.params.scenario.online or self._classes_come else "best"
         found = fit(learner, self.task, key, learning_rate=learning_rate, keep=keep, watch=watch)
         reached = found.accuracy
-        if keep == "last":
+        if keep == "last" and not found.diverged:
             judged = learner.judged_by == "inference"
             reached = accuracy(learner, self.task.validation, inference=judged, told=self._asked)
-        return Outcome(reached, found.epochs, found.steps, found.step_seconds)
+        return Outcome(
+            reached,
+            found.epochs,
+            found.steps,
+            found.step_seconds,
+            diverged=found.diverged,
+            instability=instability,
+        )
 
     @property
     def _classes_come(self) -> bool:
@@ -256,13 +266,15 @@ class Learner:
         if not self.params.scenario.online:
             self.method.end_task(self.task)
         found = accuracy(self.method, self.task.validation, inference=True, told=self._asked)
-        stability = self._stability() if self.searches_front else None
+        diverged = trained.diverged or any(f.diverged for f in self.extra)
         return Outcome(
-            found,
+            0.0 if diverged else found,
             trained.epochs + sum(f.epochs for f in self.extra),
             trained.steps + sum(f.steps for f in self.extra),
             trained.step_seconds + sum(f.step_seconds for f in self.extra),
-            stability,
+            self._stability() if self.searches_front else None,
+            diverged,
+            trained.instability,
         )
 
     @property
@@ -280,6 +292,16 @@ class Learner:
             if not old:
                 raise UserError(f"methods.{self.name}: keeps no sample of an old task to see stability on; keep more")
         return statistics.fmean(accuracy(self.method, split, inference=True) for split in old)
+
+    def chance(self) -> float:
+        """The validation accuracy that always naming the most frequent class would have: of the task that is told."""
+        split = self.task.validation
+        y, t = split.y, split.t
+        told = self._asked or self.params.scenario.name == "task"
+        if not told:
+            y, t = self.method.net.column(y, t), 0
+        groups = [y[t == task] for task in t.unique()] if isinstance(t, Tensor) else [y]
+        return sum(int(group.bincount().max()) for group in groups) / len(split)
 
     def _set(self, knobs: Knobs) -> None:
         for name, value in knobs.items():
@@ -347,6 +369,8 @@ class Unit:
                     row, other = learner.test(), learner.test_otherwise()
                 record = self._record(stage, learned, row, other)
                 record["per_task"] |= zero_shot
+                if remarks := self._remarks(learned):
+                    record["per_task"]["remarks"] = remarks
                 checkpoint.save(place, Snapshot.of(learner.method), record, self.chain_key(index))
                 cost = {
                     "task": stage.name,
@@ -522,7 +546,7 @@ class Unit:
         self.in_place = (found.index, phase, number)
         if learner.method.selection == "consolidation-decay":
             self._restore_candidate(found.index, found.winner, eta, found.knobs, own=False)
-            before = Outcome(found.trained.accuracy, 0, 0, 0.0)
+            before = Outcome(found.trained.accuracy, 0, 0, 0.0, diverged=found.trained.diverged)
         else:
             before = learner.train(phase, number, eta, values, plain=False)
         return learner.consolidate(phase, number, eta, values, before)
@@ -584,7 +608,7 @@ class Unit:
                     "knobs": trial.knobs,
                     "accuracy": trial.outcome.accuracy,
                     "threshold": trial.threshold,
-                    **({} if trial.outcome.stability is None else {"stability": trial.outcome.stability}),
+                    **_present(trial.outcome),
                     "kept": trial is kept,
                     "epochs": trial.outcome.epochs,
                     "steps": trial.outcome.steps,
@@ -592,6 +616,18 @@ class Unit:
                 for trial in learned.trials
             ],
         }
+
+    def _remarks(self, learned: Learned) -> list[str]:
+        """What a reader has to know of how the task was learned: that its training diverged, or taught nothing."""
+        kept, found, chance = learned.kept.outcome, learned.validation_accuracy, self.learner.chance()
+        if kept.diverged:
+            unstable = kept.instability is not None and kept.instability >= 1
+            remedy = "a lower strength" if unstable else "lower learning rates or less weight decay"
+            return [f"the training that was kept diverged; it needs {remedy}"]
+        if found <= chance + math.sqrt(chance * (1 - chance) / len(self.learner.task.validation)):
+            named = f"{100 * found:.1f} % on validation data, and naming one class alone gives {100 * chance:.1f} %"
+            return [f"nothing was learned: {named}"]
+        return []
 
     def _write_results(self) -> float:
         """Write result.json, trials.json and cost.json as far as things are; return the average accuracy."""
@@ -647,6 +683,19 @@ class Unit:
         rows = [record[field] + [None] * (count - len(record[field])) for record in self.records]
         empty: list[list[float | None]] = [[None] * count] * (count - len(rows))
         return empty + rows if self.learner.method.sees_all_tasks else rows + empty
+
+
+def _present(outcome: Outcome) -> dict[str, Any]:
+    """What only some trials have."""
+    values = {name: getattr(outcome, name) for name in ("stability", "instability")}
+    found = {name: value for name, value in values.items() if value is not None}
+    return found | ({"diverged": True} if outcome.diverged else {})
+
+
+def instability_of(method: Method, learning_rate: float) -> float | None:
+    """`Outcome.instability` of a training that is about to begin."""
+    found = learning_rate * method.stiffness() / (1 + method.training.momentum)
+    return found if 0 < found < math.inf else None
 
 
 def within_budget(name: str, method: Method, budget: int | str | None, sequence: Sequence, increment: str) -> Knobs:

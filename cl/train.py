@@ -23,11 +23,14 @@ class Fit:
     """What came of one training."""
 
     accuracy: float
-    """Best validation accuracy of an epoch, in [0, 1]; the model is that epoch's. 0 where the last one was kept."""
+    """Best validation accuracy of an epoch, in [0, 1]; the model is that epoch's. 0 where the last one was kept, and
+    where the training diverged."""
     epochs: int
     steps: int
     step_seconds: float
     """Processor time spent in training steps (drawing a batch, forward, backward, update), in seconds."""
+    diverged: bool = False
+    """A loss or a weight was not finite after an epoch."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,11 @@ def fit(
 
     Steps are those of `method.optimizer`. As in the survey's code, after `patience.drop_after` epochs in a row without
     a better validation accuracy the learning rate is multiplied by `patience.factor`, after more than
-    `patience.stop_after` training ends. A loss or a weight that is not finite after an epoch ends it too, that epoch
-    not counting. Ties are no improvement, and an epoch at accuracy 0 is never the best; where no epoch is, the model
-    goes back to where it started, at accuracy 0.
+    `patience.stop_after` training ends. Ties are no improvement, and an epoch at accuracy 0 is never the best; where no
+    epoch is, the model goes back to where it started, at accuracy 0.
+
+    A loss or a weight that is not finite after an epoch ends the training as diverged. The model is then that of the
+    best epoch before, but the accuracy is 0: what a training without stability reached on its way out is no result.
 
     Args:
         method: attached to its network; its hooks are called as `cl.method` says.
@@ -150,4 +155,4 @@ def fit(
         epoch += 1
     if keep == "best" or diverged:
         best.restore(method)
-    return Fit(best_accuracy, epoch, steps, step_seconds)
+    return Fit(0.0 if diverged else best_accuracy, epoch, steps, step_seconds, diverged)

@@ -83,13 +83,12 @@ class DGR(Method):
         learner.before_ = self.generator_
         learner.net = generator  # type: ignore[assignment]  # the loop asks no more of it than of any module
         rate, epochs = self.generator_learning_rate, self.generator_epochs
-        self.fit(data, "generator", learner, learning_rate=rate, epochs=epochs, keep="last")
-        self.generator_ = snapshot(generator.state_dict())
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in self.generator_.values()):
+        if self.fit(data, "generator", learner, learning_rate=rate, epochs=epochs, keep="last").diverged:
             raise UserError(
                 f"dgr: the generator's training diverged on task {self.task + 1}; lower "
                 "methods.dgr.generator_learning_rate"
             )
+        self.generator_ = snapshot(generator.state_dict())
 
     def vae(self, split: Split) -> VAE:
         """The generator as it is, or a fresh one, for images of this shape."""

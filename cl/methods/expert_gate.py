@@ -88,7 +88,12 @@ class ExpertGate(Method):
             learner = _Gate()
             draw = generator(*self._key[:2], "gate")
             learner.net = Autoencoder(numbers, self.code_size, draw).to(data.train.normalise.device)
-            self.fit(data, "gate", learner, learning_rate=self.gate_learning_rate, epochs=self.gate_epochs, keep="last")
+            rate, epochs = self.gate_learning_rate, self.gate_epochs
+            if self.fit(data, "gate", learner, learning_rate=rate, epochs=epochs, keep="last").diverged:
+                raise UserError(
+                    f"expert_gate: the gate's training diverged on task {self.task + 1}; lower "
+                    "methods.expert_gate.gate_learning_rate"
+                )
             known[follows_from] = snapshot(learner.net.state_dict())
         return known[follows_from]
 

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from cl.data import Task
-from cl.method import ALL, Method, knob, shrink
-from cl.ops import Tensors, add, importance, quadratic, snapshot
+from cl.holding import Holding
+from cl.method import knob, shrink
+from cl.ops import Tensors, add, importance, snapshot
 
 
-class MAS(Method):
+class MAS(Holding):
     """L = CE + lambda sum_k Omega_k (theta_k - theta*_k)^2, Omega = sum_t mean_x |d ||z_t(x)||^2 / d theta_k|."""
-
-    scenarios = ALL
 
     strength: float = knob(3.0, decay=shrink, range=(0, 1e12), help="lambda")
     estimator: str = knob("per-sample", choices=("per-sample", "batch-sum"), help="how gradients become Omega")
@@ -24,11 +23,9 @@ class MAS(Method):
     omega_: Tensors | None = None
     anchor_: Tensors | None = None
 
-    def penalty(self) -> Tensor | None:
-        """lambda sum_k Omega_k (theta_k - theta*_k)^2."""
-        if self.omega_ is None or self.anchor_ is None or self.strength == 0:
-            return None
-        return self.strength * quadratic(self.shared, self.anchor_, self.omega_)
+    def held(self) -> tuple[Tensors, Tensors] | None:
+        """(theta*, Omega)."""
+        return None if self.omega_ is None or self.anchor_ is None else (self.anchor_, self.omega_)
 
     def end_task(self, data: Task) -> None:
         """Add this task's importance, from its images alone, and move the anchor."""

@@ -6,29 +6,28 @@ quadratic penalties in elastic weight consolidation, PNAS 2018, for the single a
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from cl.data import Task
-from cl.method import ALL, Method, knob, shrink
-from cl.ops import Tensors, add, importance, negative_log_likelihood, quadratic, snapshot
+from cl.holding import Holding
+from cl.method import knob
+from cl.ops import Tensors, add, importance, negative_log_likelihood, snapshot
 
 
-class OnlineEWC(Method):
-    """L = CE + lambda sum_k F~_k (theta_k - theta*_k)^2, with F~ = gamma F~ + F at the end of each task."""
+class OnlineEWC(Holding):
+    """L = CE + lambda sum_k gamma F~_k (theta_k - theta*_k)^2, with F~ = gamma F~ + F at the end of each task."""
 
-    scenarios = ALL
-
-    strength: float = knob(400.0, decay=shrink, range=(0, 1e12), help="lambda")
     gamma: float = knob(0.95, range=(0, 1), help="what an old task's Fisher is multiplied by with each task more")
 
     fisher_: Tensors | None = None
     anchor_: Tensors | None = None
 
-    def penalty(self) -> Tensor | None:
-        """lambda sum_k F~_k (theta_k - theta*_k)^2."""
-        if self.fisher_ is None or self.anchor_ is None or self.strength == 0:
-            return None
-        return self.strength * quadratic(self.shared, self.anchor_, self.fisher_)
+    @property
+    def weight(self) -> float:
+        """lambda gamma: as a task begins, those before it are one task older (the paper holds weights by gamma F~)."""
+        return self.gamma * self.strength
+
+    def held(self) -> tuple[Tensors, Tensors] | None:
+        """(theta*, F~)."""
+        return None if self.fisher_ is None or self.anchor_ is None else (self.anchor_, self.fisher_)
 
     def end_task(self, data: Task) -> None:
         """Fade what there is, add this task's empirical Fisher (true labels, sample by sample), move the anchor."""

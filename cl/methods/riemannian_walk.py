@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from cl.data import Task
-from cl.method import ALL, Method, TaskIds, knob, shrink
-from cl.ops import Tensors, gradients, quadratic, snapshot, zeros_like
+from cl.holding import Holding
+from cl.method import TaskIds, knob, shrink
+from cl.ops import Tensors, gradients, snapshot, zeros_like
 
 
-class RiemannianWalk(Method):
+class RiemannianWalk(Holding):
     """L = CE + lambda sum_k (F_k + s_k) (theta_k - theta*_k)^2, F and s scaled to [0, 1] over all weights."""
-
-    scenarios = ALL
 
     strength: float = knob(100.0, decay=shrink, range=(0, 1e12), help="lambda")
     score: bool = knob(True, help="the score of the path counts beside the Fisher; without it this is EWC++")
@@ -64,11 +63,9 @@ class RiemannianWalk(Method):
         self._slope = [g.clone() for g in gradients(self.shared.values())]
         torch._foreach_addcmul_(self._squares, self._slope, self._slope)
 
-    def penalty(self) -> Tensor | None:
-        """lambda sum_k (F_k + s_k) (theta_k - theta*_k)^2."""
-        if self._importance is None or self._anchor is None or self.strength == 0:
-            return None
-        return self.strength * quadratic(self.shared, self._anchor, self._importance)
+    def held(self) -> tuple[Tensors, Tensors] | None:
+        """(theta*, F + s)."""
+        return None if self._importance is None or self._anchor is None else (self._anchor, self._importance)
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
         """The loss falls by -g (theta_new - theta_old); after so many steps Fisher and score take that in."""
@@ -76,7 +73,7 @@ class RiemannianWalk(Method):
         torch._foreach_addcmul_(self._fall, self._slope, torch._foreach_sub(now, self._before), value=-1)
         torch._foreach_copy_(self._before, now)
         self._steps += 1
-        if self._steps == self.interval:
+        if self._steps == self.interval or self.step + 1 == self.steps_per_epoch:
             self._take_in()
             self._restart()
 

@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from cl.data import Task
-from cl.method import ALL, Method, TaskIds, knob, shrink
-from cl.ops import Tensors, add, quadratic, snapshot, zeros_like
+from cl.holding import Holding
+from cl.method import TaskIds, knob
+from cl.ops import Tensors, add, snapshot, zeros_like
 
 
-class SI(Method):
+class SI(Holding):
     """L = CE + lambda sum_k Omega_k (theta_k - theta*_k)^2, Omega = sum_t max(0, w / (Delta^2 + xi))."""
 
-    scenarios = ALL
-
-    strength: float = knob(400.0, decay=shrink, range=(0, 1e12), help="lambda")
     damping: float = knob(1e-3, range=(1e-12, 1e6), help="xi: keeps importances finite where a weight hardly moved")
     clamp: bool = knob(True, help="a weight whose path made the loss rise counts as unimportant")
 
@@ -39,11 +37,9 @@ class SI(Method):
         """Keep g_k: of the task's loss alone, before penalty, weight decay and momentum."""
         self._slope = [p.grad.clone() for p in self.shared.values() if p.grad is not None]
 
-    def penalty(self) -> Tensor | None:
-        """lambda sum_k Omega_k (theta_k - theta*_k)^2."""
-        if self.omega_ is None or self.anchor_ is None or self.strength == 0:
-            return None
-        return self.strength * quadratic(self.shared, self.anchor_, self.omega_)
+    def held(self) -> tuple[Tensors, Tensors] | None:
+        """(theta*, Omega)."""
+        return None if self.omega_ is None or self.anchor_ is None else (self.anchor_, self.omega_)
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
         """w_k -= g_k (theta_k_new - theta_k_old), with the movement as it happened."""
