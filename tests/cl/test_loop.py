@@ -51,7 +51,7 @@ def trained(method: Method | None = None, epochs: int = 70, **training: Any) -> 
 def test_constant_accuracy_takes_twelve_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Schedule(monkeypatch, [0.5])
     found, learner = trained()
-    assert (found.accuracy, found.epochs, found.steps) == (0.5, 12, 12)
+    assert (found.accuracy, found.epochs, found.steps, found.diverged) == (0.5, 12, 12, False)
     assert seen.rates == [0.08] * 6 + [pytest.approx(0.008)] * 6
     assert torch.equal(learner.net.heads[0].weight, seen.weights[0])
 
@@ -140,7 +140,7 @@ class Diverging(Finetune):
 def test_divergence_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Schedule(monkeypatch, [0.3, 0.4, 0.9])
     found, learner = trained(Diverging())
-    assert found.accuracy == 0.4
+    assert (found.accuracy, found.diverged) == (0.0, True), "whatever the epochs before reached"
     assert len(seen.weights) == 2
     assert len(seen.rates) == found.steps == 3
     assert torch.equal(learner.net.heads[0].weight, seen.weights[1])
@@ -160,7 +160,7 @@ def test_model_without_numbers_is_never_the_best() -> None:
                 parameter.data.fill_(float("nan"))
 
     found, learner = trained(Breaking())
-    assert found.accuracy == 0.0
+    assert (found.accuracy, found.diverged) == (0.0, True)
     assert all(bool(torch.isfinite(p).all()) for p in learner.net.parameters())
 
 

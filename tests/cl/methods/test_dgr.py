@@ -231,12 +231,12 @@ def test_generator_that_diverges_is_an_error() -> None:
 
     def told(data: Task, purpose: str, learner: Any, **settings: Any) -> Fit:
         assert settings == {"learning_rate": 0.003, "epochs": 2, "keep": "last"}
-        learner.net.decoder[0].weight.data[0] = math.inf
-        return Fit(0.0, 1, 1, 0.0)
+        return Fit(0.0, 1, 1, 0.0, diverged=True)
 
     method.fit = told
     with pytest.raises(UserError, match=r"diverged on task 1; lower methods\.dgr\.generator_learning_rate"):
         method.end_task(DATA)
+    assert method.generator_ is None
 
 
 def test_generator_draws_like_what_it_saw() -> None:

@@ -70,6 +70,23 @@ def test_two_intervals_by_hand() -> None:
     assert float(method.gained_["1.weight"]) == pytest.approx(gained, rel=1e-5)
 
 
+def test_interval_ends_with_the_epoch() -> None:
+    """Two steps an epoch, and an interval of ten: what holds the weights is there after the first epoch."""
+    method = walker(interval=10)
+    method.steps_per_epoch = 2
+    weight = method.shared["1.weight"]
+    weight.data.fill_(1.0)
+    method.begin_task(DATA)
+    for step, (slope, new) in enumerate([(2.0, 0.9), (1.0, 0.7)]):
+        method.step = step
+        weight.grad = torch.full_like(weight, slope)
+        method.on_grad()
+        weight.data.fill_(new)
+        method.on_step(DATA.train.x, DATA.train.y, 0)
+    assert method.fisher_ is not None
+    assert float(method.fisher_["1.weight"]) == pytest.approx((4 + 1) / 2)
+
+
 def test_interval_that_is_not_over_counts_for_nothing() -> None:
     method = walker(interval=3)
     walk(method, [1.0, 0.9, 0.7], [2.0, 1.0])
