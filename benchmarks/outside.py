@@ -41,6 +41,8 @@ from cl.sequence import Learner
 
 Settings: TypeAlias = dict[str, Any]
 PACKAGE = "avalanche"
+MARGIN = 0.02
+"""Of a difference in accuracy that would not matter."""
 
 
 @dataclass(frozen=True)
@@ -276,17 +278,24 @@ def row(pair: Pair, mine: Sequence[Outcome], theirs: Sequence[Outcome]) -> str:
     """A line of the table; the difference is taken seed by seed."""
     differences = [b.accuracy - a.accuracy for a, b in zip(mine, theirs, strict=True)]
     mean, half = interval(differences)
-    agree = "?" if half is None else "yes" if abs(mean) <= half else "no"
     ratio = statistics.median(b.seconds / a.seconds for a, b in zip(mine, theirs, strict=True))
     cells = [
         f"{pair.here} / {pair.there}",
         percent(*interval([o.accuracy for o in mine])),
         percent(*interval([o.accuracy for o in theirs])),
         percent(mean, half, sign="+"),
-        agree,
+        verdict(mean, half),
         f"{ratio:.1f}",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def verdict(mean: float, half: float | None) -> str:
+    """What the interval of a difference shows: an equivalence within `MARGIN`, a difference, both or neither."""
+    if half is None:
+        return "?"
+    within, differs = abs(mean) + half <= MARGIN, abs(mean) > half
+    return {(True, False): "same", (True, True): "within, differs", (False, True): "differs"}.get((within, differs), "open")
 
 
 def percent(mean: float, half: float | None, sign: str = "") -> str:
@@ -346,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lines.append(row(pair, mine, theirs))
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("avalanche-lib", "torch"))
     print(f"{options.tasks} tasks, {options.epochs} epochs, seeds {options.seeds}; {versions}\n")
-    print("| method here / there | here | Avalanche | difference | agree? | time ratio |")
+    print("| method here / there | here | Avalanche | difference | same? | time ratio |")
     print("|---|---|---|---|---|---|", *lines, sep="\n")
 
 
