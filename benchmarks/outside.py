@@ -295,7 +295,9 @@ def verdict(mean: float, half: float | None) -> str:
     if half is None:
         return "?"
     within, differs = abs(mean) + half <= MARGIN, abs(mean) > half
-    return {(True, False): "same", (True, True): "within, differs", (False, True): "differs"}.get((within, differs), "open")
+    if differs:
+        return "within, differs" if within else "differs"
+    return "same" if within else "open"
 
 
 def percent(mean: float, half: float | None, sign: str = "") -> str:
