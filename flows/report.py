@@ -45,6 +45,8 @@ MEASURES = {
 FOLLOWED = ("average incremental accuracy", "forward transfer")
 """Those of them that are no other number in another form, for DVC."""
 BOUNDS = {"joint": "upper bound", "finetune": "lower bound"}
+REMARKS = 8
+"""So many stand in a report."""
 MARKS = {"upper bound": "▲", "lower bound": "▼"}
 
 Estimate = tuple[float, float | None]  # mean over seeds, half width of the 95 % interval (None: one seed)
@@ -96,6 +98,19 @@ class Summary:
     def selected(self) -> bool:
         """Whether hyperparameters were chosen by the protocol, and not taken as given."""
         return all(entry["threshold"] is not None for row in self.rows for run in row.runs for entry in run.per_task)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader has to know of single tasks before the numbers, the first few of it."""
+        found = [
+            f"{run.method}, seed {run.seed}, {entry['task']}: {remark}"
+            for row in self.rows
+            for run in row.runs
+            for entry in run.per_task
+            for remark in entry.get("remarks", ())
+        ]
+        more = [f"and {len(found) - REMARKS} more, in the results' `remarks`"] if len(found) > REMARKS else []
+        return found[:REMARKS] + more
 
     def told_otherwise(self) -> list[Row]:
         """The rows that can be asked the other way, the best at that first."""
@@ -179,12 +194,15 @@ class Summary:
         notes = [
             "Mean ± half width of the 95 % t-interval over seeds. forgetting: average, in percentage points.",
             "time: computing time relative to finetune, selection included. state: carried on besides the network.",
-            "  ".join(f"{mark} {bound}, not ranked" for bound, mark in MARKS.items() if self.has(bound)),
         ]
+        if bounds := [f"{mark} {bound}, not ranked" for bound, mark in MARKS.items() if self.has(bound)]:
+            notes.append("  ".join(bounds))
         if self.absent:
             notes.append(f"Without any result: {', '.join(self.absent)}.")
+        if self.remarks:
+            notes += ["", "Read with care:", *(f"- {remark}" for remark in self.remarks)]
         title = f"{self.benchmark}: {count(len(self.tasks), 'task')}, {count(len(self.rows), 'method')}"
-        found = "\n".join([title, "", self.headline, "", *lines, "", *filter(None, notes)]).rstrip()
+        found = "\n".join([title, "", self.headline, "", *lines, "", *notes]).rstrip()
         return "\n".join([found, *self.second_ranking()]).rstrip() + "\n"
 
     def has(self, bound: str) -> bool:

@@ -221,6 +221,19 @@ def test_what_failed_is_not_shown_as_an_earlier_run_left_it(small):
     assert row(found, "finetune").missing == (1,)
 
 
+def test_what_has_to_be_known_of_a_task_stands_above_the_numbers(small):
+    assert "Read with care" not in report.build(small).leaderboard()
+    path = small / "results/ewc/seed-1.json"
+    per_task = json.loads(path.read_text())["per_task"]
+    remark = "the training that was kept diverged; it needs <a> lower strength"
+    change(path, per_task=[per_task[0], per_task[1] | {"remarks": [remark] * (report.REMARKS + 2)}])
+    found = report.build(small)
+    assert found.remarks[0] == f"ewc, seed 1, {per_task[1]['task']}: {remark}"
+    assert found.remarks[-1] == "and 2 more, in the results' `remarks`"
+    assert "- ewc, seed 1" in found.leaderboard()
+    assert "it needs &lt;a&gt; lower strength" in (found.folder / "index.html").read_text()
+
+
 def test_what_no_accuracy_can_be_is_not_drawn(small):
     """The interval of two seeds that differ widely reaches far beyond 100 %."""
     change(small / "results/finetune/seed-0.json", accuracy=[[0.99, None], [0.2, 0.99]])
