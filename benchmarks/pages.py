@@ -16,7 +16,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from benchmarks import switches
+from benchmarks import knobs, switches
 from cl import cli
 from cl.errors import UserError
 from cl.params import names_in
@@ -24,6 +24,7 @@ from flows.report import BOUNDS, Row, compare, percent, size, times
 from flows.results import read_runs
 
 METHODS = Path("docs/methods")
+PROTOCOL = Path("docs/protocol.md")
 SCENARIOS = Path("docs/scenarios.md")
 
 
@@ -91,7 +92,10 @@ def main() -> int:
     parser.add_argument("--switches", type=Path, default=Path("out/switches"), help="of benchmarks.switches")
     parser.add_argument("--online", type=Path, default=Path("out/online"), help="of the study of that name")
     parser.add_argument("--class", type=Path, default=Path("out/class"), dest="classes", help="class-incremental")
+    parser.add_argument("--knobs", type=Path, default=Path("out/knobs"), help="of benchmarks.knobs")
     given = parser.parse_args()
+    if (given.knobs / "knobs.json").exists():
+        fill(PROTOCOL, "knobs", knobs.table(json.loads((given.knobs / "knobs.json").read_bytes())))
     if (given.all / "results").exists():
         rows = compare(read_runs(given.all))
         for name in sorted({row.method for row in rows}):
