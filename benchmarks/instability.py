@@ -1,4 +1,4 @@
-"""Which attempts diverged, beside how near their penalty was to instability: `python -m benchmarks.instability OUT ...`.
+"""Which attempts diverged, and how near their penalty was to instability: `python -m benchmarks.instability OUT ...`.
 
 Reads the results of finished runs, and computes nothing anew. r is `Outcome.instability`: the penalty alone is stable
 below 1 (docs/protocol.md, trainings that diverge).
