@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cl.errors import UserError
+from cl.errors import UserError, brief
+from cl.literal import WHOLE
 from cl.params import Params, names_in, read
 
 RAW = Path("data")
@@ -23,7 +24,7 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
         default=[],
         metavar="KEY.PATH=VALUE",
         dest="overrides",
-        help="lay a YAML value over the params file; may be given again and again",
+        help="lay a value over the params file: text and numbers as they stand, lists as [a, b]; may be given again",
     )
     made.add_argument("--methods", metavar="A,B", help="default: those of the params file; all: every one that can")
     made.add_argument("--seeds", metavar="0,1", help="default: those of the params file")
@@ -38,23 +39,23 @@ def params_of(given: argparse.Namespace) -> Params:
     if methods == ["all"]:
         methods = names_in("methods")
         overrides.insert(0, "scenario.unable=leave-out")
-    try:
-        seeds = None if given_seeds is None else [int(seed) for seed in given_seeds]
-    except ValueError:
-        raise UserError(f"--seeds {given.seeds}: has to be whole numbers with commas between, as 0,1,2") from None
-    return read(given.params, overrides, methods, seeds)
+    if given_seeds is not None and not all(WHOLE.fullmatch(seed) for seed in given_seeds):
+        raise UserError(f"--seeds {brief(given.seeds)}: has to be whole numbers with commas between, as 0,1,2")
+    return read(given.params, overrides, methods, None if given_seeds is None else [int(seed) for seed in given_seeds])
 
 
 def _listed(option: str, text: str | None) -> list[str] | None:
     """What stands between commas; an option that names nothing, as an unset variable does, is no wish for the default.
 
-    Raises `UserError` for such a one.
+    Raises `UserError` for such a one, and for nothing between two commas.
     """
     if text is None:
         return None
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
+    names = [name.strip() for name in text.split(",")]
+    if not any(names):
         raise UserError(f"{option}: names nothing; leave the option out for those of the params file")
+    if not all(names):
+        raise UserError(f"{option} {brief(text)}: names nothing beside a comma; take that comma out")
     return names
 
 

@@ -1,4 +1,10 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and how what was given stands in its message."""
+
+from __future__ import annotations
+
+import re
+
+LONGEST = 80
 
 
 class UserError(Exception):
@@ -6,3 +12,16 @@ class UserError(Exception):
 
     Command-line entry points print it on one line to standard error, without a traceback, and exit with 2.
     """
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: on one line, cut where it is long, without what an address may hold of secrets."""
+    return brief(repr(value))
+
+
+def brief(text: str) -> str:
+    """A text as a message shows it, without quotes; as `shown`."""
+    text = re.sub(r"://.*", "://***", text, flags=re.DOTALL)
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}... ({len(text)} characters)"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cl.data.augment import Augment
-from cl.errors import UserError
+from cl.errors import UserError, brief, shown
 from cl.nets.multihead import Increment
 from cl.ops import cross_entropy
 from cl.params import Augmentation, Params, Patience, Scenario, Training, closest, method_name
@@ -61,7 +61,7 @@ class Knob:
         if not self.many:
             return self._check(name, value)
         if not isinstance(value, list) or not value:
-            raise UserError(f"{name}: has to be a list of one or more values, not {value!r}")
+            raise UserError(f"{name}: has to be a list of one or more values, not {shown(value)}")
         return [self._check(name, item) for item in value]
 
     @property
@@ -73,16 +73,16 @@ class Knob:
 
     def _check(self, name: str, value: Value) -> Scalar:
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = float(value) if abs(value) < 10**300 else math.inf
         if type(value) is not self.type:
-            raise UserError(f"{name}: has to be of type {self.type.__name__}, not {value!r}")
+            raise UserError(f"{name}: has to be of type {self.type.__name__}, not {shown(value)}")
         if self.choices is not None and value not in self.choices:
-            raise UserError(f"{name}: has to be one of {', '.join(self.choices)}, not {value!r}")
+            raise UserError(f"{name}: has to be one of {', '.join(self.choices)}, not {shown(value)}")
         assert not isinstance(value, list)
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{name}: has to be a finite number, not {value!r}")
-        if self.range is not None and not self.range[0] <= float(value) <= self.range[1]:
-            raise UserError(f"{name}: has to lie in {self.range[0]:g} to {self.range[1]:g}, not {value!r}")
+            raise UserError(f"{name}: has to be a finite number, not {shown(value)}")
+        if self.range is not None and not (isinstance(value, int | float) and self.range[0] <= value <= self.range[1]):
+            raise UserError(f"{name}: has to lie in {self.range[0]:g} to {self.range[1]:g}, not {shown(value)}")
         return value
 
 
@@ -187,11 +187,16 @@ class Method:
         for name, k in own.items():
             setattr(cls, name, k.default)
 
-    def __init__(self, **knobs: Value) -> None:
+    def __init__(self, /, **knobs: Value) -> None:
         for name, value in knobs.items():
-            if name not in self.knobs:
-                raise UserError(f"{name}: {type(self).__name__} has no such knob; {closest(name, self.knobs)}")
-            self.__dict__[name] = self.knobs[name].check(name, value)
+            self.__dict__[name] = self.checked(name, value, brief(name))
+
+    @classmethod
+    def checked(cls, name: str, value: Value, place: str) -> Value:
+        """A knob's value in the knob's own type; raises `UserError` naming the place where it is impossible."""
+        if name not in cls.knobs:
+            raise UserError(f"{place}: {cls.__name__} has no such knob; {closest(name, cls.knobs)}")
+        return cls.knobs[name].check(place, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name.endswith("_") or name.startswith("_") or name in self.knobs or name in self._told):
@@ -365,13 +370,14 @@ def listed(increments: frozenset[Increment]) -> str:
 
 
 def checked(params: Params, say: Callable[[str], None] = print) -> Params:
-    """The params, their methods and knobs checked as only the methods' own files can.
+    """The params, their methods and knobs checked as only the methods' own files can, those that are not run too.
 
     A method that cannot be run in the scenario, the search or the memory asked for is left out and said, where the
     params leave such out. Raises `UserError` that names them all otherwise.
     """
-    for name, knobs in params.methods.items():
-        make(name, knobs)
+    for name, knobs in {**params.others, **params.methods}.items():
+        for which, value in knobs.items():
+            method_class(name).checked(which, value, params.written(f"methods.{name}.{which}"))
     reasons = {name: why for name in params.methods if (why := cannot(name, params.scenario)) is not None}
     if params.memory_budget is not None:
         reasons |= {name: why for name in params.methods if (why := unbounded(name)) is not None}

@@ -6,34 +6,49 @@ method's own file and checked against it by `cl.method.checked` as soon as torch
 
 from __future__ import annotations
 
-import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from cl.errors import UserError
+from cl.errors import UserError, brief, shown
+from cl.literal import Unclear, below, settled, text_only
+from cl.names import PACKAGE as PACKAGE
+from cl.names import closest as closest
+from cl.names import method_name as method_name
+from cl.names import names_in as names_in
+from cl.overlay import SECRETS, Layers, Origin, label_of, path_of
 
-PACKAGE = Path(__file__).parent
 LearningRate = Annotated[float, Field(gt=0, le=100)]
+MOST = 10**9
+"""Of whatever is counted: more than that is a slip, and would overflow somewhere down the line."""
+LARGEST_SEED = 2**63 - 1
 Scalar = bool | int | float | str
-Knobs = dict[str, Scalar | list[Scalar]]
 
 
-def names_in(folder: str) -> list[str]:
-    """The public module names of a room of this package: one method, or one benchmark, is one file."""
-    return sorted(p.stem for p in (PACKAGE / folder).glob("*.py") if not p.stem.startswith("_"))
+def _knob(value: Any) -> Any:
+    """Whatever a knob may be; which of it this one is, its method knows."""
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, Scalar) or (isinstance(item, float) and not math.isfinite(item)):
+            raise ValueError(f"has to be a finite number, true or false, a word, or a list of such, not {shown(value)}")
+    return value
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` where a known name is near, else the known names."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+Knobs = dict[str, Annotated[Scalar | list[Scalar], BeforeValidator(_knob)]]
 
 
 class Section(BaseModel):
@@ -47,23 +62,31 @@ class Benchmark(Section):
 
     name: str = "permuted-digits"
     tasks: int | None = Field(None, ge=1, le=1000, description="how many tasks of the benchmark; null: all")
-    seed: int = Field(0, ge=0, description="of the splits and of what the benchmark itself draws")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of the splits and of what the benchmark itself draws")
     path: str | None = Field(None, description="root of the images, for benchmarks read from disk")
     order: str | list[str] | None = Field(
         None, description="an order that the benchmark knows, or the names of the tasks in the order to learn them"
     )
     classes_per_task: int | None = Field(None, ge=2, le=1000, description="of a split data set; null: the usual")
     image_size: int | None = Field(None, ge=4, le=1024, description="side in pixels; null: the benchmark's own")
-    train_per_class: int | None = Field(None, ge=2, description="cap on training images a class")
-    validation_per_class: int | None = Field(None, ge=1, description="cap on validation images a class")
+    train_per_class: int | None = Field(None, ge=2, le=MOST, description="cap on training images a class")
+    validation_per_class: int | None = Field(None, ge=1, le=MOST, description="cap on validation images a class")
     on_bad_image: Literal["refuse", "skip"] = "refuse"
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _names(cls, order: Any) -> Any:
+        names = order if isinstance(order, list) else [order]
+        if order is not None and not all(isinstance(name, str) for name in names):
+            raise ValueError(f"has to be a name, or names in brackets, as [first, second], not {shown(order)}")
+        return order
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
         known = [stem.replace("_", "-") for stem in names_in("data/benchmarks")]
         if name.replace("_", "-") not in known:
-            raise ValueError(f"unknown benchmark {name!r}; {closest(name, known)}")
+            raise ValueError(f"unknown benchmark {shown(name)}; {closest(name, known)}")
         return name.replace("_", "-")
 
 
@@ -96,9 +119,9 @@ class Model(Section):
 class Patience(Section):
     """What to do with epochs that bring no better validation accuracy."""
 
-    drop_after: int = Field(5, ge=1, description="multiply the learning rate after so many in a row")
+    drop_after: int = Field(5, ge=1, le=MOST, description="multiply the learning rate after so many in a row")
     factor: float = Field(0.1, gt=0, lt=1)
-    stop_after: int = Field(10, ge=1, description="stop when more than so many in a row")
+    stop_after: int = Field(10, ge=1, le=MOST, description="stop when more than so many in a row")
 
 
 class Augmentation(Section):
@@ -107,7 +130,7 @@ class Augmentation(Section):
     flip: bool = Field(False, description="left and right, half of the time")
     padding: int = Field(0, ge=0, le=64, description="black pixels on every side, before a crop")
     crop: int | None = Field(
-        None, ge=4, description="side of a random crop; elsewhere the middle is taken; null: as prepared"
+        None, ge=4, le=2048, description="side of a random crop; elsewhere the middle is taken; null: as prepared"
     )
 
     @property
@@ -119,8 +142,8 @@ class Augmentation(Section):
 class Training(Section):
     """How one task is trained, the same for every method."""
 
-    epochs: int = Field(70, ge=1)
-    batch_size: int = Field(200, ge=1)
+    epochs: int = Field(70, ge=1, le=MOST)
+    batch_size: int = Field(200, ge=1, le=MOST)
     learning_rate: LearningRate = Field(0.05, description="used when the selection is off")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
@@ -138,7 +161,7 @@ class Scenario(Section):
         "task", description="incremental learning: each task its own head; the same classes again; classes more"
     )
     online: bool = Field(False, description="one pass over a stream that tells of no boundary between tasks")
-    batch_size: int = Field(10, ge=1, description="samples of the stream in a step")
+    batch_size: int = Field(10, ge=1, le=MOST, description="samples of the stream in a step")
     unable: Literal["refuse", "leave-out"] = Field("refuse", description="what to do with methods that cannot")
 
     @property
@@ -154,7 +177,7 @@ class Selection(Section):
     strategy: Literal["survey", "pareto"] = Field(
         "survey", description="pareto: beside the survey's attempts, trade stability for plasticity on a front"
     )
-    trials: int = Field(10, ge=0, description="of a pareto search, on top of the survey's attempts")
+    trials: int = Field(10, ge=0, le=MOST, description="of a pareto search, on top of the survey's attempts")
     stability_on: Literal["memory", "holdout"] = Field(
         "holdout", description="a pareto search's stability: on samples the method keeps, or on old validation data"
     )
@@ -166,7 +189,7 @@ class Selection(Section):
     )
     drop_margin: float = Field(0.2, ge=0, le=1, description="p: accept at (1 - p) A*")
     decay: float = Field(0.5, gt=0, lt=1, description="alpha: multiplies a knob after a failed attempt")
-    max_attempts: int = Field(10, ge=1)
+    max_attempts: int = Field(10, ge=1, le=MOST)
     reset_per_task: bool = Field(False, description="start every task from the knobs as given, not as decayed")
 
     @property
@@ -187,10 +210,12 @@ class Selection(Section):
 class Execution(Section):
     """Where and how wide to run; changes no number."""
 
-    workers: int | None = Field(None, ge=1, description="processes at once; null: one per core, or all a cluster takes")
+    workers: int | None = Field(
+        None, ge=1, le=10**6, description="processes at once; null: one per core, or all a cluster takes"
+    )
     runner: Literal["local", "dask", "ray"] = "local"
     address: str | None = Field(None, description="of an existing cluster; null: a small one of that kind, here")
-    gpus_per_unit: float | None = Field(None, gt=0, description="asked of the cluster; null: none")
+    gpus_per_unit: float | None = Field(None, gt=0, le=10**6, description="asked of the cluster; null: none")
     after_upgrade: Literal["anew", "continue"] = Field(
         "anew", description="what was learned by another version of this package or of torch"
     )
@@ -218,7 +243,7 @@ class Champion(Section):
     @classmethod
     def _usable(cls, name: str | None) -> str | None:
         if name is not None and (not name.strip() or any(letter in "/:.'%\"" for letter in name)):
-            raise ValueError(f"{name!r} has to be some text without the characters / : . ' \" %")
+            raise ValueError(f"{shown(name)} has to be some text without the characters / : . ' \" %")
         return name
 
 
@@ -234,10 +259,17 @@ class Params(Section):
         None, description="of every method that stores samples: so many of them, or bytes as `40 kB`; null: its knob"
     )
     methods: dict[str, Knobs] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
+    others: dict[str, Knobs] = Field({}, exclude=True, description="knobs of methods that are not run")
+    seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] = Field([0, 1, 2], min_length=1)
     execution: Execution = Execution()
     tracking: Tracking = Tracking()
     champion: Champion = Champion()
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    def written(self, place: str) -> str:
+        """A key as errors name it: `params.yaml: others.gss.subsets`, by where it was written."""
+        place = self._origin.written(place)
+        return f"{self._origin.of(place)}: {brief(place)}"
 
     @property
     def title(self) -> str:
@@ -245,9 +277,11 @@ class Params(Section):
         scenario = self.scenario.title if self.scenario.title != Scenario().title else ""
         return ", ".join(filter(None, [self.benchmark.name, scenario, self.selection.title]))
 
-    @field_validator("methods", mode="before")
+    @field_validator("methods", "others", mode="before")
     @classmethod
-    def _known_methods(cls, methods: Any) -> Any:
+    def _known_methods(cls, methods: Any, info: ValidationInfo) -> Any:
+        if methods is None and info.field_name == "others":
+            return {}
         if not isinstance(methods, dict):
             raise ValueError("has to be a mapping from a method's name to its knobs")
         names = [method_name(str(name)) for name in methods]
@@ -256,13 +290,13 @@ class Params(Section):
             raise ValueError(f"{twice[0]} stands twice")
         return {name: {} if knobs is None else knobs for name, knobs in zip(names, methods.values(), strict=True)}
 
-    @field_validator("memory_budget")
+    @field_validator("memory_budget", mode="before")
     @classmethod
-    def _an_amount(cls, budget: int | str | None) -> int | str | None:
+    def _an_amount(cls, budget: Any) -> Any:
         if isinstance(budget, str):
             bytes_of(budget)
-        elif budget is not None and budget < 1:
-            raise ValueError("has to be 1 or more samples, or bytes as in '40 kB'")
+        elif budget is not None and not (type(budget) is int and 1 <= budget <= MOST):
+            raise ValueError(f"has to be 1 or more samples, or bytes as in '40 kB', not {shown(budget)}")
         return budget
 
     @model_validator(mode="after")
@@ -299,22 +333,10 @@ UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 def bytes_of(amount: str) -> int:
     """The bytes of `40 kB`; raises `ValueError` for what is no amount."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(B|kB|MB|GB)", amount.strip())
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(B|kB|MB|GB)", amount.strip())
     if found is None or float(found[1]) == 0:
-        raise ValueError(f"{amount!r} is no amount: a number with B, kB, MB or GB, as in '40 kB'")
+        raise ValueError(f"{shown(amount)} is no amount: a number with B, kB, MB or GB, as in '40 kB'")
     return round(float(found[1]) * UNITS[found[2]])
-
-
-def method_name(name: str) -> str:
-    """The canonical name of a method (`mean-IMM` is `mean_imm`).
-
-    Raises `ValueError` where there is no such method.
-    """
-    canonical = name.strip().lower().replace("-", "_")
-    known = names_in("methods")
-    if canonical not in known:
-        raise ValueError(f"unknown method {name!r}; {closest(canonical, known)}")
-    return canonical
 
 
 def read(
@@ -323,168 +345,68 @@ def read(
     methods: Iterable[str] | None = None,
     seeds: Iterable[int] | None = None,
 ) -> Params:
-    """Read and check params.yaml, with `key.path=value` overrides (YAML values) laid over it.
+    """Read and check params.yaml, with `key.path=value` overrides laid over it.
 
-    `methods` and `seeds` replace what the file names; such a method has the knobs it has under `methods` or `others`
+    A key of text takes its value as it stands, one of numbers as decimals, one of lists `[a, b]`.
+
+    `methods` and `seeds` replace what the file names; each method has the knobs it has under `methods` or `others`
     (methods that are run only when named), else those it declares. `methods: all` names every one there is, those that
     cannot be run in the scenario to be left out. A file with `extends: OTHER.yaml` is laid over that one, found from
-    where it is itself. Raises `UserError` naming the file, the key, and what would do.
+    where it is itself. Raises `UserError` naming the file or the option, the key, and what would do.
     """
-    tree, laid = _tree(path), {}
-    named = tree.get("methods")
-    for override in overrides:
-        _lay_over(tree, override)
-        laid[override.partition("=")[0].strip()] = f"--set {override}"
-    others = _others(tree, path)
-    if tree.get("methods") == "all":
-        knobs = _merged(others, named) if isinstance(named, dict) else others
-        tree["methods"] = {**dict.fromkeys(names_in("methods")), **knobs}
-        if "unable" not in (tree.get("scenario") or {}):
-            _lay_over(tree, "scenario.unable=leave-out")
-    if methods is not None:
-        given = tree.get("methods") or {}
-        if not isinstance(given, dict):
-            raise UserError(f"{path}: methods: has to be a mapping from a method's name to its knobs")
-        given = _merged(others, given)
-        tree["methods"] = {}
-        for name in methods:
-            try:
-                canonical = method_name(name)
-            except ValueError as error:
-                raise UserError(f"--methods: {error}") from None
-            tree["methods"][canonical] = next(
-                (k for n, k in given.items() if str(n).lower().replace("-", "_") == canonical), {}
-            )
+    layers = Layers(path)
+    for given in overrides:
+        layers.override(given, text_only(Params, path_of(given)), label_of(given))
+    if layers.everything and methods is None and "unable" not in (layers.tree.get("scenario") or {}):
+        layers.override("scenario.unable=leave-out", True, label="methods: all")
+    layers.choose(methods)
     if seeds is not None:
-        tree["seeds"], laid["seeds"] = list(seeds), "--seeds"
-    return validate(tree, str(path), laid)
-
-
-def _others(tree: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Take out what the file says of methods that are run only when named."""
-    others = tree.pop("others", None) or {}
-    if not isinstance(others, dict):
-        raise UserError(f"{path}: others: has to be a mapping from a method's name to its knobs")
-    try:
-        return {method_name(str(name)): knobs for name, knobs in others.items()}
-    except ValueError as error:
-        raise UserError(f"{path}: others: {error}") from None
-
-
-def _tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The file's mapping, laid over the one it extends; `below` are those that extend it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.yaml")], n=1)
-        remedy = f"did you mean {path.parent / near[0]}?" if near else "give a params file with --params"
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    try:
-        tree = yaml.load(text, _StrictLoader) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {_fault(error)}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: has to be a mapping of sections (benchmark, model, training, ...)")
-    base = tree.pop("extends", None)
-    if base is None:
-        return tree
-    below = (*below, path.resolve())
-    if not isinstance(base, str) or (path.parent / base).resolve() in below:
-        raise UserError(f"{path}: extends: has to be the name of a file, seen from this one, that does not extend it")
-    under = _tree(path.parent / base, below)
-    if tree.get("methods") == "all" and isinstance(under.get("methods"), dict):  # whose knobs go on to hold
-        under["others"] = _merged(under.get("others") or {}, under.pop("methods"))
-    return _merged(under, tree)
-
-
-def _fault(error: yaml.YAMLError) -> str:
-    """What is wrong with a text, and where, on one line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
-
-
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, key by key down to what is no mapping."""
-    both = {key: _merged(base[key], over[key]) for key in base.keys() & over.keys() if _mappings(base[key], over[key])}
-    return {**base, **over, **both}
-
-
-def _mappings(*values: Any) -> bool:
-    return all(isinstance(value, dict) for value in values)
+        layers.tree["seeds"], layers.laid["seeds"] = list(seeds), "--seeds"
+    return validate(layers.tree, str(path), layers.laid)
 
 
 def validate(tree: dict[str, Any], source: str, laid: Mapping[str, str] = MappingProxyType({})) -> Params:
     """Check a parsed params.yaml; raises `UserError` with one sentence a fault, naming its source and the key.
 
-    That is `source`, or for what was laid over it, by key, the option that did so.
+    That is `source`, or for what was laid over it, by key, the option or the file that did so.
     """
+    origin = Origin(source, laid)
     try:
-        return Params.model_validate(tree)
+        params = Params.model_validate(settled(tree, Params))
+    except Unclear as error:
+        place = origin.written(".".join(error.place))
+        raise UserError(f"{origin.of(place)}: {brief(place)}: {error}") from None
     except ValidationError as error:
         faults: dict[str, dict[str, None]] = {}
         for fault in error.errors():
-            place = "".join(f"{part}." for part in fault["loc"])
-            given = [laid[key] for key in laid if place.startswith(f"{key}.") or f"{key}.".startswith(place)]
-            faults.setdefault(given[-1] if place and given else source, {})[_sentence(fault)] = None
+            place = origin.written(".".join(str(part) for part in fault["loc"]))
+            faults.setdefault(origin.of(place), {})[_sentence(place, fault)] = None
         raise UserError("; ".join(f"{where}: {'; '.join(found)}" for where, found in faults.items())) from None
+    params._origin = origin
+    return params
 
 
-WORDS = {"too_short": "has to hold at least 1", "model_type": "has to be a section with keys of its own"}
+WORDS = {
+    "too_short": "has to hold at least 1",
+    "model_type": "has to be a section with keys of its own",
+    "int_type": "has to be an integer, in decimal digits",
+    "float_type": "has to be a number, as 0.1 or 1e-3",
+    "bool_type": "has to be true or false",
+    "string_type": "has to be text",
+    "list_type": "has to be a list, as [1, 2]",
+    "dict_type": "has to be a mapping, as {strength: 1.0}",
+}
 """What pydantic says less plainly, by the type of its fault."""
 
 
-def _sentence(fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
+def _sentence(place: str, fault: Any) -> str:
+    key = brief(place)
     if fault["type"] == "extra_forbidden":
         section: Any = Params
         for part in fault["loc"][:-1]:
-            section = section.model_fields[part].annotation
+            section = below(section, part)
         return f"{key}: unknown key; {closest(str(fault['loc'][-1]), section.model_fields)}"
     message = WORDS.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
-    given = "" if fault["type"] in {"value_error", "missing"} else f", not {fault['input']!r}"
-    return f"{key}: {message}{given}" if key else message
-
-
-def _lay_over(tree: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {override}: has to read key.path=value, for instance training.epochs=10")
-    *parents, leaf = key.strip().split(".")
-    for depth, name in enumerate(parents):
-        below = tree.setdefault(name, {})
-        if below is None:
-            below = tree[name] = {}
-        if not isinstance(below, dict):
-            raise UserError(f"--set {override}: {'.'.join(parents[: depth + 1])} is a value, not a section")
-        tree = below
-    try:
-        tree[leaf] = yaml.load(value, _StrictLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: not a YAML value: {_fault(error)}") from None
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML 1.1 as everybody expects it: `1e-3` is a number, and a key given twice is an error."""
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    mapping: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str | int | float | bool | None):
-            raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
-        if key in mapping:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
-        mapping[key] = loader.construct_object(value_node, deep=True)
-    return mapping
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_StrictLoader.add_implicit_resolver(  # PyYAML reads 1e-3 as a string
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+    if fault["type"] in {"value_error", "missing"} or place in SECRETS:
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message}, not {shown(fault['input'])}"

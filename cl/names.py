@@ -1,0 +1,38 @@
+"""The names a user may give: of methods, of benchmarks, and what a misspelled one was meant to be."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+from cl.errors import shown
+
+PACKAGE = Path(__file__).parent
+
+
+def names_in(folder: str) -> list[str]:
+    """The public module names of a room of this package: one method, or one benchmark, is one file."""
+    return sorted(p.stem for p in (PACKAGE / folder).glob("*.py") if not p.stem.startswith("_"))
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """`did you mean X?` where a known name is near, else the known names."""
+    spelled = {_spelling(k): k for k in known}
+    near = difflib.get_close_matches(_spelling(name[:100]), spelled, n=1)
+    return f"did you mean {spelled[near[0]]!r}?" if near else f"known: {', '.join(spelled.values())}"
+
+
+def _spelling(name: str) -> str:
+    return name.strip().lower().replace("-", "_")
+
+
+def method_name(name: str) -> str:
+    """The canonical name of a method (`mean-IMM` is `mean_imm`).
+
+    Raises `ValueError` where there is no such method.
+    """
+    known = names_in("methods")
+    if _spelling(name) not in known:
+        raise ValueError(f"unknown method {shown(name)}; {closest(name, known)}")
+    return _spelling(name)
