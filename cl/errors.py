@@ -19,9 +19,9 @@ def shown(value: object) -> str:
     return brief(repr(value))
 
 
-def brief(text: str) -> str:
+def brief(text: str, longest: int = LONGEST) -> str:
     """A text as a message shows it, without quotes; as `shown`."""
     text = re.sub(r"://.*", "://***", text, flags=re.DOTALL)
-    if len(text) > LONGEST:
-        text = f"{text[:LONGEST]}... ({len(text)} characters)"
+    if len(text) > longest:
+        text = f"{text[:longest]}... ({len(text)} characters)"
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -16,7 +16,9 @@ from pydantic import BaseModel
 from cl.yaml12 import NULLS, Plain, odd
 
 TRUTHS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-WHOLE = re.compile(r"[-+]?[0-9]{1,4000}")  # Python makes no number of more than 4300 digits
+WHOLE = re.compile(r"[-+]?[0-9]+")
+MOST_DIGITS = 4000
+"""Python makes no number of more than 4300."""
 NUMBER = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
@@ -73,6 +75,9 @@ def settled(tree: Any, annotation: Any, place: Place = ()) -> Any:
     Raises `Unclear`.
     """
     if isinstance(tree, dict):
+        for key in tree:
+            if (what := odd(key)) is not None:
+                raise Unclear((*place, key), f"a key has to be text without {what}")
         return {key: settled(value, below(annotation, key), (*place, key)) for key, value in tree.items()}
     if isinstance(tree, list):
         return [settled(value, below(annotation, None), (*place, str(i))) for i, value in enumerate(tree)]
@@ -92,7 +97,7 @@ def _meant(text: Plain, wanted: Collection[Any], place: Place) -> Any:
     if bool in wanted and word in TRUTHS:
         return TRUTHS[word]
     if int in wanted and WHOLE.fullmatch(word):
-        return int(word)
+        return int(word) if len(word) <= MOST_DIGITS else word
     if float in wanted and NUMBER.fullmatch(word):
         return float(word.lower().replace(".inf", "inf").replace(".nan", "nan"))
     if str in wanted:

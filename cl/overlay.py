@@ -15,11 +15,12 @@ from typing import Any
 
 from cl.errors import UserError, brief
 from cl.names import method_name, names_in
-from cl.yaml12 import Plain, empty, load, odd, parse
+from cl.yaml12 import Plain, empty, load, named, odd, parse
 
 LONGEST_CHAIN = 20
 SECRETS = ("tracking.uri", "execution.address")
 """Keys whose values may hold a password, so no message shows them."""
+DEEPEST_KEY = 10
 
 
 @dataclass(frozen=True)
@@ -52,21 +53,23 @@ class Layers:
         self.everything = False
         """Whether every method is meant (`methods: all`), not just those that are named."""
         for file, tree in reversed(_chain(path)):
-            _canonical(tree, str(file))
+            _canonical(tree, named(file))
             if "methods" in tree:
                 self.everything = False
             if tree.get("methods") == "all":
                 del tree["methods"]
                 self.all_methods()
             self.tree = merged(self.tree, tree)
-            self.laid |= dict.fromkeys(_leaves(tree), str(file))
+            self.laid |= dict.fromkeys(_leaves(tree), named(file))
 
     def all_methods(self) -> None:
         """Every method there is, each with the knobs it has had so far."""
         self.everything = True
-        named, others = self.tree.pop("methods", {}), self.tree.get("others") or {}
-        if isinstance(named, dict) and isinstance(others, dict):
-            self.tree["others"] = merged(others, named)
+        methods, others = self.tree.pop("methods", {}), self.tree.get("others", {})
+        if empty(others):
+            others = {}
+        if isinstance(methods, dict) and isinstance(others, dict):
+            self.tree["others"] = merged(others, methods)
 
     def override(self, given: str, text_only: bool, label: str) -> None:
         """Lay `key.path=value` over; a key that is `text_only` takes what looks like a list as it stands."""
@@ -101,14 +104,14 @@ class Layers:
         The others stay under `others`, so that what stands there is checked too. Raises `UserError`.
         """
         names = None if methods is None else _spelled(methods)
-        others, named = self.tree.pop("others", {}), self.tree.get("methods", {})
-        others = {} if empty(others) else others
-        if not isinstance(others, dict) or not isinstance(named, dict):
-            self.tree |= {"others": others} if others else {}
+        given, others = self.tree.get("methods", {}), self.tree.get("others", {})
+        if empty(others):
+            others = {}
+        if not isinstance(given, dict) or not isinstance(others, dict):  # which is said when all is checked
             return
-        known = merged(others, named)
+        known = merged(others, given)
         if names is None:
-            names = names_in("methods") if self.everything else list(named)
+            names = names_in("methods") if self.everything else list(given)
         if "methods" in self.tree or names:
             self.tree["methods"] = {name: known.get(name, {}) for name in names}
         self.tree["others"] = {name: knobs for name, knobs in known.items() if name not in names}
@@ -118,7 +121,7 @@ def path_of(given: str) -> list[str]:
     """The parts of the key of `key.path=value`; raises `UserError` where it does not read so."""
     key, equals, _ = given.partition("=")
     parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
+    if not equals or not all(parts) or len(parts) > DEEPEST_KEY:
         raise UserError(f"{label_of(given)}: has to read key.path=value, for instance training.epochs=10")
     return parts
 
@@ -126,7 +129,13 @@ def path_of(given: str) -> list[str]:
 def label_of(given: str) -> str:
     """An override as messages name it."""
     key, equals, value = given.partition("=")
-    return f"--set {brief(key)}{equals}{'***' if key.strip() in SECRETS else brief(value)}"
+    hidden = equals and (secret(key.strip()) or key.strip().startswith("tracking."))  # however uri is misspelled
+    return f"--set {brief(key)}{equals}{'***' if hidden else brief(value)}"
+
+
+def secret(place: str) -> bool:
+    """Whether what stands at a key, above or below it, may hold a password."""
+    return any(f"{a}.".startswith(f"{b}.") for key in SECRETS for a, b in ((key, place), (place, key)) if b)
 
 
 def _value(text: str, text_only: bool, label: str) -> Any:
@@ -211,10 +220,10 @@ def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             return chain
         if not isinstance(base, str) or odd(base) or os.path.realpath(path.parent / base) in resolved:
             raise UserError(
-                f"{path}: extends: has to be the name of a file, seen from this one, that does not extend it"
+                f"{named(path)}: extends: has to be the name of a file, seen from this one, that does not extend it"
             )
         if len(chain) == LONGEST_CHAIN:
-            raise UserError(f"{path}: extends: more than {LONGEST_CHAIN} files on one another")
+            raise UserError(f"{named(path)}: extends: more than {LONGEST_CHAIN} files on one another")
         path = path.parent / base
 
 
@@ -224,10 +233,10 @@ def _mapping(path: Path) -> dict[str, Any]:
     except OSError as error:
         siblings = [other.name for other in path.parent.glob("*.yaml")]
         near = difflib.get_close_matches(path.name, siblings, n=1)
-        remedy = f"did you mean {path.parent / near[0]}?" if near else "give a params file with --params"
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+        remedy = f"did you mean {named(path.parent / near[0])}?" if near else "give a params file with --params"
+        raise UserError(f"{named(path)}: cannot be read ({error.strerror}); {remedy}") from None
     if empty(tree):
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: has to be a mapping of sections (benchmark, model, training, ...)")
+        raise UserError(f"{named(path)}: has to be a mapping of sections (benchmark, model, training, ...)")
     return tree

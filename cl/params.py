@@ -31,7 +31,8 @@ from cl.names import PACKAGE as PACKAGE
 from cl.names import closest as closest
 from cl.names import method_name as method_name
 from cl.names import names_in as names_in
-from cl.overlay import SECRETS, Layers, Origin, label_of, path_of
+from cl.overlay import Layers, Origin, label_of, path_of, secret
+from cl.yaml12 import named
 
 LearningRate = Annotated[float, Field(gt=0, le=100)]
 MOST = 10**9
@@ -362,7 +363,7 @@ def read(
     layers.choose(methods)
     if seeds is not None:
         layers.tree["seeds"], layers.laid["seeds"] = list(seeds), "--seeds"
-    return validate(layers.tree, str(path), layers.laid)
+    return validate(layers.tree, named(path), layers.laid)
 
 
 def validate(tree: dict[str, Any], source: str, laid: Mapping[str, str] = MappingProxyType({})) -> Params:
@@ -378,15 +379,18 @@ def validate(tree: dict[str, Any], source: str, laid: Mapping[str, str] = Mappin
         raise UserError(f"{origin.of(place)}: {brief(place)}: {error}") from None
     except ValidationError as error:
         faults: dict[str, dict[str, None]] = {}
-        for fault in error.errors():
+        for fault in error.errors()[:MOST_FAULTS]:
             place = origin.written(".".join(str(part) for part in fault["loc"]))
             faults.setdefault(origin.of(place), {})[_sentence(place, fault)] = None
-        raise UserError("; ".join(f"{where}: {'; '.join(found)}" for where, found in faults.items())) from None
+        more = f"; and {error.error_count() - MOST_FAULTS} more" if error.error_count() > MOST_FAULTS else ""
+        raise UserError("; ".join(f"{where}: {'; '.join(found)}" for where, found in faults.items()) + more) from None
     params._origin = origin
     return params
 
 
+MOST_FAULTS = 5
 WORDS = {
+    "missing": "is required",
     "too_short": "has to hold at least 1",
     "model_type": "has to be a section with keys of its own",
     "int_type": "has to be an integer, in decimal digits",
@@ -407,6 +411,6 @@ def _sentence(place: str, fault: Any) -> str:
             section = below(section, part)
         return f"{key}: unknown key; {closest(str(fault['loc'][-1]), section.model_fields)}"
     message = WORDS.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
-    if fault["type"] in {"value_error", "missing"} or place in SECRETS:
+    if fault["type"] in {"value_error", "missing"} or secret(place):
         return f"{key}: {message}" if key else message
     return f"{key}: {message}, not {shown(fault['input'])}"

@@ -47,27 +47,34 @@ def odd(text: str) -> str | None:
     return None
 
 
+def named(path: Path) -> str:
+    """A path as messages show it."""
+    return brief(str(path), 300)
+
+
 def load(path: Path) -> Any:
     """What is in a file; raises `UserError` naming the file, the line, and what is wrong there."""
     text = _text(path)
     try:
         return parse(text)
     except ValueError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+        raise UserError(f"{named(path)}: not valid YAML: {error}") from None
 
 
 def _text(path: Path) -> str:
     status = path.stat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # reading a pipe might never end
-        raise UserError(f"{path}: cannot be read: a pipe or a device, no file; save the settings in a file")
+        raise UserError(f"{named(path)}: cannot be read: a pipe or a device, no file; save the settings in a file")
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise UserError(f"{path}: more than {MOST_BYTES // 1_000_000} MB, no params file; give one with --params")
+        raise UserError(
+            f"{named(path)}: more than {MOST_BYTES // 1_000_000} MB, no params file; give one with --params"
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        raise UserError(f"{named(path)}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
 def parse(text: str) -> Any:

@@ -259,9 +259,162 @@ def test_others_are_run_when_named(tmp_path: Path) -> None:
             read(path)
 
 
+def test_one_spelling_of_a_method_everywhere(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("methods: {finetune: {}}\nothers: {Online_EWC: {strength: 400.0, gamma: 0.5}}\n")
+    wanted = {"online_ewc": {"strength": 5, "gamma": 0.5}}
+    for named in ("online-ewc", "online_ewc", "ONLINE-EWC"):
+        for section in ("methods", "others"):
+            for spelled in ("online-ewc", "Online_EWC"):
+                assert dict(read(path, [f"{section}.{spelled}.strength=5"], [named]).methods) == wanted
+    assert read(path, ["methods.online-ewc.strength=5"]).methods == {"finetune": {}, **wanted}
+    assert read(path, ["methods={Online-EWC: {strength: 5}}"]).methods == wanted
+    over = tmp_path / "over.yaml"
+    over.write_text("extends: params.yaml\nmethods: {mean-IMM: {}}\nothers: {online-ewc: {strength: 5}}\n")
+    assert dict(read(over, methods=["online-ewc"]).methods) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        (
+            "methods: {online_ewc: {}, online-ewc: {}}",
+            [],
+            "params.yaml: methods: online_ewc stands twice, as online_ewc",
+        ),
+        ("others: {online_ewc: {}, online-ewc: {}}", [], "params.yaml: others: online_ewc stands twice, as online_ewc"),
+        (
+            "",
+            ["methods={ewc: {}, EWC: {}}"],
+            "--set methods={ewc: {}, EWC: {}}: methods: ewc stands twice, as ewc and EWC",
+        ),
+        (
+            "",
+            ["methods.ewd.strength=3"],
+            "--set methods.ewd.strength=3: methods: unknown method 'ewd'; did you mean 'ewc'?",
+        ),
+        ("", ["others.gs.subsets=3"], "--set others.gs.subsets=3: others: unknown method 'gs'; did you mean 'gss'?"),
+        (
+            "others: {gss: {memroy_budget: 3}}",
+            [],
+            "params.yaml: others.gss.memroy_budget: GSS has no such knob; did you",
+        ),
+        ("others: {gss: {subsets: many}}", [], "params.yaml: others.gss.subsets: has to be of type int, not 'many'"),
+        ("others: {gss: {subsets: 0}}", [], "params.yaml: others.gss.subsets: has to lie in 1 to"),
+        ("others: {gss: 3}", [], "params.yaml: others.gss: has to be a mapping"),
+        ("others: {gss: {subsets: {a: 1}}}", [], "params.yaml: others.gss.subsets: has to be a finite number"),
+        (
+            "",
+            ["others.gss.subets=3"],
+            "--set others.gss.subets=3: others.gss.subets: GSS has no such knob; did you mean",
+        ),
+        ("", ["methods.ewc.Strength=3"], "methods.ewc.Strength: EWC has no such knob; did you mean 'strength'?"),
+        ("", ["methods.ewc.STRENGTH=3"], "did you mean 'strength'?"),
+        ("", ["methods.ebll.code-strength=3"], "did you mean 'code_strength'?"),
+        ("", ["methods.ewc.self=3"], "methods.ewc.self: EWC has no such knob"),
+        ("", [f"methods.ewc.strength={'9' * 400}"], "methods.ewc.strength: has to be a finite number"),
+        ("", ["methods.ewc.strength=null"], "methods.ewc.strength: has to be of type float, not 'null'"),
+    ],
+)
+def test_what_is_wrong_with_methods_is_said_of_where_it_stands(
+    text: str, options: list[str], words: str, tmp_path: Path
+) -> None:
+    message = refused(tmp_path, f"{text}\n" if "methods:" in text else f"{GOOD}{text}\n", overrides=options)
+    assert words in message
+
+
+def test_methods_that_are_not_run_are_checked_too(tmp_path: Path) -> None:
+    text = "methods: {finetune: {}, ewc: {strenght: 1}}\nothers: {gss: {subsets: 2}}\n"
+    with pytest.raises(UserError, match=r"params\.yaml: methods\.ewc\.strenght: EWC has no such knob"):
+        checked(given(tmp_path, text, methods=["finetune"]))
+    with pytest.raises(UserError, match=r"--set methods\.si\.x=1: methods\.si\.x: SI has no such knob"):
+        checked(given(tmp_path, GOOD, ["methods.si.x=1"], ["finetune"]))
+    params = given(tmp_path, text.replace("strenght", "strength"), methods=["finetune"])
+    assert checked(params).methods == {"finetune": {}}
+    assert "others" not in params.model_dump()  # it changes nothing of what is run
+
+
+def test_a_method_has_the_knobs_of_both_sections(tmp_path: Path) -> None:
+    """However it comes to be run."""
+    text = "methods: {finetune: {}}\nothers: {gss: {subsets: 2, together: 4}}\n"
+    wanted = {"subsets": 2, "together": 5}
+    for options in (["methods.gss.together=5"], ["methods={gss: {together: 5}}"], ["others.gss.together=5"]):
+        named = ["gss"] if options[0].startswith("others") else None
+        assert given(tmp_path, text, options, named).methods["gss"] == wanted
+    for options in (["methods=all", "methods.gss.together=5"], ["methods.gss.together=5", "methods=all"]):
+        assert given(tmp_path, text, options).methods["gss"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("", "--set : has to read key.path=value"),
+        ("=", "--set =: has to read key.path=value"),
+        ("a..b=1", "--set a..b=1: has to read key.path=value"),
+        (".a=1", "has to read key.path=value"),
+        (".".join("x" * 1000) + "=3", "has to read key.path=value"),
+        ("training.epochs=", "--set training.epochs=: gives no value; write null for none"),
+        ("methods=3", "--set methods=3: methods: has to be a mapping from a method's name"),
+        ("methods.ewc=3", "--set methods.ewc=3: methods.ewc: has to be a mapping, as {strength: 1.0}, not 3"),
+        ("seeds=5", "--set seeds=5: seeds: has to be a list, as [1, 2], not 5"),
+        ("seeds=0,1", "seeds: has to be a list, as [1, 2], not '0,1'"),
+        ("seeds=[&a [*a]]", "--set seeds=[&a [*a]]: not a YAML value: line 1, column 6: *a stands within"),
+        ("seeds=" + "[" * 1000, "nested more than 20 deep"),
+        ("benchmark=5", "--set benchmark=5: benchmark: has to be a section with keys of its own, not 5"),
+        ("benchmark.order={a: b}", "benchmark.order: has to be a name, or names in brackets"),
+        ("benchmark.path=\udcff", "benchmark.path: has to be text without bytes that are no UTF-8 text"),
+        ("benchmark.\udcff=1", "a key has to be text without bytes that are no UTF-8 text"),
+        ("benchmark.path=a\nb", "benchmark.path: has to be text without the control character '\\n'"),
+        ("benchmark.path=~", "benchmark.path: ~ alone is null in YAML; write null for none, or put it in quotes"),
+        ("training.epochs=" + "9" * 5000, "... (5002 characters)"),
+        ("selection.enabled=yes", "selection.enabled: has to be true or false, not 'yes'"),
+        ("training.momentum=a bit", "training.momentum: has to be a number, as 0.1 or 1e-3, not 'a bit'"),
+    ],
+)
+def test_more_bad_overrides(override: str, words: str, tmp_path: Path) -> None:
+    message = refused(tmp_path, GOOD, overrides=[override])
+    assert words in message
+    assert message.isprintable()
+    assert len(message) < 700
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tracking.uri=http://me:hunter2@host\n",
+        "tracking.uri=me:hunter2@host\x00",
+        "tracking.url=me:hunter2@host",
+        "traking.uri=http://me:hunter2@host/a",
+        "tracking.uri:http://me:hunter2@host",
+        "tracking={uri: hunter2, b: 3}",
+        "tracking=[hunter2]",
+        "execution.address=tcp://me:hunter2@host\n",
+        "execution={address: [hunter2]}",
+    ],
+)
+def test_passwords_are_not_repeated(override: str, tmp_path: Path) -> None:
+    message = refused(tmp_path, GOOD, "--set", overrides=[override])
+    assert "hunter2" not in message
+    for file in ("tracking: {uri: [hunter2]}\n", "tracking: [hunter2]\n", "execution: {address: {a: hunter2}}\n"):
+        assert "hunter2" not in refused(tmp_path, file + GOOD)
+
+
+def test_a_fault_in_a_file_that_is_extended_is_said_of_that_file(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("training: {epochs: 0, batch_size: 0}\nothers: {gss: {subets: 3}}\n")
+    over = tmp_path / "over.yaml"
+    over.write_text(f"extends: base.yaml\ntraining: {{batch_size: -1}}\n{GOOD}")
+    with pytest.raises(UserError) as caught:
+        read(over)
+    assert f"{tmp_path / 'base.yaml'}: training.epochs: " in str(caught.value)
+    assert f"{over}: training.batch_size: " in str(caught.value)
+    with pytest.raises(UserError, match=r"base\.yaml: others\.gss\.subets: "):
+        checked(read(over, ["training.epochs=1", "training.batch_size=1"]))
+
+
 def test_closest() -> None:
     assert closest("sedes", ["seeds", "model"]) == "did you mean 'seeds'?"
     assert closest("x", ["seeds", "model"]) == "known: seeds, model"
+    assert closest("SEEDS", ["seeds", "model"]) == "did you mean 'seeds'?"
 
 
 def test_a_file_may_extend_another(tmp_path: Path) -> None:
