@@ -68,6 +68,8 @@ def line_of(done: Done, *words: str, before: dict[str, bytes], out: Path) -> str
         ("benchmark.tasks", ["key.path=value"]),
         ("execution.device=tpu", ["execution.device", "'auto'", "'tpu'"]),
         ("methods.ewc2={}", ["unknown method 'ewc2'", "'ewc'"]),
+        ("training.epochs=1:10", ["training.epochs", "integer", "'1:10'"]),
+        ("benchmark.path=/photos/\udcff", ["benchmark.path", "no UTF-8 text"]),
     ],
 )
 def test_settings(given: str, words: list[str], out: Path, refused: Callable[..., str]) -> None:
@@ -86,7 +88,9 @@ def test_every_command_checks_its_settings(module: str, out: Path, refused: Call
         (["--seeds", "0,one"], ["--seeds", "0,one", "whole numbers"]),
         (["--methods", ""], ["--methods", "names nothing"]),
         (["--methods", "ewc", "--seeds", ","], ["--seeds", "names nothing"]),
+        (["--seeds", "1,,2"], ["--seeds 1,,2", "comma"]),
         (["--params", "nowhere.yaml"], ["nowhere.yaml", "--params"]),
+        (["--params", "/dev/zero"], ["/dev/zero", "no file"]),
     ],
 )
 def test_options(given: list[str], words: list[str], out: Path, refused: Callable[..., str]) -> None:
@@ -99,6 +103,7 @@ def test_options(given: list[str], words: list[str], out: Path, refused: Callabl
         ("methods.ewc.strenth=1", ["methods.ewc.strenth", "strength"]),
         ("methods.ewc.strength=-1", ["methods.ewc.strength", "-1"]),
         ("methods.ewc.estimator=guess", ["methods.ewc.estimator", "guess", "per-sample"]),
+        ("others.gss.subets=3", ["--set others.gss.subets=3", "'subsets'"]),
     ],
 )
 def test_knobs(given: str, words: list[str], out: Path, refused: Callable[..., str]) -> None:
@@ -116,6 +121,8 @@ def test_every_command_that_learns_checks_its_knobs(module: str, out: Path, refu
         ("methods: {ewc: {}\nseeds: [0]\n", ["not valid YAML", "line 2"]),
         ("seeds: [0]\nseeds: [1]\nmethods: {ewc: {}}\n", ["'seeds'", "twice"]),
         ("- ewc\n", ["mapping of sections"]),
+        ("seeds: &a [*a]\n", ["line 1", "*a stands within"]),
+        ("training: {epochs: !!int abc}\n", ["line 1", "!!int"]),
         ("seeds: [0]\n", ["methods"]),
         ("", ["methods"]),
     ],
