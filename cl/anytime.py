@@ -119,6 +119,8 @@ def main() -> int:
     parser = cli.parser("cl.anytime", main.__doc__)
     parser.add_argument("--every", type=int, default=10, metavar="STEPS", help="from one look to the next; default: 10")
     given = parser.parse_args()
+    if given.every < 1:
+        raise UserError(f"--every {given.every}: has to be 1 or more steps")
     params = checked(cli.params_of(given))
     print(f"{'unit':24} {'average':>8} {'worst case':>11} {'minimum':>8} {'largest drop':>13}")
     for unit in units_of(params):

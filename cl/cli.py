@@ -34,17 +34,25 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
 
 def params_of(given: argparse.Namespace) -> Params:
     """The checked params of the given options; raises `UserError`."""
-    methods, given_seeds = _listed("--methods", given.methods), _listed("--seeds", given.seeds)
+    methods = listed("--methods", given.methods)
     overrides = list(given.overrides)
     if methods == ["all"]:
         methods = names_in("methods")
         overrides.insert(0, "scenario.unable=leave-out")
-    if given_seeds is not None and not all(WHOLE.fullmatch(seed) and len(seed) < 100 for seed in given_seeds):
-        raise UserError(f"--seeds {brief(given.seeds)}: has to be whole numbers with commas between, as 0,1,2")
-    return read(given.params, overrides, methods, None if given_seeds is None else [int(seed) for seed in given_seeds])
+    return read(given.params, overrides, methods, seeds_of(given.seeds))
 
 
-def _listed(option: str, text: str | None) -> list[str] | None:
+def seeds_of(text: str | None) -> list[int] | None:
+    """The seeds that `--seeds` names; raises `UserError`."""
+    seeds = listed("--seeds", text)
+    if seeds is None:
+        return None
+    if not all(WHOLE.fullmatch(seed) and len(seed) < 100 for seed in seeds):
+        raise UserError(f"--seeds {brief(text or '')}: has to be whole numbers with commas between, as 0,1,2")
+    return [int(seed) for seed in seeds]
+
+
+def listed(option: str, text: str | None) -> list[str] | None:
     """What stands between commas; an option that names nothing, as an unset variable does, is no wish for the default.
 
     Raises `UserError` for such a one, and for nothing between two commas.

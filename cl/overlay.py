@@ -103,7 +103,7 @@ class Layers:
 
         The others stay under `others`, so that what stands there is checked too. Raises `UserError`.
         """
-        names = None if methods is None else _spelled(methods)
+        names = None if methods is None else spelled_methods(methods)
         given, others = self.tree.get("methods", {}), self.tree.get("others", {})
         if empty(others):
             others = {}
@@ -186,7 +186,8 @@ def _canonical(tree: dict[str, Any], source: str) -> None:
         tree[section] = {canonical: found[name] for canonical, name in spelled.items()}
 
 
-def _spelled(methods: Iterable[str]) -> list[str]:
+def spelled_methods(methods: Iterable[str]) -> list[str]:
+    """The names that `--methods` gives, in the one spelling; raises `UserError`."""
     found: list[str] = []
     for name in methods:
         try:
