@@ -87,3 +87,9 @@ def test_what_was_not_learned_cannot_be_seen_again(prepared: dict[int, Path], tm
 
 def test_joint_training_has_no_in_between(prepared: dict[int, Path], tmp_path: Path) -> None:
     assert anytime.traced(params_for("joint"), UnitOfWork("joint", 0), output(tmp_path, prepared[2]), 1) is None
+
+
+def test_looks_that_never_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["cl.anytime", "--every", "0"])
+    with pytest.raises(UserError, match="--every 0: has to be 1 or more"):
+        anytime.main()
