@@ -17,8 +17,10 @@ from typing import Any
 
 from benchmarks.switches import results_of
 from cl import cli
+from cl.errors import UserError
 from cl.files import write_json
 from cl.method import Value
+from cl.overlay import spelled_methods
 
 ELSEWHERE = ("benchmark.seed=1", "benchmark.tasks=5")
 SEEDS = "10,11,12"
@@ -57,7 +59,10 @@ def main() -> int:
     parser.set_defaults(out=Path("out/knobs"), seeds=SEEDS)
     given = parser.parse_args()
     given.overrides = [*ELSEWHERE, *given.overrides]
-    chosen = given.methods.split(",") if given.methods else list(CANDIDATES)
+    named = cli.listed("--methods", given.methods)
+    chosen = list(CANDIDATES) if named is None or named == ["all"] else spelled_methods(named)
+    if strange := [name for name in chosen if name not in CANDIDATES]:
+        raise UserError(f"--methods: there are no candidates for {', '.join(strange)}; known: {', '.join(CANDIDATES)}")
     found = []
     for method in chosen:
         for knobs in CANDIDATES[method]:
