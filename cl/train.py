@@ -17,6 +17,10 @@ from cl.method import Method, accuracy
 from cl.nets import Dropout
 from cl.rng import Key, generator
 
+LIMIT = 1e4
+"""Loss and penalty of a training that diverges pass this on their way to infinity, also where a lower learning rate
+catches them before they are there. The survey's code gives up EWC, SI and MAS at this number too."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -30,7 +34,7 @@ class Fit:
     step_seconds: float
     """Processor time spent in training steps (drawing a batch, forward, backward, update), in seconds."""
     diverged: bool = False
-    """A loss or a weight was not finite after an epoch."""
+    """Loss, penalty or weights had no bounds, or no numbers, after an epoch."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,9 @@ def fit(
     `patience.stop_after` training ends. Ties are no improvement, and an epoch at accuracy 0 is never the best; where no
     epoch is, the model goes back to where it started, at accuracy 0.
 
-    A loss or a weight that is not finite after an epoch ends the training as diverged. The model is then that of the
-    best epoch before, but the accuracy is 0: what a training without stability reached on its way out is no result.
+    A training has diverged where after an epoch a weight is not finite, or loss and penalty together are not, or stand
+    more than `LIMIT` above where they began. It ends there. The model is then that of the best epoch before, but the
+    accuracy is 0: what a training without stability reached on its way out is no result.
 
     Args:
         method: attached to its network; its hooks are called as `cl.method` says.
@@ -90,8 +95,8 @@ def fit(
         learning_rate: to start with.
         epochs: at most so many; default `training.epochs`.
         may_stay: the model as it stands competes with the epochs.
-        keep: last: all epochs are run and the last is kept, or, where one ends with what is not finite, the model as it
-            was; no validation data are looked at.
+        keep: last: all epochs are run and the last is kept, or, where the training diverges, the model as it was; no
+            validation data are looked at.
         watch: called after every step with how many there were; may look at the method, and change nothing.
     """
     training = method.training
@@ -106,6 +111,7 @@ def fit(
     method.data = data
     method.steps_per_epoch = -(-len(data.train) // training.batch_size)
     stale = steps = epoch = 0
+    loss = penalty = began = None
     step_seconds = 0.0
     for epoch in range(epochs or training.epochs):
         if stale > patience.stop_after:
@@ -115,7 +121,6 @@ def fit(
                 group["lr"] *= patience.factor
         method.net.train()
         method.epoch, method.step = epoch, 0
-        loss = None
         started = time.process_time()
         order = torch.randperm(len(data.train), generator=generator(*key, epoch))
         augment = Augment(changes, generator(*key, "augmentation", epoch)) if changes.active else None
@@ -131,6 +136,8 @@ def fit(
             penalty = method.penalty()
             if penalty is not None:
                 penalty.backward()
+            if began is None:
+                began = _sum(loss, penalty)
             optimizer.step()
             method.on_step(x, y, t)
             method.step += 1
@@ -140,7 +147,9 @@ def fit(
         step_seconds += time.process_time() - started
         steps += method.step
         assert loss is not None
-        if not torch.isfinite(loss.detach() + torch.stack(torch._foreach_norm(parameters)).sum()):
+        assert began is not None
+        weights = torch.stack(torch._foreach_norm(parameters)).sum()
+        if not (weights.isfinite() & (_sum(loss, penalty) - began <= LIMIT)):
             epoch += 1
             diverged = True
             break
@@ -156,3 +165,7 @@ def fit(
     if keep == "best" or diverged:
         best.restore(method)
     return Fit(0.0 if diverged else best_accuracy, epoch, steps, step_seconds, diverged)
+
+
+def _sum(loss: Tensor, penalty: Tensor | None) -> Tensor:
+    return loss.detach() if penalty is None else loss.detach() + penalty.detach()

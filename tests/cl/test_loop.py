@@ -164,6 +164,19 @@ def test_model_without_numbers_is_never_the_best() -> None:
     assert all(bool(torch.isfinite(p).all()) for p in learner.net.parameters())
 
 
+@pytest.mark.parametrize(("growth", "diverged"), [(0.0, False), (9e3, False), (1.1e4, True), (float("inf"), True)])
+def test_a_penalty_without_bounds_is_divergence(growth: float, diverged: bool) -> None:
+    """Counted from where it began: a divergence of many weights from their prior is large, and no fault."""
+
+    class Growing(Finetune):
+        def penalty(self) -> Tensor:
+            height = 1e6 + (growth if self.epoch == 1 else 0.0)
+            return 0 * self.net.heads[0].weight.sum() + height
+
+    found, _ = trained(Growing(), epochs=4)
+    assert (found.diverged, found.epochs) == ((True, 2) if diverged else (False, 4))
+
+
 def test_hooks_come_in_order_and_see_what_they_are_promised() -> None:
     called: list[str] = []
 
