@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImagePalette, TiffImagePlugin, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """Still pictures only: some other readers of Pillow start programs (EPS) or fetch parts from elsewhere."""
@@ -42,6 +42,15 @@ TURNS = {
 
 ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 """Where Pillow may find an orientation; that of a TIFF it has applied already."""
+TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""What a TIFF begins with."""
+WHITE_IS_ZERO, UNSIGNED, APART, NO_SUBSAMPLING, CMYK_INKS = 0, 1, 2, (1, 1), 1
+"""Of the tags PhotometricInterpretation, SampleFormat, PlanarConfiguration, YCbCrSubSampling, InkSet (TIFF 6.0)."""
+WHOLE_RANGE = (0, 255, 128, 255, 128, 255)
+"""ReferenceBlackWhite of YCbCr whose samples use all 8 bits."""
+PNG_DEPTH = 24
+"""Where in a PNG its bits a sample stand."""
+NO_WHITE = "signed, floating-point or 32-bit samples, of which nobody knows the white; save it with 8 or 16 bits"
 Place = tuple[int, int, int]
 """Of a member of a zip archive that is not packed: where it begins, how many bytes it has, and their CRC-32."""
 
@@ -78,6 +87,7 @@ def decode(path: str, size: int, archive: Archive | None = None, keep: float = 1
         if keep * min(image.size) >= 4 * size:
             # A JPEG can be decoded at a half, a quarter or an eighth; twice the side wanted is left to scale down.
             image.draft(None, (round(2 * size / keep),) * 2)
+        _mend_or_refuse(image, data)
         image.load()
         return middle_square(image, size, keep).tobytes("raw", "RGB;L")
     except BadImage:
@@ -85,7 +95,8 @@ def decode(path: str, size: int, archive: Archive | None = None, keep: float = 1
     except MemoryError:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), path) from None
     except UnidentifiedImageError:
-        raise BadImage("not a picture of a known format") from None
+        known = "a TIFF of a kind that cannot be read (its bits, colours or compression)"
+        raise BadImage(known if data.startswith(TIFFS) else "not a picture of a known format") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(f"more than {Image.MAX_IMAGE_PIXELS} pixels") from None
     except Exception as error:  # Pillow's decoders meet damaged bytes with whatever their arithmetic runs into
@@ -137,15 +148,67 @@ def middle_square(image: Image.Image, size: int, keep: float = 1.0) -> Image.Ima
     return square if turn is None else square.transpose(turn)
 
 
+def _mend_or_refuse(image: Image.Image, data: bytes) -> None:
+    """Mend, before the pixels are read, what Pillow takes amiss; raises `BadImage` for what it would read wrongly."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiff(image)
+        colours = image.tag_v2.get(ExifTags.Base.ColorMap, ())
+        if image.mode in ("P", "PA") and max(colours) < 256:  # by old programs, of 8 bits where the standard has 16
+            image.palette = ImagePalette.raw("RGB;L", bytes(colours))
+    elif image.format == "PNG" and image.mode != "P" and "transparency" in image.info:
+        depth = data[PNG_DEPTH]
+        if depth == 16:
+            raise BadImage("one colour of 16 bits stands for what is transparent; save it with an alpha channel")
+        if image.mode == "L":  # whose samples Pillow spreads over 8 bits, but not the one that is transparent
+            image.info["transparency"] = image.info["transparency"] * 255 // (2**depth - 1)
+    elif image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        raise BadImage("CMYK without Adobe's mark, so that nobody knows which end is ink; save it as RGB")
+
+
+def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+    tags, packed = image.tag_v2, image.info["compression"] != "raw"
+    if ExifTags.Base.PhotometricInterpretation not in tags:
+        raise BadImage("a TIFF that does not say whether 0 is black or white")
+    if set(tags.get(ExifTags.Base.SampleFormat, ())) - {UNSIGNED}:
+        raise BadImage(NO_WHITE)
+    extra = ExifTags.Base.ExtraSamples in tags
+    if tags.get(ExifTags.Base.PlanarConfiguration) == APART and tags.get(ExifTags.Base.SamplesPerPixel, 1) > 1:
+        readable = image.mode in ("RGB", "CMYK") or (image.mode == "RGBA" and extra)
+        if not readable or not (packed or set(tags[ExifTags.Base.BitsPerSample]) == {8}):
+            raise BadImage("a TIFF with each channel apart; save it with the channels of a pixel together")
+    if image.mode == "YCbCr" and (  # not packed, as libtiff makes RGB of those
+        tags.get(ExifTags.Base.YCbCrSubSampling) != NO_SUBSAMPLING
+        or tuple(tags.get(ExifTags.Base.ReferenceBlackWhite, WHOLE_RANGE)) != WHOLE_RANGE
+    ):
+        raise BadImage("YCbCr neither packed nor whole; save it as RGB")
+    if image.mode == "CMYK" and tags.get(ExifTags.Base.InkSet, CMYK_INKS) != CMYK_INKS:
+        raise BadImage("inks that are not CMYK; save it as RGB")
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     """The image in a mode that can be scaled: L, RGB, CMYK, or RGBA where it knows transparency."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return image.convert("I").point(lambda sample: sample * (1 / 256)).convert("L")
+        return _upper_bits(image)
     if image.mode in ("I", "F"):
-        raise BadImage("32-bit samples, of which nobody knows the white; save it with 8 or 16 bits")
+        raise BadImage(NO_WHITE)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema()[1] == 0:
+        return image.convert("RGB")  # written without alpha: no program shows it as transparent everywhere
     if image.has_transparency_data:
         return image.convert("RGBA")
     return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+
+
+def _upper_bits(image: Image.Image) -> Image.Image:
+    """The upper 8 of up to 16 bits. Pillow brings those of PNG, PPM and JPEG 2000 to 16, not those of a TIFF."""
+    scale, offset = 1 / 256, 0.0
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = image.tag_v2[ExifTags.Base.BitsPerSample][0]
+        scale = 2.0 ** (8 - bits)
+        if image.tag_v2[ExifTags.Base.PhotometricInterpretation] == WHITE_IS_ZERO:
+            scale, offset = -scale, (2**bits - 1) * scale
+    return image.convert("I").point(lambda sample: sample * scale + offset).convert("L")
 
 
 def _orientation(image: Image.Image) -> int:
