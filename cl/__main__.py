@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from cl import cli
-from cl.data.prepare import prepare
+from cl.data.prepare import check_prepared, prepare
 from cl.errors import UserError
 from cl.live import shown
 from cl.metrics import interval
@@ -23,6 +23,7 @@ def run(params: Params, out: Path) -> dict[str, str]:
     check_out(out)
     params = checked(params)
     prepare(params.benchmark, cli.RAW, out / "prepared", say=_say)
+    check_prepared(params, out / "prepared")
     units = units_of(params)
     with shown(units, _say) as hear:
         failures = run_all(params, out, units, hear)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cl import checkpoint
 from cl.data import Sequence, Task, joined
+from cl.data.prepare import one_label_space
 from cl.errors import UserError
 from cl.files import DamagedCheckpoint, ForeignCheckpoint, read_json, write_json
 from cl.keys import chain_key
@@ -131,7 +132,7 @@ class Learner:
         )
         self.method = make(method, self.knobs)
         if params.scenario.name == "domain":
-            one_label_space(sequence)
+            one_label_space({task.name: task.classes for task in sequence.tasks}, sequence.labels)
         net = build(params.model, sequence.input_shape, generator(seed, "network"))
         load_weights(net.backbone, params.model)
         self.method.net = self.method.wrap(net).to(device)
@@ -714,13 +715,3 @@ def within_budget(name: str, method: Method, budget: int | str | None, sequence:
     if count < 1:
         raise UserError(f"memory_budget: {budget} hold no sample of {name}, of {each} bytes each; raise it")
     return {"memory_budget": count}
-
-
-def one_label_space(sequence: Sequence) -> None:
-    """Raises `UserError` unless all tasks have as many classes."""
-    counts = {task.name: len(task.classes) for task in sequence.tasks}
-    if len(set(counts.values())) > 1:
-        raise UserError(
-            "scenario.name: domain-incremental tasks share their classes, so have as many: "
-            f"{', '.join(f'{name} has {count}' for name, count in counts.items())}; use task or class"
-        )

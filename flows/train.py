@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cl import cli
-from cl.data.prepare import read_manifest
+from cl.data.prepare import check_prepared
 from cl.errors import UserError
 from cl.keys import unit_folder
 from cl.live import shown
@@ -32,7 +32,7 @@ def train(params: Params, out: Path, prefect: Plain, tags: Mapping[str, str] | N
     Raises `UnitsFailed` when all others are through.
     """
     check_out(out)
-    read_manifest(out / "prepared")
+    check_prepared(params, out / "prepared")
     name = ", ".join(params.methods) if len(params.methods) <= 3 else f"{len(params.methods)} methods"
     labels = [params.benchmark.name, *params.methods]
     units = units_of(params)

@@ -132,6 +132,8 @@ def _fetch_one(remote: Remote, path: Path, say: Say | None) -> None:
     finally:
         validator.unlink(missing_ok=True)
     part.rename(path)
+    if remote.md5 is not None:
+        _remember(path, remote.md5)  # anew: to be renamed is a change of the file
     return None
 
 
@@ -244,13 +246,11 @@ def _memo(path: Path) -> Path:
 
 
 def _md5(path: Path, say: Say | None) -> str:
-    status = path.stat()
-    key = {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
-    known = read_json(_memo(path))
-    if isinstance(known, dict) and {name: known.get(name) for name in key} == key and "md5" in known:
+    state, known = _state(path), read_json(_memo(path))
+    if isinstance(known, dict) and {name: known.get(name) for name in state} == state and "md5" in known:
         return str(known["md5"])
     hasher = hashlib.md5(usedforsecurity=False)
-    progress = Progress(f"checking {path.name}", status.st_size, say)
+    progress = Progress(f"checking {path.name}", state["bytes"], say)
     try:
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
@@ -258,6 +258,22 @@ def _md5(path: Path, say: Say | None) -> str:
                 progress.at(file.tell())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    with contextlib.suppress(OSError):  # a folder that may only be read: then it is taken every time
-        write_whole(_memo(path), to_json(key | {"md5": hasher.hexdigest()}))
+    _remember(path, hasher.hexdigest(), state)
     return hasher.hexdigest()
+
+
+def _state(path: Path) -> dict[str, int]:
+    """What changes when the file does, or when another takes its place."""
+    status = path.stat()
+    return {
+        "bytes": status.st_size,
+        "modified_ns": status.st_mtime_ns,
+        "changed_ns": status.st_ctime_ns,
+        "number": status.st_ino,
+    }
+
+
+def _remember(path: Path, md5: str, state: dict[str, int] | None = None) -> None:
+    """Of this state of the file (default: as it is now)."""
+    with contextlib.suppress(OSError):  # a folder that may only be read: then it is taken every time
+        write_whole(_memo(path), to_json((state or _state(path)) | {"md5": md5}))

@@ -33,6 +33,8 @@ IMAGENET = Format(scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.2
 """How the survey normalises every set of photographs (its dataset preparation; ImageNet's statistics)."""
 MIDDLE = 224 / 256
 """What the survey keeps of the shorter side of its larger photographs: scaled to 256 pixels, the middle 224."""
+OF_IMAGES = frozenset({"path", "image_size", "on_bad_image", "train_per_class", "validation_per_class"})
+"""The keys of `benchmark` that any benchmark of image files knows."""
 RECIPE = 2
 """Of `decode`: another number where the same file becomes other bytes, so that what is prepared is made anew."""
 BATCH = 128
@@ -108,10 +110,7 @@ def raw_tasks(
 
 
 def fingerprint(root: Path, listings: Sequence[Listing]) -> str:
-    """Names the listed files by path, split, size and time of change, without reading them.
-
-    Of files in an archive it takes the checksums that it lists instead of the time.
-    """
+    """Names the listed files by path, split, label and state (`Folder.states`), without reading them."""
     hasher = hashlib.sha256(json.dumps([RECIPE, [[task.name, task.classes] for task in listings]]).encode())
     lists = [(split, files) for listing in listings for split, files in listing.splits.items()]
     place = source(root)

@@ -16,23 +16,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from cl.errors import UserError
 from cl.files import write_json
-from cl.params import Benchmark
+from cl.params import Benchmark, Params
 from cl.rng import numpy_generator
 
 SCHEMA = 1
 SPLITS = ("train", "validation", "test")
 REDUCING = ("image_size", "train_per_class", "validation_per_class")
 """Options that make a benchmark another, mostly smaller one; results say so."""
+FOR_ALL = ("name", "tasks", "seed", "order")
+"""Options that mean something in every benchmark; the others are declared by those that know them."""
 SECONDS_BETWEEN_LINES = 2.0
+CLASSES_SHOWN = 5
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+LabelsAre = Literal["names", "places"]
+"""What makes label k the same in two tasks: that the class has the same name, or that it has place k in its task."""
 WORKPLACE: ContextVar[Path | None] = ContextVar("workplace", default=None)
 """The folder that is being prepared: on its disk a benchmark may make the files that `RawTask.files` names."""
 
@@ -67,12 +72,15 @@ class BenchmarkFile(Protocol):
     """What a module in `cl/data/benchmarks/` offers."""
 
     FORMAT: Format
+    OPTIONS: frozenset[str]
+    """The keys of `benchmark` that it knows, beside those of `FOR_ALL`."""
+    LABELS: LabelsAre
 
     def tasks(self, options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[RawTask]:
         """Yield the tasks in the order to learn them; `say` shows a line where that takes long."""
 
-    def fingerprint(self, options: Benchmark, raw: Path) -> str:
-        """A string that changes when the raw data do."""
+    def fingerprint(self, options: Benchmark, raw: Path, say: Say | None = None) -> str:
+        """A string that changes when the raw data do, which are fetched for it where they are not there."""
 
 
 def benchmark_file(name: str) -> BenchmarkFile:
@@ -84,9 +92,11 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Pa
     """Prepare the benchmark into `target` unless it is there already; return the manifest's path.
 
     The folder appears at once and whole (it is made beside and renamed), so a kill leaves nothing half done.
-    Raises `UserError` for data that are missing or damaged.
+    Raises `UserError` for data that are missing or damaged, or change while they are read, and for an option that the
+    benchmark does not know.
     """
     module = benchmark_file(options.name)
+    check_options(options)
     manifest_path = target / "manifest.json"
     if manifest_path.exists() and is_current(options, raw, target):
         say(f"prepared: {options.name} is already in {target}")
@@ -96,15 +106,22 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Pa
     try:
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(parents=True)
+        key = _key(options, raw, say)
         entries = copy_context().run(_write_all, options, raw, made, say)
+        if _key(options, raw) != key:
+            raise UserError(
+                f"{options.path or options.name}: the files changed while they were read; run the same command again "
+                "when nothing is written there any more"
+            )
         shape = {tuple(entry["input_shape"]) for entry in entries}
         if len(shape) > 1:
             raise UserError(f"{options.name}: tasks differ in image shape {sorted(shape)}; set benchmark.image_size")
         manifest = {
             "schema": SCHEMA,
-            "key": _key(options, raw),
+            "key": key,
             "benchmark": options.name,
             "options": options.model_dump(mode="json"),
+            "labels": module.LABELS,
             "input_shape": list(shape.pop()),
             "scale": module.FORMAT.scale,
             "mean": list(module.FORMAT.mean),
@@ -129,8 +146,54 @@ def is_current(options: Benchmark, raw: Path, target: Path) -> bool:
     return bool(manifest.get("key") == _key(options, raw)) and not damaged(target)
 
 
-def _key(options: Benchmark, raw: Path) -> str:
-    return digest([SCHEMA, options.model_dump(mode="json"), benchmark_file(options.name).fingerprint(options, raw)])
+def _key(options: Benchmark, raw: Path, say: Say | None = None) -> str:
+    module = benchmark_file(options.name)
+    found = module.fingerprint(options, raw, say)
+    return digest([SCHEMA, options.model_dump(mode="json"), module.LABELS, found])
+
+
+def check_options(options: Benchmark) -> None:
+    """Raise `UserError` for what is set although the benchmark has no use for it."""
+    known = [*FOR_ALL, *sorted(benchmark_file(options.name).OPTIONS)]
+    usual = Benchmark.model_construct()
+    for name in Benchmark.model_fields:
+        if name not in known and getattr(options, name) != getattr(usual, name):
+            raise UserError(
+                f"benchmark.{name}: {options.name} has no use for it; leave it out (it takes {', '.join(known)})"
+            )
+
+
+def check_prepared(params: Params, folder: Path) -> None:
+    """Raise `UserError` where nothing readable is prepared, or tasks that the scenario cannot have."""
+    manifest = read_manifest(folder)
+    if params.scenario.name == "domain":
+        classes = {task["name"]: task["classes"] for task in manifest["tasks"]}
+        one_label_space(classes, manifest.get("labels", "names"))
+
+
+def one_label_space(tasks: Mapping[str, Sequence[str]], labels: LabelsAre) -> None:
+    """Raise `UserError` unless a label means the same in all tasks, given by name with their classes.
+
+    Domain-incremental learning has one head: its output k is label k of every task.
+    """
+    first, wanted = next(iter(tasks.items()))
+    for name, classes in tasks.items():
+        if len(classes) != len(wanted) or (labels == "names" and list(classes) != list(wanted)):
+            raise UserError(
+                "scenario.name: domain-incremental tasks share their classes, but those of "
+                f"{name} are not those of {first} ({_apart(first, wanted, name, classes)}); "
+                "give them the same classes, or use task or class"
+            )
+
+
+def _apart(first: str, wanted: Sequence[str], name: str, classes: Sequence[str]) -> str:
+    """What one task has and another has not, in words."""
+    told = []
+    for task, mine, others in ((first, wanted, classes), (name, classes, wanted)):
+        alone = [label for label in mine if label not in others]
+        more = f" and {len(alone) - CLASSES_SHOWN} more" if len(alone) > CLASSES_SHOWN else ""
+        told += [f"{', '.join(alone[:CLASSES_SHOWN])}{more} in {task} alone"] if alone else []
+    return ", ".join(told) or "in another order"
 
 
 def _write_all(options: Benchmark, raw: Path, folder: Path, say: Say) -> list[dict[str, Any]]:

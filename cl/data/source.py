@@ -13,6 +13,12 @@ from cl.data.decode import Place
 from cl.errors import UserError
 
 
+def state_of(path: str | Path) -> str:
+    """What changes when a file does, or when another takes its place, without reading it; raises `OSError`."""
+    status = os.stat(path)
+    return f"{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0{status.st_ino}"
+
+
 class Folder:
     """The files below a folder, by their paths relative to it, with slashes."""
 
@@ -36,9 +42,12 @@ class Folder:
         return (self.root / name).read_bytes()
 
     def states(self, names: Sequence[str]) -> list[str]:
-        """For each file what changes when it does, without reading it; raises `OSError`."""
-        statuses = (os.stat(f"{self.root}/{name}") for name in names)
-        return [f"{status.st_size}\0{status.st_mtime_ns}" for status in statuses]
+        """For each file what changes when it does, without reading it; raises `OSError`.
+
+        The time of the last change to the bytes can be set, and is the same for all that comes from one archive; that
+        of the last change to the file cannot. The number of the file tells which one it is where folders changed names.
+        """
+        return [state_of(f"{self.root}/{name}") for name in names]
 
     def places(self, names: Sequence[str]) -> list[Place | None]:
         """Where in an archive each file lies as it is; None: nowhere."""
@@ -100,14 +109,14 @@ class Archive(Folder):
 def source(root: Path) -> Folder:
     """The folder, or the archive where `root` is a file; raises `UserError` where it is neither."""
     if root.is_file():
-        return _archive(root, root.stat().st_mtime_ns)
+        return _archive(root, state_of(root))
     if not root.is_dir():
         raise UserError(f"{root}: not there; set benchmark.path to a folder or a zip archive")
     return Folder(root)
 
 
 @functools.lru_cache(maxsize=1)
-def _archive(root: Path, changed: int) -> Archive:
+def _archive(root: Path, state: str) -> Archive:
     """To read the table of contents of a large archive takes a good part of a second."""
-    del changed  # one that was replaced is opened again
+    del state  # one that was replaced is opened again
     return Archive(root)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cl.data.augment import Augment, middle
-from cl.data.prepare import REDUCING, SPLITS, Format, digest, read_manifest
+from cl.data.prepare import REDUCING, SPLITS, Format, LabelsAre, digest, read_manifest
 from cl.errors import UserError
 
 CHUNK_BYTES, CHUNK_SAMPLES = 4 * 2**20, 1000
@@ -158,6 +158,7 @@ class Sequence:
     tasks: tuple[Task, ...]
     reduced: Mapping[str, int] = field(default_factory=dict)
     """What the benchmark was scaled to by options, for instance image_size."""
+    labels: LabelsAre = "places"
 
 
 def load(folder: Path, device: torch.device | None = None, crop: int | None = None) -> Sequence:
@@ -185,7 +186,8 @@ def load(folder: Path, device: torch.device | None = None, crop: int | None = No
         )
     given = {name: manifest["options"].get(name) for name in REDUCING}
     reduced = {name: value for name, value in given.items() if value is not None}
-    return Sequence(manifest["benchmark"], seen_shape(manifest["input_shape"], crop), tuple(tasks), reduced)
+    shape, labels = seen_shape(manifest["input_shape"], crop), manifest.get("labels", "names")
+    return Sequence(manifest["benchmark"], shape, tuple(tasks), reduced, labels)
 
 
 def seen_shape(shape: list[int], crop: int | None) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import io
+import os
 import socket
 import tarfile
 import threading
@@ -349,6 +350,25 @@ def test_a_checksum_is_taken_once_and_again_when_the_file_changes(tmp_path: Path
         fetch([remote], tmp_path, None)
     (tmp_path / ".x.md5.json").write_text("{")
     path.write_bytes(DATA)
+    fetch([remote], tmp_path, None)
+
+
+def test_another_file_of_the_same_size_and_time_is_noticed(tmp_path: Path) -> None:
+    path, other = tmp_path / "x", tmp_path / "y"
+    for place, data in ((path, DATA), (other, OTHER)):
+        place.write_bytes(data)
+        os.utime(place, ns=(10**18, 10**18))
+    remote = Remote("http://nowhere.invalid/x", "x", md5(DATA))
+    fetch([remote], tmp_path, None)
+    other.rename(path)
+    with pytest.raises(UserError, match="x: damaged"):
+        fetch([remote], tmp_path, None)
+
+
+def test_what_was_fetched_is_not_checked_again(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = server.of()
+    fetch([remote], tmp_path, None)
+    monkeypatch.setattr(module.hashlib, "md5", None)
     fetch([remote], tmp_path, None)
 
 

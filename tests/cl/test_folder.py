@@ -4,6 +4,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -574,6 +575,88 @@ def test_prepared_once_and_again_only_when_a_file_changes(tmp_path: Path) -> Non
     (root / "u/y/01.png").unlink()
     with pytest.raises(UserError, match="class y has 2 images"):
         digests(tasks=2)
+
+
+def exchanged(one: Path, other: Path) -> None:
+    one.rename(one.with_name("between"))
+    other.rename(one)
+    one.with_name("between").rename(other)
+
+
+def rewritten(path: Path) -> None:
+    """Other pixels in the same file, and the old date on it."""
+    status = path.stat()
+    path.write_bytes(encoded(Image.new("RGB", (5, 5), WHITE), "BMP"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: exchanged(root / "t/x", root / "t/y"),
+        lambda root: exchanged(root / "t", root / "u"),
+        lambda root: exchanged(root / "t/x/00.bmp", root / "t/y/00.bmp"),
+        lambda root: exchanged(root / "t/x/00.bmp", root / "t/x/01.bmp"),
+        lambda root: rewritten(root / "t/x/00.bmp"),
+        lambda root: shutil.copy2(root / "t/x/00.bmp", root / "t/y/00.bmp"),
+    ],
+)
+def test_a_change_that_leaves_sizes_and_times_is_noticed(change: Callable[[Path], Any], tmp_path: Path) -> None:
+    """Sizes are the same, as in BMP, and so are times, as where all comes from one archive."""
+    root = tmp_path / "root"
+    for place in ("t/x", "t/y", "u/x", "u/y"):
+        (root / place).mkdir(parents=True)
+        for number in range(3):
+            name = root / f"{place}/{number:02d}.bmp"
+            name.write_bytes(encoded(Image.new("RGB", (5, 5), colour(f"{place}{number}")), "BMP"))
+    for path in root.rglob("*"):
+        os.utime(path, ns=(10**18, 10**18))
+
+    def digests(out: Path) -> list[str]:
+        manifest = read_manifest(prepare(options(root), RAW, out, say=lambda line: None).parent)
+        return [json.dumps(task["splits"]) for task in manifest["tasks"]]
+
+    before = digests(tmp_path / "out")
+    change(root)
+    after = digests(tmp_path / "out")
+    assert after != before
+    assert after == digests(tmp_path / "anew")
+
+
+def test_a_folder_moved_away_and_back_is_not_read_again(tmp_path: Path) -> None:
+    root, lines = plant(tmp_path / "root", {"t/x": 3, "t/y": 3}), list[str]()
+    prepare(options(root), RAW, tmp_path / "out", say=lines.append)
+    root.rename(tmp_path / "moved")
+    (tmp_path / "moved").rename(root)
+    prepare(options(root), RAW, tmp_path / "out", say=lines.append)
+    assert "already" in lines[-1]
+
+
+def test_a_copy_is_prepared_to_the_same_bytes(tmp_path: Path) -> None:
+    root = plant(tmp_path / "root", {"t/x": 5, "t/y": 5})
+    shutil.copytree(root, tmp_path / "copy")
+    found = [
+        [task["digest"] for task in read_manifest(prepare(options(tmp_path / name), RAW, out, print).parent)["tasks"]]
+        for name, out in (("root", tmp_path / "out"), ("copy", tmp_path / "out"), ("copy", tmp_path / "out2"))
+    ]
+    assert found[0] == found[1] == found[2]
+    assert (tmp_path / "out/manifest.json").read_bytes() == (tmp_path / "out2/manifest.json").read_bytes()
+
+
+def test_a_folder_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = plant(tmp_path / "root", {"t/x": 3, "t/y": 3, "u/x": 3, "u/y": 3})
+    original = folder.tasks
+
+    def disturbed(*arguments: Any) -> Any:
+        reading = original(*arguments)
+        yield next(reading)
+        exchanged(root / "t/x", root / "t/y")
+        yield from reading
+
+    monkeypatch.setattr(folder, "tasks", disturbed)
+    with pytest.raises(UserError, match=r"root: the files changed while they were read; run the same command again"):
+        prepare(options(root), RAW, tmp_path / "out", say=lambda line: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 
 def test_the_default_size_and_the_surveys_numbers(tmp_path: Path) -> None:

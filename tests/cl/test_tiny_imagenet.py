@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,21 @@ def test_a_line_without_a_class_is_named(tmp_path: Path) -> None:
         file.write("val_79.JPEG\n")
     with pytest.raises(UserError, match=r"root: val_annotations\.txt: 'val_79\.JPEG' names no class"):
         made(tmp_path / "p", root)
+
+
+def test_an_archive_of_the_same_size_and_time_is_another(tmp_path: Path) -> None:
+    """Two classes' pictures exchanged, as long as each other, and one date for all."""
+    path, found = tmp_path / "x.zip", []
+    for left, right in ((b"left", b"rite"), (b"rite", b"left")):
+        made_of = (
+            files()
+            | {f"train/{wnid(0)}/images/{wnid(0)}_0.JPEG": left}
+            | {f"train/{wnid(1)}/images/{wnid(1)}_0.JPEG": right}
+        )
+        with zipfile.ZipFile(tmp_path / "new.zip", "w") as packed:
+            for name, data in made_of.items():
+                packed.writestr(zipfile.ZipInfo(TOP + name), data)
+        os.utime(tmp_path / "new.zip", ns=(10**18, 10**18))
+        (tmp_path / "new.zip").rename(path)
+        found.append(tiny_imagenet.fingerprint(Benchmark(name="tiny-imagenet", path=str(path)), RAW))
+    assert found[0] != found[1]

@@ -15,6 +15,8 @@ from cl.params import Benchmark
 
 VALIDATION_FRACTION = 0.2
 """Of each class's training images, as in the survey."""
+OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class"})
+"""The keys of `benchmark` that any of them knows."""
 MEND = "delete it, and it is fetched anew"
 Splits = dict[str, tuple[Images, Labels]]
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cl.data.prepare import Format, Images, Labels, first_of_each, stratified
+from cl.data.prepare import Format, Images, Labels, Say, first_of_each, stratified
 from cl.errors import UserError
 from cl.params import Benchmark
 
 FORMAT = Format(scale=16.0, mean=(0.0,), deviation=(1.0,))
+OPTIONS = frozenset({"train_per_class", "validation_per_class", "image_size"})
+"""The last to be refused with what else would do."""
 FILE = "digits/digits.csv.gz"
 SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
 TEST_FRACTION = 0.2
@@ -19,8 +21,9 @@ VALIDATION_FRACTION = 0.2
 """Of what is not test, as in the survey."""
 
 
-def fingerprint(options: Benchmark, raw: Path) -> str:
+def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
     """The hash of the one raw file; raises `UserError` where it is missing or another, and for a size to scale to."""
+    del say
     if options.image_size is not None:
         raise UserError(
             f"benchmark.image_size: the digits of {options.name} are 8x8 and stay so; leave it out, and take "

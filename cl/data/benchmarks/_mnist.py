@@ -34,9 +34,9 @@ def remotes(name: Name) -> list[Remote]:
     return [Remote(source.mirrors[0] + file, file, md5) for file, md5 in source.resources]
 
 
-def fingerprint(options: Benchmark, raw: Path) -> str:
+def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
     """Of MNIST."""
-    del options, raw
+    del options, raw, say
     return fingerprint_of(remotes("mnist"))
 
 

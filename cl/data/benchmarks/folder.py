@@ -12,15 +12,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cl.data.images import IMAGENET, SHOWN, File, Listing, raw_tasks
+from cl.data.images import IMAGENET, OF_IMAGES, SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import SPLITS, RawTask, Say, chosen
+from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say, chosen
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import seed_of
 
-__all__ = ["FORMAT", "fingerprint", "tasks"]
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
 FORMAT = IMAGENET
+OPTIONS = OF_IMAGES
+LABELS: LabelsAre = "names"
 IMAGE_SIZE = 32
 TEST_FRACTION = 0.2
 VALIDATION_FRACTION = 0.2
@@ -42,9 +44,9 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
     yield from raw_tasks(root, _listings(root, options), size, options.on_bad_image, say)
 
 
-def fingerprint(options: Benchmark, raw: Path) -> str:
-    """Changes when a file of the chosen tasks does: in name, size or time of change."""
-    del raw
+def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
+    """Changes when a file of the chosen tasks does, or another takes its place."""
+    del raw, say
     root = _root(options)
     return fingerprint_of(root, _listings(root, options))
 

@@ -12,15 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cl.data.fetch import Remote, fetch, home_of, unpack
-from cl.data.images import IMAGENET, MIDDLE, File, Listing, raw_tasks
+from cl.data.images import IMAGENET, MIDDLE, OF_IMAGES, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import SPLITS, RawTask, Say, chosen
+from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say, chosen
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import numpy_generator
 
-__all__ = ["FORMAT", "fingerprint", "tasks"]
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
 FORMAT = IMAGENET
+OPTIONS = OF_IMAGES
+LABELS: LabelsAre = "names"
 IMAGE_SIZE = 224
 FEWEST, MOST = 100, 500
 """Images of a species: with fewer it is left out, of more so many are drawn."""
@@ -61,10 +63,10 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
     yield from raw_tasks(root, _listings(root, options), size, options.on_bad_image, say, MIDDLE)
 
 
-def fingerprint(options: Benchmark, raw: Path) -> str:
-    """Changes when an image of the chosen tasks does: in name, size or time of change."""
+def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
+    """Changes when an image of the chosen tasks does, or another takes its place."""
     del raw
-    root = _root(options)
+    root = _root(options, say)
     return fingerprint_of(root, _listings(root, options))
 
 

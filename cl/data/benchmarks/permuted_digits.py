@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from cl.data.benchmarks import _digits
-from cl.data.benchmarks._digits import FORMAT, fingerprint
-from cl.data.prepare import RawTask, Say, chosen
+from cl.data.benchmarks._digits import FORMAT, OPTIONS, fingerprint
+from cl.data.prepare import LabelsAre, RawTask, Say, chosen
 from cl.params import Benchmark
 from cl.rng import numpy_generator
 
-__all__ = ["FORMAT", "fingerprint", "tasks"]
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
+LABELS: LabelsAre = "names"
 DEFAULT_TASKS = 10
 
 

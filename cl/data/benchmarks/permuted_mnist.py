@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cl.data.benchmarks import _mnist
-from cl.data.benchmarks._arrays import resized, splits_of
+from cl.data.benchmarks._arrays import OF_ARRAYS, resized, splits_of
 from cl.data.benchmarks._mnist import MNIST as FORMAT
 from cl.data.benchmarks._mnist import fingerprint
-from cl.data.prepare import Images, RawTask, Say, chosen
+from cl.data.prepare import Images, LabelsAre, RawTask, Say, chosen
 from cl.params import Benchmark
 from cl.rng import numpy_generator
 
-__all__ = ["FORMAT", "fingerprint", "tasks"]
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
+OPTIONS = OF_ARRAYS
+LABELS: LabelsAre = "names"
 DEFAULT_TASKS = 10
 
 

@@ -17,15 +17,17 @@ from cl.data.benchmarks._recogseq import PARTS, READERS, Named
 from cl.data.benchmarks._recogseq_places import NEEDED, NOWHERE, find, remotes
 from cl.data.decode import middle_square
 from cl.data.fetch import fetch, home_of, unpack
-from cl.data.images import IMAGENET, SHOWN, File, Listing, raw_tasks, write_header
+from cl.data.images import IMAGENET, OF_IMAGES, SHOWN, File, Listing, raw_tasks, write_header
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import WORKPLACE, RawTask, Say, chosen, digest, writing
+from cl.data.prepare import WORKPLACE, LabelsAre, RawTask, Say, chosen, digest, writing
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import numpy_generator
 
-__all__ = ["FORMAT", "fingerprint", "tasks"]
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
 FORMAT = IMAGENET
+OPTIONS = OF_IMAGES
+LABELS: LabelsAre = "names"
 IMAGE_SIZE = 224
 
 
@@ -61,11 +63,11 @@ def _of_parts(folder: Path, listing: Listing, size: int) -> Iterator[RawTask]:
         yield RawTask(listing.name, listing.classes, splits, files=made)
 
 
-def fingerprint(options: Benchmark, raw: Path) -> str:
-    """Changes when a picture of the chosen sets does: in name, size or time of change."""
+def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
+    """Changes when a picture of the chosen sets does, or another takes its place."""
     del raw
     found = []
-    for name, folder in _folders(options).items():
+    for name, folder in _folders(options, say).items():
         listing = _listing(name, folder, options)
         files = {
             split: [(path.partition("#")[0], label) for path, label in listing.splits[split]]

@@ -13,14 +13,16 @@ from pathlib import Path
 from PIL import Image
 
 from cl.data.benchmarks import _mnist
-from cl.data.benchmarks._arrays import changed, resized, splits_of
+from cl.data.benchmarks._arrays import OF_ARRAYS, changed, resized, splits_of
 from cl.data.benchmarks._mnist import MNIST as FORMAT
 from cl.data.benchmarks._mnist import fingerprint
-from cl.data.prepare import RawTask, Say, chosen
+from cl.data.prepare import LabelsAre, RawTask, Say, chosen
 from cl.errors import UserError
 from cl.params import Benchmark
 
-__all__ = ["FORMAT", "fingerprint", "tasks"]
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
+OPTIONS = OF_ARRAYS
+LABELS: LabelsAre = "names"
 DEFAULT_TASKS = 10
 STEP = 180 // DEFAULT_TASKS
 """Degrees from one task to the next."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from cl.data.benchmarks._arrays import cut, cut_tasks
+from cl.data.benchmarks._arrays import OF_ARRAYS, cut, cut_tasks
 from cl.data.benchmarks._cifar import CIFAR100, fingerprint_of_source, read
-from cl.data.prepare import RawTask, Say
+from cl.data.prepare import LabelsAre, RawTask, Say
 from cl.params import Benchmark
 
-__all__ = ["FORMAT", "fingerprint", "tasks"]
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
 FORMAT = CIFAR100.format
+OPTIONS = OF_ARRAYS | {"classes_per_task"}
+LABELS: LabelsAre = "places"
 CLASSES = 100
 CLASSES_PER_TASK = 10
 
@@ -23,7 +25,7 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
     yield from cut_tasks(read(CIFAR100, options, say), options, parts)
 
 
-def fingerprint(options: Benchmark, raw: Path) -> str:
+def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
     """By the checksum of the archive."""
-    del options, raw
+    del options, raw, say
     return fingerprint_of_source(CIFAR100)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from cl.data.benchmarks import _digits
-from cl.data.benchmarks._digits import FORMAT, fingerprint
-from cl.data.prepare import RawTask, Say, chosen
+from cl.data.benchmarks._digits import FORMAT, OPTIONS, fingerprint
+from cl.data.prepare import LabelsAre, RawTask, Say, chosen
 from cl.params import Benchmark
 
-__all__ = ["FORMAT", "fingerprint", "tasks"]
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
+LABELS: LabelsAre = "places"
 
 
 def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[RawTask]:

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cl.data.benchmarks import _mnist
-from cl.data.benchmarks._arrays import cut, cut_tasks, fingerprint_of
+from cl.data.benchmarks._arrays import OF_ARRAYS, cut, cut_tasks, fingerprint_of
 from cl.data.benchmarks._mnist import FASHION as FORMAT
-from cl.data.prepare import RawTask, Say
+from cl.data.prepare import LabelsAre, RawTask, Say
 from cl.params import Benchmark
 
-__all__ = ["FORMAT", "fingerprint", "tasks"]
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
+OPTIONS = OF_ARRAYS | {"classes_per_task"}
+LABELS: LabelsAre = "places"
 CLASSES = 10
 CLASSES_PER_TASK = 2
 
@@ -23,7 +25,7 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
     yield from cut_tasks(_mnist.read("fashion-mnist", options, say), options, parts)
 
 
-def fingerprint(options: Benchmark, raw: Path) -> str:
+def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
     """By the checksums of the four files."""
-    del options, raw
+    del options, raw, say
     return fingerprint_of(_mnist.remotes("fashion-mnist"))

@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cl.data.fetch import Remote, fetch, home_of
-from cl.data.images import IMAGENET, SHOWN, File, Listing, raw_tasks
+from cl.data.images import IMAGENET, OF_IMAGES, SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import RawTask, Say, chosen
+from cl.data.prepare import LabelsAre, RawTask, Say, chosen
 from cl.data.source import Folder, source
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import numpy_generator
 
-__all__ = ["FORMAT", "fingerprint", "tasks"]
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
 FORMAT = IMAGENET
+OPTIONS = OF_IMAGES | {"classes_per_task"}
+LABELS: LabelsAre = "places"
 ARCHIVE = Remote(
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 )
@@ -44,10 +46,10 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
     yield from raw_tasks(files.root, _listings(files, options), size, options.on_bad_image, say)
 
 
-def fingerprint(options: Benchmark, raw: Path) -> str:
+def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
     """Changes when a file of the chosen tasks does."""
     del raw
-    files = _files(options)
+    files = _files(options, say)
     return fingerprint_of(files.root, _listings(files, options))
 
 
