@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import signal
+import stat
 import struct
 import sys
 import warnings
@@ -104,8 +105,16 @@ def decode(path: str, size: int, archive: Archive | None = None, keep: float = 1
 
 
 def _read(path: str) -> bytes | None:
-    with open(path, "rb", buffering=0) as file:
-        return file.read() if os.fstat(file.fileno()).st_size <= MAX_BYTES else None
+    with open(path, "rb", buffering=0, opener=_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage("a pipe or a device, not a file")
+        return file.read() if status.st_size <= MAX_BYTES else None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting, as a pipe would have us do until somebody writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _unpacked(name: str, archive: Archive) -> bytes | None:

@@ -26,7 +26,7 @@ import numpy as np
 
 from cl.data import decode
 from cl.data.prepare import WORKPLACE, Format, Images, Labels, RawTask, Say, writing
-from cl.data.source import source
+from cl.data.source import plain, source
 from cl.errors import UserError
 
 IMAGENET = Format(scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
@@ -118,7 +118,7 @@ def fingerprint(root: Path, listings: Sequence[Listing]) -> str:
         for split, files in lists:
             states = place.states([path for path, _ in files])
             lines = (f"{split}\0{label}\0{path}\0{state}\n" for (path, label), state in zip(files, states, strict=True))
-            hasher.update("".join(lines).encode())
+            hasher.update("".join(lines).encode(errors="surrogateescape"))
     return hasher.hexdigest()
 
 
@@ -133,7 +133,7 @@ def _check_classes(listing: Listing, splits: Splits, skipped: Sequence[Bad]) -> 
 
 def _named(bad: Sequence[Bad]) -> str:
     more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    return ", ".join(f"{fault.path} ({fault.reason})" for fault in bad[:SHOWN]) + more
+    return ", ".join(f"{plain(fault.path)} ({fault.reason})" for fault in bad[:SHOWN]) + more
 
 
 @contextlib.contextmanager
@@ -142,7 +142,7 @@ def _readable(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{error.filename or root}: cannot be read ({error.strerror}); mend that or remove it"
+            f"{plain(os.fsdecode(error.filename or root))}: cannot be read ({error.strerror}); mend that or remove it"
         ) from None
 
 

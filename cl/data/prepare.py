@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -159,7 +160,7 @@ def check_options(options: Benchmark) -> None:
     for name in Benchmark.model_fields:
         if name not in known and getattr(options, name) != getattr(usual, name):
             raise UserError(
-                f"benchmark.{name}: {options.name} has no use for it; leave it out (it takes {', '.join(known)})"
+                f"benchmark.{name}: {options.name} has no use for it; leave it out (it takes {', '.join(known[1:])})"
             )
 
 
@@ -188,7 +189,7 @@ def one_label_space(tasks: Mapping[str, Sequence[str]], labels: LabelsAre) -> No
 
 def _apart(first: str, wanted: Sequence[str], name: str, classes: Sequence[str]) -> str:
     """What one task has and another has not, in words."""
-    told = []
+    told = [] if len(wanted) == len(classes) else [f"{first} has {len(wanted)}, {name} has {len(classes)}"]
     for task, mine, others in ((first, wanted, classes), (name, classes, wanted)):
         alone = [label for label in mine if label not in others]
         more = f" and {len(alone) - CLASSES_SHOWN} more" if len(alone) > CLASSES_SHOWN else ""
@@ -308,7 +309,7 @@ def chosen(
             known = f"known orders: {', '.join(orders)}; else " if orders else ""
             raise UserError(f"benchmark.order: {where} has no order {wanted!r}; {known}list the tasks by name")
         wanted = list(orders[wanted])
-    ordered = list(names) if wanted is None else wanted
+    ordered = list(names) if wanted is None else [composed(name) for name in wanted]
     for name in ordered:
         if name not in names:
             raise UserError(f"benchmark.order: no task {name!r} in {where}; there are: {', '.join(names)}")
@@ -318,6 +319,11 @@ def chosen(
     if options.tasks is not None and options.tasks > len(ordered):
         raise UserError(f"benchmark.tasks: {len(ordered)} tasks to take from {where}, not {options.tasks}")
     return ordered[: options.tasks]
+
+
+def composed(name: str) -> str:
+    """The name with its accents composed (Unicode's NFC): some systems take them apart, and nobody sees that."""
+    return unicodedata.normalize("NFC", name)
 
 
 def first_of_each(index: Labels, labels: Labels, count: int | None) -> Labels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import unicodedata
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,65 @@ from pathlib import Path
 from cl.data.decode import Place
 from cl.errors import UserError
 
+JUNK = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"),
+    *("$recycle.bin", "recycler", "recycled", "system volume information", "found.000", "lost.dir", "lost+found"),
+    *("#recycle", "@recycle", "@eadir", "#snapshot", "@tmp"),
+    *("network trash folder", "temporary items", "__pycache__"),
+}
+"""What Windows, macOS, Linux, network drives and Python leave behind, in lower case; passed over, as is a name with a
+dot in front."""
+OURS = (".work", "prepared/manifest.json")
+"""What an output folder holds, one or the other."""
+
 
 def state_of(path: str | Path) -> str:
     """What changes when a file does, or when another takes its place, without reading it; raises `OSError`."""
     status = os.stat(path)
     return f"{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0{status.st_ino}"
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is nobody's data."""
+    return name.startswith(".") or name.lower() in JUNK
+
+
+def is_output(folder: Path) -> bool:
+    """Whether an earlier run has put its results there."""
+    return any((folder / name).exists() for name in OURS)
+
+
+def plain(name: str) -> str:
+    """A name as it can stand in a message of one line."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+
+
+def entries(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of the folders and of the files in a folder, each sorted, without what is hidden or known junk.
+
+    Raises `UserError` for what is neither, for a name that is not UTF-8, and for the name of a folder, which will stand
+    in tables, that holds a line break or the like.
+    """
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                if is_junk(entry.name):
+                    continue
+                if any("\ud800" <= letter <= "\udfff" for letter in entry.name):
+                    raise UserError(f"{folder}: the name {entry.name!a} is not UTF-8; rename it")
+                if entry.is_dir():
+                    if any(unicodedata.category(letter) == "Cc" for letter in entry.name):
+                        raise UserError(f"{folder}: the name {entry.name!a} holds a line break or the like; rename it")
+                    folders.append(entry.name)
+                elif entry.is_file():
+                    files.append(entry.name)
+                else:
+                    raise UserError(f"{plain(entry.path)}: neither a file nor a folder (a dangling link?); remove it")
+    except OSError as error:
+        place = plain(os.fsdecode(error.filename or folder))
+        raise UserError(f"benchmark.path: {place} cannot be read ({error.strerror})") from None
+    return sorted(folders), sorted(files)
 
 
 class Folder:
@@ -30,7 +85,7 @@ class Folder:
         found = []
         for place, _, files in os.walk(self.root / folder):
             below = Path(place).relative_to(self.root).as_posix()
-            found += [file if below == "." else f"{below}/{file}" for file in files]
+            found += [file if below == "." else f"{below}/{file}" for file in files if not is_junk(file)]
         return sorted(found)
 
     def has(self, name: str) -> bool:
@@ -39,6 +94,8 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """The bytes of a file; raises `OSError`."""
+        if not self.has(name) and (self.root / name).exists():  # a pipe, which would keep us waiting
+            raise OSError(errno.EINVAL, "not a file", f"{self.root}/{name}")
         return (self.root / name).read_bytes()
 
     def states(self, names: Sequence[str]) -> list[str]:
@@ -70,7 +127,9 @@ class Archive(Folder):
         return sorted(
             entry.filename
             for entry in self._archive.infolist()
-            if not entry.is_dir() and entry.filename.startswith(start)
+            if not entry.is_dir()
+            and entry.filename.startswith(start)
+            and not is_junk(entry.filename.rpartition("/")[2])
         )
 
     def has(self, name: str) -> bool:

@@ -5,8 +5,10 @@ import json
 import os
 import resource
 import shutil
+import stat
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from cl.data import decode, images
 from cl.data.benchmarks import folder
 from cl.data.images import Listing, raw_tasks
 from cl.data.prepare import SPLITS, RawTask, prepare, read_manifest
+from cl.data.source import Folder
 from cl.errors import UserError
 from cl.params import Benchmark
 
@@ -219,6 +222,15 @@ def test_what_is_no_picture_is_bad_with_a_reason(kind: str, tmp_path: Path, monk
     assert str(tmp_path) not in faults[0]  # the manifest names paths from the root only
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(decode.BadImage, match="a pipe or a device, not a file"):
+        decode.decode(str(tmp_path / "x.png"), SIZE)
+    with pytest.raises(OSError, match="not a file"):
+        Folder(tmp_path).read("x.png")
+
+
 def test_a_file_the_machine_keeps_back_is_not_a_bad_image(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         decode.decode_many([str(tmp_path / "gone.jpg")], SIZE, bytearray(3 * SIZE**2))
@@ -350,6 +362,90 @@ def test_hidden_files_and_known_junk_are_passed_over(tmp_path: Path) -> None:
     assert sum(len(labels) for _, labels in task.splits.values()) == 6
 
 
+def test_bins_and_the_like_are_no_tasks_and_no_classes(tmp_path: Path) -> None:
+    root = plant(tmp_path, {"t/x": 3, "t/y": 3, "u/train/x": 3, "u/train/y": 3, "u/test/x": 3, "u/test/y": 3})
+    for name in (
+        *("#recycle", "@Recycle", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "found.000", "LOST.DIR"),
+        *("lost+found", "__pycache__", ".Trash-1000", ".AppleDouble", "Temporary Items"),
+    ):
+        for place in ("", "t", "t/x", "u", "u/train"):
+            (root / place / name).mkdir()
+            (root / place / name / "a file.txt").write_text("thrown away")
+    assert [(task.name, task.classes) for task in read(root)] == [("t", ["x", "y"]), ("u", ["x", "y"])]
+
+
+@pytest.mark.parametrize("mark", [".work/params.json", "prepared/manifest.json"])
+def test_what_a_run_left_among_the_tasks_is_passed_over_and_said(mark: str, tmp_path: Path) -> None:
+    root = plant(tmp_path, {"t/x": 3, "t/y": 3})
+    (root / "out" / mark).parent.mkdir(parents=True)
+    (root / "out" / mark).write_text("{}")
+    (root / "out/results/ewc").mkdir(parents=True)
+    lines: list[str] = []
+    assert [task.name for task in folder.tasks(options(root), RAW, lines.append)] == ["t"]
+    assert lines == [f"{root}: out passed over: results of a run, not images"]
+    folder.fingerprint(options(root), RAW)
+
+
+COMPOSED, APART = "caf\u00e9", "cafe\u0301"
+
+
+def test_an_accent_is_the_same_however_it_is_spelled(tmp_path: Path) -> None:
+    """In a task, a class and a file; in a split and in another; in the order that is asked for."""
+    found = []
+    for one, other in ((COMPOSED, COMPOSED), (APART, APART), (COMPOSED, APART), (APART, COMPOSED)):
+        root = tmp_path / str(len(found))
+        tree = {f"{one}/{split}/{name}": 9 for split, name in (("train", one), ("test", other))}
+        plant(root, {**tree, f"{one}/train/cafz": 5, f"{one}/test/cafz": 5, f"{other}s/{one}": 4, f"{other}s/b": 4})
+        for number in range(9):  # the same picture under either name
+            (root / one / "train" / one / f"{number:02d}.png").rename(root / one / "train" / one / f"{one}{number}.png")
+        for place in sorted(root.rglob("*.png")):
+            name = unicodedata.normalize("NFC", place.relative_to(root).as_posix())
+            place.write_bytes(encoded(Image.new("RGB", (5, 5), colour(name))))
+        tasks = read(root, order=[f"{other}s", one])
+        assert [(task.name, task.classes) for task in tasks] == [
+            (f"{COMPOSED}s", ["b", COMPOSED]),
+            (COMPOSED, ["cafz", COMPOSED]),
+        ]
+        found.append([placed(task) for task in tasks])
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+@pytest.mark.parametrize("places", [["{}/x"], ["t/{}"], ["t/train/{}", "t/test/{}"]])
+def test_two_folders_of_one_name_are_refused(places: list[str], tmp_path: Path) -> None:
+    root = plant(tmp_path, {place.format(name): 3 for place in places for name in (COMPOSED, APART)})
+    with pytest.raises(UserError, match=rf"two folders are called {COMPOSED}, spelled in two ways; make them one"):
+        read(root)
+
+
+def test_names_that_differ_in_capital_letters(tmp_path: Path) -> None:
+    """As letters do, whose folders may be called a and A."""
+    lines: list[str] = []
+    root = plant(tmp_path / "root", {"t/a": 3, "t/A": 3, "t/b": 3})
+    (task,) = folder.tasks(options(root), RAW, lines.append)
+    assert task.classes == ["A", "a", "b"]
+    assert lines == [f"{root}/t: the classes A, a differ in capital letters alone; they count as different"]
+    root = plant(tmp_path / "other", {f"t/train/{name}": 3 for name in ("x", "Good")})
+    plant(root, {f"t/test/{name}": 3 for name in ("x", "good")})
+    with pytest.raises(UserError, match=r"its test folder lacks Good, which .* have \(it has good: write them in one"):
+        read(root)
+
+
+def test_any_name_that_a_file_can_have(tmp_path: Path) -> None:
+    fox, long = tmp_path / "root/🦊 & co", "x" * 255
+    plant(tmp_path / "root", {f"{fox.name}/{name}": 3 for name in ("\U0001f468\u200d\U0001f52c", long, "'\"$(ls)")})
+    for name in ("a\nb.png", "y" * 255, "-rf", "%s {0}.png", " .png"):
+        (fox / long / name).write_bytes(encoded(PICTURE))
+    manifest = read_manifest(prepare(options(fox.parent), RAW, tmp_path / "out", say=lambda line: None).parent)
+    assert [task["name"] for task in manifest["tasks"]] == [fox.name]
+    assert sum(split["samples"] for split in manifest["tasks"][0]["splits"].values()) == 14
+    (fox / long / "a\nb.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"/a\\nb\.png \(an empty file\)"):
+        read(fox.parent)
+    (fox / ("z" * 255)).write_bytes(b"")
+    with pytest.raises(UserError, match=r"co: z{60}\.\.\. where only folders"):
+        read(fox.parent)
+
+
 def test_names_in_any_script_and_links(tmp_path: Path) -> None:
     root = plant(tmp_path / "root", {"Tiere/Känguru": 3, "Tiere/猫": 3})
     elsewhere = plant(tmp_path / "elsewhere", {"x": 3})
@@ -378,12 +474,19 @@ def test_names_in_any_script_and_links(tmp_path: Path) -> None:
         (lambda root: plant(root, {"u/train/x": 3, "u/train/y": 1, "u/test/x": 1, "u/test/y": 1}), "y has 1 images"),
         (lambda root: (root / "t/x/link.png").symlink_to(root / "nowhere"), "link.png: neither a file nor a folder"),
         (lambda root: os.mkfifo(root / "t/x/pipe"), "pipe: neither a file nor a folder"),
+        (lambda root: os.mknod(root / "t/x/s", stat.S_IFSOCK), "x/s: neither a file nor a folder"),
+        (lambda root: (root / "t/x/zero.png").symlink_to("/dev/zero"), "zero.png: neither a file nor a folder"),
+        (lambda root: (root / "t/x/again").symlink_to("again"), r"t/x/again.* \(.*loop|Too many levels"),
+        (lambda root: (root / "t/x/up").symlink_to(root), "t/x: up where the images of a class should be"),
+        (lambda root: (root / "t/x/y.jpg").mkdir(), r"t/x: y\.jpg where the images of a class should be"),
+        (lambda root: (root / "t/x").rename(root / "t/x\nz"), r"t: the name 'x\\nz' holds a line break"),
+        (lambda root: (root / "t/a\tb").write_bytes(b""), r"t: a\\tb where only folders"),
         (lambda root: (root / "t/x/00.png").rename(os.fsdecode(os.fsencode(root) + b"/t/x/\xff.png")), "not UTF-8"),
     ],
 )
 def test_a_wrong_tree_is_named(spoil: Callable[[Path], Any], words: str, tmp_path: Path) -> None:
     root = plant(tmp_path / "root", {"t/x": 3, "t/y": 3})
-    read(root)
+    folder.fingerprint(options(root), RAW)
     spoil(root)
     with pytest.raises(UserError, match=words):
         folder.fingerprint(options(root), RAW)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from cl import train
-from cl.data import load
+from cl.__main__ import run as compare
+from cl.data import Sequence, load
 from cl.data.prepare import prepare
 from cl.errors import UserError
 from cl.method import Method, accuracy, cannot, checked, method_class
@@ -19,6 +22,8 @@ from cl.ops import cross_entropy
 from cl.params import Benchmark, Params, Scenario, names_in, read
 from cl.sequence import Learner
 from cl.train import Snapshot
+from flows.engine import Plain
+from flows.train import train as train_stage
 from tests.cl.small import CPU, OFF, learn_tasks, learner_for, mlp, output, params_for, published, run, same
 from tests.conftest import RAW
 
@@ -158,6 +163,54 @@ def test_domain_incremental_tasks_have_as_many_classes(pairs: Path) -> None:
     tasks = (sequence.tasks[0], *[type(t)(**{**vars(t), "classes": ("a", "b", "c")}) for t in sequence.tasks[1:]])
     with pytest.raises(UserError, match=r"scenario.name: .*digits-0-1 has 2, digits-2-3 has 3"):
         Learner(params, "finetune", 0, type(sequence)(**{**vars(sequence), "tasks": tasks}), CPU)
+
+
+def named(pairs: Path, *classes: tuple[str, ...], labels: Any = "names") -> Sequence:
+    """The tasks with other names for their classes."""
+    sequence = load(pairs, CPU)
+    tasks = [dataclasses.replace(task, classes=found) for task, found in zip(sequence.tasks, classes, strict=False)]
+    return dataclasses.replace(sequence, tasks=tuple(tasks), labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (
+            ("good", "zz"),
+            r"those of digits-2-3 are not those of digits-0-1 \(bad in digits-0-1 alone, zz in digits-2-3 al",
+        ),
+        (("good", "bad"), r"\(in another order\)"),
+        (tuple("ABCDEFG"), r"has 2, .* has 7, bad, good in .* alone, A, B, C, D, E and 2 more in digits-2-3 alone"),
+    ],
+)
+def test_domain_incremental_tasks_have_the_same_classes(second: tuple[str, ...], words: str, pairs: Path) -> None:
+    """A label is the rank of a name within its task: `good` would be 1 in one task and 0 in the other."""
+    params = params_for("finetune", scenario={"name": "domain"})
+    first = ("bad", "good")
+    Learner(params, "finetune", 0, named(pairs, first, first), CPU)
+    with pytest.raises(UserError, match=words):
+        Learner(params, "finetune", 0, named(pairs, first, second), CPU)
+
+
+def test_in_the_split_benchmarks_a_label_is_a_place(pairs: Path) -> None:
+    """As split MNIST is published: the first of two digits, or the second."""
+    params = params_for("finetune", scenario={"name": "domain"})
+    Learner(params, "finetune", 0, named(pairs, ("0", "1"), ("2", "3"), labels="places"), CPU)
+    assert load(pairs, CPU).labels == "places"
+
+
+def test_other_classes_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    for name in ("t1/bad", "t1/good", "t2/good", "t2/zz"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (4, 4), (80 * number, 0, 0)).save(tmp_path / "photos" / name / f"{number}.png")
+    benchmark = {"name": "folder", "path": str(tmp_path / "photos"), "image_size": 4}
+    params = params_for("finetune", scenario={"name": "domain"}, benchmark=benchmark)
+    (tmp_path / "out").mkdir()
+    for command in (lambda: compare(params, tmp_path / "out"), lambda: train_stage(params, tmp_path / "out", Plain())):
+        with pytest.raises(UserError, match="bad in t1 alone, zz in t2 alone"):
+            command()
+    assert not list((tmp_path / "out").glob(".work/finetune"))
 
 
 def test_zero_shot_is_measured_where_it_means_something(pairs: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from cl.data.benchmarks._recogseq_places import place
+from cl.data.source import entries
 from cl.errors import UserError
 from cl.rng import numpy_generator
 
@@ -136,7 +137,7 @@ def letters(folder: Path, seed: int) -> tuple[Named, Named]:
     test: Named = []
     for number, letter in enumerate(LETTERS, FIRST_LETTER):
         sample = f"{images}/Sample{number:03d}"
-        names = sorted(path.name for path in (folder / sample).glob("[!.]*"))
+        names = entries(folder / sample)[1] if (folder / sample).is_dir() else []
         if len(names) < 3:
             raise UserError(f"{folder / sample}: {len(names)} images of {letter}; it needs three, fetch them again")
         drawn = [(f"{sample}/{name}", letter) for name in numpy_generator("letters", seed, letter).permutation(names)]

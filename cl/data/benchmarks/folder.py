@@ -8,13 +8,13 @@ itself: what is added elsewhere moves nothing.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from cl.data.images import IMAGENET, OF_IMAGES, SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say, chosen
+from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say, chosen, composed
+from cl.data.source import entries, is_output, plain
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import seed_of
@@ -28,8 +28,8 @@ TEST_FRACTION = 0.2
 VALIDATION_FRACTION = 0.2
 """Of what is not test, as in the survey."""
 SPLIT_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
-"""What Windows, macOS and network drives leave behind, in lower case; passed over, as is a name with a dot in front."""
+LONG = 60
+"""Letters of a name in a message."""
 
 
 def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[RawTask]:
@@ -41,7 +41,7 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
     del raw
     root = _root(options)
     size = options.image_size or IMAGE_SIZE
-    yield from raw_tasks(root, _listings(root, options), size, options.on_bad_image, say)
+    yield from raw_tasks(root, _listings(root, options, say), size, options.on_bad_image, say)
 
 
 def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
@@ -57,14 +57,17 @@ def _root(options: Benchmark) -> Path:
     return Path(options.path).expanduser()
 
 
-def _listings(root: Path, options: Benchmark) -> list[Listing]:
-    found = _entries(root)[0]
-    if not found:
+def _listings(root: Path, options: Benchmark, say: Say | None = None) -> list[Listing]:
+    tasks = _called(root, _entries(root)[0])
+    passed = [name for name in entries(root)[0] if name not in tasks.values()]
+    if passed and say is not None:
+        say(f"{root}: {_some(passed)} passed over: results of a run, not images")
+    if not tasks:
         raise UserError(f"benchmark.path: no folders in {root}; it has to be the root of <task>/<class>/<image>")
-    return [_listing(root, name, options) for name in chosen(found, options, where=root)]
+    return [_listing(root, tasks[name], options, say) for name in chosen(list(tasks), options, where=root)]
 
 
-def _listing(root: Path, task: str, options: Benchmark) -> Listing:
+def _listing(root: Path, task: str, options: Benchmark, say: Say | None) -> Listing:
     splits = _split_folders(root / task)
     trees = {split: _tree(root, f"{task}/{name}") for name, split in splits.items()} or {"all": _tree(root, task)}
     classes = sorted(set().union(*trees.values()))
@@ -72,10 +75,15 @@ def _listing(root: Path, task: str, options: Benchmark) -> Listing:
         raise UserError(f"{root / task}: {len(classes)} class; a task needs two at least to tell apart")
     for split, tree in trees.items():
         if missing := [name for name in classes if name not in tree]:
-            raise UserError(f"{root / task}: its {split} folder lacks {_some(missing)}, which other splits have")
+            near = sorted(name for name in tree if name.casefold() in {other.casefold() for other in missing})
+            hint = f" (it has {_some(near)}: write them in one way)" if near else ""
+            raise UserError(f"{root / task}: its {split} folder lacks {_some(missing)}, which other splits have{hint}")
+    alike = [name for name in classes if [other.casefold() for other in classes].count(name.casefold()) > 1]
+    if alike and say is not None:
+        say(f"{root / task}: the classes {_some(alike)} differ in capital letters alone; they count as different")
     files: dict[str, list[File]] = {split: [] for split in SPLITS}
     for label, name in enumerate(classes):
-        parts = {split: _ranked(tree[name], options.seed, task, name) for split, tree in trees.items()}
+        parts = {split: _ranked(tree[name], options.seed, composed(task), name) for split, tree in trees.items()}
         place = f"{root / task}: class {name}"
         if "all" in parts:
             parts["test"], parts["train"] = _cut(parts.pop("all"), TEST_FRACTION, 3, place)
@@ -85,7 +93,7 @@ def _listing(root: Path, task: str, options: Benchmark) -> Listing:
         parts["validation"] = parts["validation"][: options.validation_per_class]
         for split in SPLITS:
             files[split] += [(path, label) for path in sorted(parts[split])]
-    return Listing(task, classes, files)
+    return Listing(composed(task), classes, files)
 
 
 def _split_folders(task: Path) -> dict[str, str]:
@@ -107,7 +115,7 @@ def _split_folders(task: Path) -> dict[str, str]:
 def _tree(root: Path, folder: str) -> dict[str, list[str]]:
     """Per class its files, relative to the root; raises `UserError` for what is neither."""
     tree = {}
-    for name in _folders_only(root / folder):
+    for called, name in _called(root / folder, _folders_only(root / folder)).items():
         below, files = _entries(root / folder / name)
         if below:
             raise UserError(
@@ -116,7 +124,7 @@ def _tree(root: Path, folder: str) -> dict[str, list[str]]:
             )
         if not files:
             raise UserError(f"{root / folder / name}: a class without images; add some or delete the folder")
-        tree[name] = [f"{folder}/{name}/{file}" for file in files]
+        tree[called] = [f"{folder}/{name}/{file}" for file in files]
     if not tree:
         raise UserError(f"{root / folder}: no class folders; it has to hold <class>/<image>")
     return tree
@@ -125,7 +133,11 @@ def _tree(root: Path, folder: str) -> dict[str, list[str]]:
 def _ranked(paths: list[str], seed: int, task: str, name: str) -> list[str]:
     """The paths by a number drawn for each: one image more or less changes the split of next to no other."""
     own = seed_of("folder", seed, task, name)
-    return sorted(paths, key=lambda path: hashlib.sha256(f"{own}/{path.rpartition('/')[2]}".encode()).digest())
+
+    def number(path: str) -> bytes:
+        return hashlib.sha256(f"{own}/{composed(path.rpartition('/')[2])}".encode()).digest()
+
+    return sorted(paths, key=number)
 
 
 def _cut(paths: list[str], fraction: float, least: int, place: str) -> tuple[list[str], list[str]]:
@@ -146,26 +158,20 @@ def _folders_only(folder: Path) -> list[str]:
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """The names of the folders and of the files in a folder, each sorted, without what is hidden or known junk."""
-    folders, files = [], []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name.lower() in JUNK:
-                    continue
-                if not entry.name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in entry.name):
-                    raise UserError(f"{folder}: the name {entry.name!a} is not UTF-8; rename it")
-                if entry.is_dir():
-                    folders.append(entry.name)
-                elif entry.is_file():
-                    files.append(entry.name)
-                else:
-                    raise UserError(f"{entry.path}: neither a file nor a folder (a dangling link?); remove it")
-    except OSError as error:
-        raise UserError(f"benchmark.path: {folder} cannot be read ({error.strerror})") from None
-    return sorted(folders), sorted(files)
+    """As `entries`, without what a run has put there."""
+    folders, files = entries(folder)
+    return [name for name in folders if not is_output(folder / name)], files
+
+
+def _called(folder: Path, names: list[str]) -> dict[str, str]:
+    """The folder of each name: an accented letter is the same whether it is composed or not, as some systems do."""
+    found: dict[str, str] = {}
+    for name in names:
+        if found.setdefault(composed(name), name) != name:
+            raise UserError(f"{folder}: two folders are called {composed(name)}, spelled in two ways; make them one")
+    return dict(sorted(found.items()))
 
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(plain(name) if len(name) <= LONG else f"{plain(name[:LONG])}..." for name in names[:SHOWN]) + more

@@ -7,7 +7,6 @@ orders as in De Lange et al. 2021. The classes of a task are its species with at
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from cl.data.fetch import Remote, fetch, home_of, unpack
 from cl.data.images import IMAGENET, MIDDLE, OF_IMAGES, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
 from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say, chosen
+from cl.data.source import entries
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import numpy_generator
@@ -99,8 +99,8 @@ def _listing(root: Path, task: str, options: Benchmark) -> Listing:
     classes: list[str] = []
     caps = {"train": options.train_per_class, "validation": options.validation_per_class, "test": None}
     splits: dict[str, list[File]] = {split: [] for split in SPLITS}
-    for species in _names(root / task, folders=True):
-        images = _names(root / task / species, folders=False)
+    for species in entries(root / task)[0]:
+        images = entries(root / task / species)[1]
         if len(images) < FEWEST:
             continue
         draw = numpy_generator("inaturalist", options.seed, task, species)
@@ -124,12 +124,3 @@ def _sizes(images: int) -> dict[str, int]:
     sizes = {split: round(images * PERCENT[split] / 100) for split in SPLITS}
     sizes["validation"] -= sum(sizes.values()) != images
     return sizes
-
-
-def _names(folder: Path, folders: bool) -> list[str]:
-    """The names of the folders, or of the files, in a folder, sorted, without what is hidden."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if e.is_dir() == folders and not e.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None

@@ -72,7 +72,7 @@ def _listings(files: Folder, options: Benchmark) -> list[Listing]:
     train: dict[str, list[str]] = {}
     for path in files.names(f"{top}train"):
         wnid, _, rest = path.removeprefix(f"{top}train/").partition("/")
-        if rest.startswith("images/") and not rest.startswith("images/."):  # beside them lies a file of boxes
+        if rest.startswith("images/"):  # beside them lies a file of boxes
             train.setdefault(wnid, []).append(path)
     test: dict[str, list[str]] = {}
     for line in _text(files, f"{top}val/val_annotations.txt").splitlines():
