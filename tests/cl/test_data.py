@@ -312,3 +312,14 @@ def test_caps_on_both_splits_keep_the_first_of_each_class(name: str, tmp_path: P
         kept = [(before.y == label).nonzero().flatten()[:most] for label in range(len(whole.classes))]
         assert torch.equal(after.images, before.images[torch.cat(kept).sort().values])
     assert torch.equal(whole.test.images, capped.test.images)
+
+
+def test_the_embedded_digits_are_the_bytes_they_were(tmp_path: Path) -> None:
+    """Results kept from earlier versions hold for these."""
+    digests = {
+        "split-digits": ["a9224242b578", "fc369ac2ed28", "442c2b8cc88c", "c8a25ccd1f86", "695b9f1cf227"],
+        "permuted-digits": ["e70b0961bb50", "0bce55a6f3d7", "bb56653e6b55"],
+    }
+    for name, wanted in digests.items():
+        tasks = read_manifest(made(tmp_path / name, name=name, tasks=len(wanted)))["tasks"]
+        assert [task["digest"][:12] for task in tasks] == wanted

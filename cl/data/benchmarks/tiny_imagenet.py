@@ -7,6 +7,7 @@ images, the only others with public labels, are the test split; a fifth of each 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cl.data.fetch import Remote, fetch, home_of
 from cl.data.images import IMAGENET, OF_IMAGES, SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
 from cl.data.prepare import LabelsAre, RawTask, Say, chosen
-from cl.data.source import Folder, source
+from cl.data.source import Archive, Folder, source
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import numpy_generator
@@ -60,6 +61,16 @@ def _files(options: Benchmark, say: Say | None = None) -> Folder:
 
 
 def _listings(files: Folder, options: Benchmark) -> list[Listing]:
+    return _in_archive(files, options.model_dump_json()) if isinstance(files, Archive) else _found(files, options)
+
+
+@functools.lru_cache(maxsize=1)
+def _in_archive(files: Archive, options: str) -> list[Listing]:
+    """What is in an archive stays as it is (another archive is another key), and to sort it out takes a while."""
+    return _found(files, Benchmark.model_validate_json(options))
+
+
+def _found(files: Folder, options: Benchmark) -> list[Listing]:
     top = _top(files)
     ids = _text(files, f"{top}wnids.txt").split()
     step = options.classes_per_task or CLASSES_PER_TASK
