@@ -24,4 +24,9 @@ def brief(text: str, longest: int = LONGEST) -> str:
     text = re.sub(r"://.*", "://***", text, flags=re.DOTALL)
     if len(text) > longest:
         text = f"{text[:longest]}... ({len(text)} characters)"
+    return plain(text)
+
+
+def plain(text: str) -> str:
+    """A text on one line: what cannot be printed is written as in Python."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -26,8 +26,8 @@ import numpy as np
 
 from cl.data import decode
 from cl.data.prepare import WORKPLACE, Format, Images, Labels, RawTask, Say, writing
-from cl.data.source import plain, source
-from cl.errors import UserError
+from cl.data.source import source
+from cl.errors import UserError, plain
 
 IMAGENET = Format(scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
 """How the survey normalises every set of photographs (its dataset preparation; ImageNet's statistics)."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cl.data.decode import Place
-from cl.errors import UserError
+from cl.errors import UserError, plain
 
 JUNK = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"),
@@ -39,11 +39,6 @@ def is_junk(name: str) -> bool:
 def is_output(folder: Path) -> bool:
     """Whether an earlier run has put its results there."""
     return any((folder / name).exists() for name in OURS)
-
-
-def plain(name: str) -> str:
-    """A name as it can stand in a message of one line."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
 
 
 def entries(folder: Path) -> tuple[list[str], list[str]]:

@@ -442,7 +442,7 @@ def test_any_name_that_a_file_can_have(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"/a\\nb\.png \(an empty file\)"):
         read(fox.parent)
     (fox / ("z" * 255)).write_bytes(b"")
-    with pytest.raises(UserError, match=r"co: z{60}\.\.\. where only folders"):
+    with pytest.raises(UserError, match=r"co: z{60}\.\.\. \(255 characters\) where only folders"):
         read(fox.parent)
 
 

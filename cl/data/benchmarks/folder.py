@@ -14,8 +14,8 @@ from pathlib import Path
 from cl.data.images import IMAGENET, OF_IMAGES, SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
 from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say, chosen, composed
-from cl.data.source import entries, is_output, plain
-from cl.errors import UserError
+from cl.data.source import entries, is_output
+from cl.errors import UserError, brief
 from cl.params import Benchmark
 from cl.rng import seed_of
 
@@ -174,4 +174,4 @@ def _called(folder: Path, names: list[str]) -> dict[str, str]:
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(plain(name) if len(name) <= LONG else f"{plain(name[:LONG])}..." for name in names[:SHOWN]) + more
+    return ", ".join(brief(name, LONG) for name in names[:SHOWN]) + more
