@@ -8,7 +8,6 @@ in a journal file, which is also how a run that was killed knows what it has tri
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,11 +16,9 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from cl.errors import UserError
+from cl.journal import opened
 from cl.method import Knob, Scalar, Value
 from cl.metrics import front
 from cl.params import Selection
@@ -99,22 +96,10 @@ class Decay:
 
 
 class Ledger:
-    """The studies of one unit in its journal file: one per task and phase."""
+    """The studies of one unit in its journal file: one per task and phase. `warn` hears of damage to it."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():  # a line that a kill or a full disk cut short was never told to anybody
-            data = path.read_bytes()
-            os.truncate(path, data.rfind(b"\n") + 1)
-        lock = JournalFileOpenLock(str(path))
-        # The unit's own lock keeps others out, so a lock file found here was left behind by a kill.
-        Path(f"{path}.lock").unlink(missing_ok=True)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._storage = JournalStorage(JournalFileBackend(str(path), lock))
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{path}: the journal of trials is damaged ({error}); delete it to search anew") from None
+    def __init__(self, path: Path, warn: Callable[[str], None] = warnings.warn) -> None:
+        self._storage = opened(path, warn)
 
     def study(self, task: int, phase: str, key: str, objectives: int = 1) -> Study:
         """The study of this task and phase, as far as it has come; `key` names the data and all else it rests on."""
