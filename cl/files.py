@@ -98,8 +98,8 @@ def write_folder(folder: Path, files: Mapping[str, bytes], key: str) -> None:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); earlier checkpoints are whole") from None
 
 
-def verify(folder: Path, key: str | None = None) -> dict[str, bytes]:
-    """The checkpoint's files, by name, after checking every hash.
+def verify(folder: Path, key: str | None = None, only: str | None = None) -> dict[str, bytes]:
+    """The checkpoint's files, by name, after checking every hash; or `only` the one of this name.
 
     Raises `DamagedCheckpoint` naming the file that is missing or altered, `ForeignCheckpoint` where its key is another.
     """
@@ -113,6 +113,8 @@ def verify(folder: Path, key: str | None = None) -> dict[str, bytes]:
         raise DamagedCheckpoint(f"{path}: missing or damaged") from None
     if key is not None and found_key != key:
         raise ForeignCheckpoint(f"{path}: of another run (its key is {str(found_key)[:12]}..., not {key[:12]}...)")
+    if only is not None:
+        hashes = {only: hashes.get(only, "")}
     files = {}
     for name, expected in hashes.items():
         try:

@@ -72,20 +72,22 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
 def publish_if_finished(params: Params, unit: tuple[str, int], out: Path, say: Say) -> bool:
     """Publish a unit that has learned all the prepared tasks before; False where there is work left for a process.
 
-    Needs no torch, so a run in which everything is done takes no time.
+    Needs no torch, so a run in which everything is done takes no time. What is wrong with one unit's files stops no
+    other unit: its own process sees it too, and tells.
     """
     folder = unit_folder(params, *unit, out)
+    tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
     done = finished(folder)
     if done is None and not os.path.lexists(folder / FINISHED):
         return False
-    if done is not None and done.tasks != [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]:
+    if done is not None and done.tasks != tasks:
         return False
     try:
         publish(folder, *unit, out, say)
-    except DamagedCheckpoint:  # the unit's process says so, and learns the task again
-        return False
     except DamagedFile as error:
         say({"event": "warning", "message": f"{error}: made again"})
+        return False
+    except (UserError, OSError):  # a damaged checkpoint, or a place that cannot be written
         return False
     return True
 
