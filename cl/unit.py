@@ -128,7 +128,7 @@ def publish(folder: Path, method: str, seed: int, out: Path, say: Say) -> None:
     for name, place in places.items():
         if name not in files:  # what an earlier run cost says nothing of this one
             place.unlink(missing_ok=True)
-        elif not place.exists() or place.read_bytes() != files[name]:
+        elif not place.is_file() or place.read_bytes() != files[name]:
             write_bytes(place, files[name])
 
 

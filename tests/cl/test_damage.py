@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 
+from cl import anytime, keys
+from cl.__main__ import table
+from cl.data.prepare import prepare, read_manifest
 from cl.errors import UserError
 from cl.keys import unit_folder
-from cl.params import Params
-from cl.pool import UnitOfWork
+from cl.params import Benchmark, Params
+from cl.pool import Children, UnitOfWork
 from cl.standing import standing
 from cl.unit import learn, publish_if_finished
 from tests.cl.small import output, params_for, published
+from tests.conftest import RAW
 
 METHOD = "ewc"
 PARAMS = params_for(METHOD)
@@ -117,7 +121,7 @@ def test_damage_to_what_vouches_for_the_rest(name: str, damage: Callable[[Path],
         pytest.skip("which is how a killed unit stands")
     damage(work(out, name))
     unit = UnitOfWork(METHOD, 0)
-    standing(PARAMS, unit, out, json.loads((out / "prepared/manifest.json").read_bytes())["tasks"])
+    standing(PARAMS, unit, out, read_manifest(out / "prepared")["tasks"])
     warnings = again(out)
     if name != "unit.json":  # it decides nothing
         assert str(work(out, name).parent if "manifest" in name else work(out, name)) in warnings[0]
@@ -199,6 +203,57 @@ def test_results_of_fewer_tasks_are_not_taken_for_damaged(prepared: dict[int, Pa
     assert published(out) == published(whole)
 
 
+@pytest.mark.parametrize("name", ["unit.json", "task-000/manifest.json", "cost-000.json"])
+@pytest.mark.parametrize("damage", [text("[]"), text('{"key": null}'), one_number], ids=lambda damage: damage.__name__)
+def test_damage_to_what_another_version_learned(
+    name: str, damage: Callable[[Path], None], whole: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Going on after an upgrade takes what is whole, and learns the rest."""
+    damage(work(out, name))
+    monkeypatch.setattr(keys, "version", lambda package: "1.0")
+    params = params_for(METHOD, execution={"after_upgrade": "continue"})
+    standing(params, UnitOfWork(METHOD, 0), out, read_manifest(out / "prepared")["tasks"])
+    warnings = again(out, params)
+    kept = {"unit.json": [], "task-000/manifest.json": [], "cost-000.json": ["2 tasks were learned by another version"]}
+    assert [warning[:39] for warning in warnings[:1]] == kept[name]
+    assert {path: data for path, data in published(out).items() if "manifest" not in path} == {
+        path: data for path, data in published(whole).items() if "manifest" not in path
+    }
+
+
+def test_no_unit_is_stopped_by_the_files_of_another(whole: Path, out: Path) -> None:
+    result = out / f"results/{METHOD}/seed-0.json"
+    result.unlink()
+    result.mkdir()
+    assert not publish_if_finished(PARAMS, (METHOD, 0), out, lambda event: None), "its process tells"
+    with pytest.raises(UserError, match=rf"{result}: cannot be written"):
+        again(out)
+    shutil.rmtree(work(out))
+    work(out).write_text("a file")
+    children = Children(PARAMS, out, lambda unit, event: None)
+    assert "cannot be written" in (children.run(UnitOfWork(METHOD, 0)) or "")
+
+
+@pytest.mark.parametrize("damage", [one_number, text("[]"), removed], ids=lambda damage: damage.__name__)
+def test_no_other_command_goes_by_what_is_damaged(damage: Callable[[Path], None], out: Path) -> None:
+    unit = UnitOfWork(METHOD, 0)
+    damage(work(out, "trials.json"))
+    with pytest.raises(UserError, match=r"trials\.json: missing or damaged .*; make it whole first: flows\.benchmark"):
+        anytime.trace(PARAMS, unit, out, 1)
+    damage(work(out, "finished.json"))
+    with pytest.raises(UserError, match="ewc/seed-0 is not learned"):
+        anytime.trace(PARAMS, unit, out, 1)
+
+
+def test_the_plain_table_needs_results_that_say_something(out: Path) -> None:
+    path = out / f"results/{METHOD}/seed-0.json"
+    assert "ewc" in table(PARAMS, out)
+    for damaged in ("[]", "{", '{"average_accuracy": "0.9", "average_forgetting": null}'):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=rf"{path}: damaged; run the same command again"):
+            table(PARAMS, out)
+
+
 # What training reads.
 
 
@@ -224,10 +279,6 @@ def test_altered_data_are_not_learned_from(split: str, kind: str, own: Path) -> 
 
 
 def test_altered_data_are_prepared_again(own: Path) -> None:
-    from cl.data.prepare import prepare
-    from cl.params import Benchmark
-    from tests.conftest import RAW
-
     def everything() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in (own / "prepared").rglob("*") if path.is_file()}
 
@@ -260,8 +311,6 @@ ALTERED = [
 @pytest.mark.parametrize("alter", ALTERED)
 @pytest.mark.parametrize("seal", [True, False], ids=["sealed", "of an earlier version"])
 def test_a_manifest_that_was_altered_is_refused(alter: Callable[[Any], Any], seal: bool, own: Path) -> None:
-    from cl.data.prepare import read_manifest
-
     path = own / "prepared/manifest.json"
     manifest = json.loads(path.read_bytes())
     if not seal:
