@@ -16,9 +16,11 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from cl.journal import opened
+from cl.journal import chained, checked
 from cl.method import Knob, Scalar, Value
 from cl.metrics import front
 from cl.params import Selection
@@ -99,7 +101,16 @@ class Ledger:
     """The studies of one unit in its journal file: one per task and phase. `warn` hears of damage to it."""
 
     def __init__(self, path: Path, warn: Callable[[str], None] = warnings.warn) -> None:
-        self._storage = opened(path, warn)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The unit's own lock keeps others out, so a lock file found here was left behind by a kill.
+        Path(f"{path}.lock").unlink(missing_ok=True)
+        last = checked(path, warn)
+        try:
+            self._storage = _storage(path, last)
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            warn(f"{path}: this version of Optuna cannot read it ({error}); its trials are made again")
+            path.unlink()
+            self._storage = _storage(path, "")
 
     def study(self, task: int, phase: str, key: str, objectives: int = 1) -> Study:
         """The study of this task and phase, as far as it has come; `key` names the data and all else it rests on."""
@@ -301,6 +312,25 @@ class _Listed(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return self.point[param_name]
+
+
+class _Chained(JournalFileBackend):
+    """Optuna's journal file, with the digests of `cl.journal` in it; `last`: that of the last line."""
+
+    def __init__(self, path: Path, last: str) -> None:
+        super().__init__(str(path), JournalFileOpenLock(str(path)))
+        self._last = last
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        last, entries = chained(self._last, logs)
+        super().append_logs(entries)
+        self._last = last
+
+
+def _storage(path: Path, last: str) -> JournalStorage:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return JournalStorage(_Chained(path, last))
 
 
 def _distribution(value: Scalar) -> BaseDistribution:
