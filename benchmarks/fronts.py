@@ -25,8 +25,11 @@ def compared(run: Run) -> list[tuple[bool, bool, float]]:
         if not tried:
             continue
         best = front([(t["accuracy"], t["stability"]) for t in tried])
-        survey = max(number for number, t in enumerate(tried) if t["phase"] == "stability")
-        kept = next(number for number, t in enumerate(tried) if t["kept"])
+        attempts = [number for number, t in enumerate(tried) if t["phase"] == "stability"]
+        chosen = [number for number, t in enumerate(tried) if t["kept"]]
+        if not attempts or not chosen:
+            raise UserError(f"{run.path.with_suffix('.trials.json')}: of task {index + 1} no attempt, or none was kept")
+        survey, kept = attempts[-1], chosen[0]
         gained = 100 * (tried[kept]["stability"] - tried[survey]["stability"])
         found.append((survey in best, kept == survey, gained))
     return found

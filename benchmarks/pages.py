@@ -9,16 +9,18 @@ computed here but what the report computes.
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import re
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks import knobs, switches
 from cl import cli
 from cl.errors import UserError
+from cl.files import read_json
 from cl.params import names_in
 from flows.report import BOUNDS, Row, compare, percent, size, times
 from flows.results import read_runs
@@ -77,10 +79,10 @@ def in_time(out: Path) -> str:
     """What `cl.anytime` found of the runs there, a line per method and seed."""
     lines = ["| | average | worst case | minimum | largest fall |", "| :--- | ---: | ---: | ---: | ---: |"]
     for path in sorted(out.glob("results/*/seed-*.anytime.json")):
-        found = json.loads(path.read_bytes())
         fields = ("anytime_average_accuracy", "worst_case_accuracy", "minimum_accuracy", "windowed_forgetting")
-        values = " | ".join(f"{100 * found[field]:.1f}" for field in fields)
-        lines.append(f"| {found['method']}, seed {found['seed']} | {values} |")
+        with _made_by("cl.anytime", path) as found:
+            values = " | ".join(f"{100 * found[field]:.1f}" for field in fields)
+            lines.append(f"| {found['method']}, seed {found['seed']} | {values} |")
     return "\n".join(lines)
 
 
@@ -95,7 +97,8 @@ def main() -> int:
     parser.add_argument("--knobs", type=Path, default=Path("out/knobs"), help="of benchmarks.knobs")
     given = parser.parse_args()
     if (given.knobs / "knobs.json").exists():
-        fill(PROTOCOL, "knobs", knobs.table(json.loads((given.knobs / "knobs.json").read_bytes())))
+        with _made_by("benchmarks.knobs", given.knobs / "knobs.json") as found:
+            fill(PROTOCOL, "knobs", knobs.table(found))
     if (given.all / "results").exists():
         rows = compare(read_runs(given.all))
         for name in sorted({row.method for row in rows}):
@@ -115,13 +118,22 @@ def main() -> int:
 
 
 def _fill_switches(folder: Path) -> None:
-    found = json.loads((folder / "switches.json").read_bytes())
-    for name in names_in("methods"):
-        own = [entry for entry in found if entry["method"] == name]
-        if own:
-            seeds = ", ".join(map(str, own[0]["seeds"]))
-            note = f"permuted-digits, ten tasks, seeds {seeds}; `python -m benchmarks.switches` prints it."
-            fill(METHODS / f"{name}.md", "switches", f"{switches.table(own)}\n\n{note}")
+    with _made_by("benchmarks.switches", folder / "switches.json") as found:
+        for name in names_in("methods"):
+            own = [entry for entry in found if entry["method"] == name]
+            if own:
+                seeds = ", ".join(map(str, own[0]["seeds"]))
+                note = f"permuted-digits, ten tasks, seeds {seeds}; `python -m benchmarks.switches` prints it."
+                fill(METHODS / f"{name}.md", "switches", f"{switches.table(own)}\n\n{note}")
+
+
+@contextlib.contextmanager
+def _made_by(command: str, path: Path) -> Iterator[Any]:
+    """What is in a JSON file; raises `UserError` where that is not what the body takes it for."""
+    try:
+        yield read_json(path)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{path}: damaged, or of another version; make it again: python -m {command}") from None
 
 
 if __name__ == "__main__":

@@ -167,7 +167,8 @@ def keep(out: Path, study: str) -> dict[str, Any]:
         target = home / "results" / run.method
         target.mkdir(parents=True, exist_ok=True)
         for suffix in (".json", ".cost.json", ".trials.json"):
-            shutil.copy(run.path.with_suffix(suffix), target)
+            if run.path.with_suffix(suffix).exists():
+                shutil.copy(run.path.with_suffix(suffix), target)
     found = summary(compare(runs), whole=study == SCALED)
     write_json(home / "summary.json", found)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from cl import cli
 from cl.data.prepare import check_prepared, prepare
 from cl.errors import UserError
+from cl.files import read_object
 from cl.live import shown
 from cl.metrics import interval
 from cl.params import Params
@@ -40,10 +40,10 @@ def table(params: Params, out: Path, failed: Collection[str] = ()) -> str:
     for method in params.methods:
         learned = [seed for seed in params.seeds if UnitOfWork(method, seed).name not in failed]
         paths = [out / "results" / method / f"seed-{seed}.json" for seed in learned]
-        results = [json.loads(path.read_bytes()) for path in paths if path.exists()]
+        results = [averages(path) for path in paths if path.exists()]
         if results:
-            mean, half = interval([result["average_accuracy"] for result in results])
-            lost = [r["average_forgetting"] for r in results if r["average_forgetting"] is not None]
+            mean, half = interval([accuracy for accuracy, _ in results])
+            lost = [forgetting for _, forgetting in results if forgetting is not None]
             rows.append((mean, half, sum(lost) / len(lost) if lost else None, len(results), method))
     width = max(len(name) for name in ["method", *params.methods])
     lines = [f"{'method':<{width}} {'accuracy':>8} {'+-':>6} {'forgetting':>11} {'seeds':>6}"]
@@ -52,6 +52,15 @@ def table(params: Params, out: Path, failed: Collection[str] = ()) -> str:
         kept = f"{forgotten:11.1%}" if forgotten is not None else f"{'-':>11}"
         lines.append(f"{method:<{width}} {mean:8.1%} {spread} {kept} {count:>6}")
     return "\n".join(lines)
+
+
+def averages(path: Path) -> tuple[float, float | None]:
+    """Average accuracy and forgetting of a result file; raises `UserError` where that does not say them."""
+    found = read_object(path)
+    accuracy, forgetting = found.get("average_accuracy"), found.get("average_forgetting")
+    if not isinstance(accuracy, float | int) or not isinstance(forgetting, float | int | None):
+        raise UserError(f"{path}: damaged; run the same command again, which puts it right")
+    return accuracy, forgetting
 
 
 def _say(line: str) -> None:

@@ -21,15 +21,15 @@ import torch
 from cl import checkpoint, cli
 from cl.data import Split, Task
 from cl.errors import UserError
-from cl.files import read_json, write_json
-from cl.keys import unit_folder, unit_key
+from cl.files import from_json, write_json
+from cl.keys import chain_key, unit_folder, unit_key
 from cl.method import accuracy, checked, method_class
 from cl.metrics import largest_change, worst_case_accuracy
 from cl.params import Params
 from cl.pool import UnitOfWork, units_of
 from cl.rng import generator
-from cl.sequence import FINISHED, Unit
 from cl.unit import learner_of
+from cl.work import DamagedFile, finished
 
 SAMPLES = 1000
 """Test samples of a task that are looked at, at most; a fixed random choice."""
@@ -56,18 +56,23 @@ def trace(params: Params, unit: UnitOfWork, out: Path, every: int) -> list[Momen
     if every < 1:
         raise UserError(f"--every {every}: has to be 1 step or more")
     folder = unit_folder(params, unit.method, unit.seed, out)
-    trials = (read_json(folder / "trials.json") or {}).get("trials")
-    if trials is None or not (folder / FINISHED).exists():
+    done = finished(folder)
+    try:
+        trials = from_json(done.read(folder, "trials.json"))["trials"] if done is not None else None
+    except DamagedFile as error:
+        raise UserError(f"{error}; make it whole first: flows.benchmark") from None
+    if trials is None:
         raise UserError(f"{unit.name} is not learned under {out} with these params; learn it first: flows.benchmark")
     learner = learner_of(params, unit.method, unit.seed, out)
     learner.sequence = replace(learner.sequence, tasks=tuple(map(_few, learner.sequence.tasks)))
-    whole = Unit(learner, folder, unit_key(params, unit.method, unit.seed), lambda event: None)
+    key = unit_key(params, unit.method, unit.seed)
     moments: list[Moment] = []
     steps_before = 0
     for index, stage in enumerate(learner.stages):
         if index > 0:
             place = folder / f"task-{index - 1:03d}"
-            learner.resume(index - 1, checkpoint.load(place, whole.chain_key(index - 1), learner.device)[0])
+            before = chain_key(key, [task.digest for task in learner.stages[:index]])
+            learner.resume(index - 1, checkpoint.load(place, before, learner.device)[0])
         learner.open(stage)
         kept = next(trial for trial in trials if trial["task_index"] == index and trial["kept"])
         plain = learner.method.selection == "consolidation-decay" and kept["phase"] != "learn"

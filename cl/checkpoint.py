@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from cl.files import DamagedCheckpoint, to_json, verify, write_folder
+from cl.files import DamagedCheckpoint, from_json, to_json, verify, write_folder
 from cl.train import Snapshot
 
 
@@ -42,15 +41,15 @@ def load(folder: Path, key: str | None = None, device: torch.device | None = Non
     """
     files = verify(folder, key)
     try:
-        outline = json.loads(files["state.json"])
+        outline = from_json(files["state.json"])
         home = outline.get("device", "cpu")
         if device is not None and device.type != home:
             raise DamagedCheckpoint(f"{folder}: learned on {home}, and not to go on with on {device.type}")
         there = device or torch.device("cpu")
         net = {name: t.to(there) for name, t in load_tensors(files["net.safetensors"]).items()}
         state = _fill(outline, load_tensors(files["state.safetensors"]), there)
-        return Snapshot(net, state), json.loads(files["record.json"])
-    except (SafetensorError, ValueError, KeyError) as error:
+        return Snapshot(net, state), from_json(files["record.json"])
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"{folder}: not a checkpoint of this version ({error})") from None
 
 

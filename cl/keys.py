@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from cl.data.prepare import digest, read_manifest
-from cl.files import DamagedCheckpoint, read_json, verify, write_folder
+from cl.files import DamagedCheckpoint, read_object, verify, write_folder
 from cl.params import PACKAGE, Params
+from cl.work import UNIT, copy_cost
 
 CODE = (
     "checkpoint",
     "holding",
+    "journal",
     "memory",
     "merging",
     "method",
@@ -102,16 +104,21 @@ def chain(parts: Mapping[str, Any], tasks: Sequence[str], at_once: bool) -> list
 def learned(folder: Path, keys: Sequence[str]) -> int:
     """How many checkpoints of the folder, from the first on, are of these keys."""
     for index, key in enumerate(keys):
-        manifest = read_json(folder / f"task-{index:03d}" / "manifest.json")
-        if manifest is None or manifest["key"] != key:
+        if read_object(folder / f"task-{index:03d}" / "manifest.json").get("key") != key:
             return index
     return len(keys)
 
 
 def earlier(folder: Path) -> Iterator[Path]:
     """Work folders of the same method and seed that have something learned, the latest first."""
-    found = [path.parent for path in folder.parent.glob("*/unit.json") if path.parent != folder]
+    found = [path.parent for path in folder.parent.glob(f"*/{UNIT}") if path.parent != folder]
     yield from sorted((p for p in found if (p / "task-000").exists()), key=lambda p: -p.stat().st_mtime)
+
+
+def noted(folder: Path) -> dict[str, Any]:
+    """The parts of the unit of this work folder, as noted there; empty where the note is missing or damaged."""
+    parts = read_object(folder / UNIT)
+    return parts if digest(parts).startswith(folder.name) else {}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -146,7 +153,7 @@ def adopt(params: Params, method: str, seed: int, out: Path) -> int:
     if learned(folder, keys) > 0:
         return 0
     for other in earlier(folder):
-        theirs = read_json(other / "unit.json") or {}
+        theirs = noted(other)
         if any(not said.startswith(UPGRADES) for said in differences(theirs, parts)):
             continue
         old = chain(theirs, tasks, at_once)
@@ -157,9 +164,7 @@ def adopt(params: Params, method: str, seed: int, out: Path) -> int:
                 write_folder(folder / name, verify(other / name, old[index]), keys[index])
             except DamagedCheckpoint:
                 return index
-            cost = other / f"cost-{index:03d}.json"
-            if cost.exists():
-                (folder / cost.name).write_bytes(cost.read_bytes())
+            copy_cost(other, folder, index)
         if count:
             return count
     return 0

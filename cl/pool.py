@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cl.errors import UserError
-from cl.files import write_bytes
+from cl.files import make_way, write_bytes
 from cl.keys import unit_folder
 from cl.params import Params
 from cl.unit import publish_if_finished
@@ -99,9 +99,14 @@ class Children:
             return None
         command = [*command_of(self._params_file, unit, self.out), "--trial-workers", str(trial_workers)]
         log = unit_folder(self.params, unit.method, unit.seed, self.out) / "stderr.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            make_way(log, lambda message: hear({"event": "warning", "message": message}))
+            stderr = log.open("w", encoding="utf-8")
+        except OSError as error:  # it costs no other unit anything
+            return f"{log}: cannot be written ({error.strerror})"
         failure = None
-        with log.open("w", encoding="utf-8") as stderr:
+        with stderr:
             with self._lock:
                 if self.stopped:
                     return "stopped before it began"

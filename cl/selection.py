@@ -8,7 +8,6 @@ in a journal file, which is also how a run that was killed knows what it has tri
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from cl.errors import UserError
+from cl.journal import chained, checked
 from cl.method import Knob, Scalar, Value
 from cl.metrics import front
 from cl.params import Selection
@@ -99,22 +98,19 @@ class Decay:
 
 
 class Ledger:
-    """The studies of one unit in its journal file: one per task and phase."""
+    """The studies of one unit in its journal file: one per task and phase. `warn` hears of damage to it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, warn: Callable[[str], None] = warnings.warn) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():  # a line that a kill or a full disk cut short was never told to anybody
-            data = path.read_bytes()
-            os.truncate(path, data.rfind(b"\n") + 1)
-        lock = JournalFileOpenLock(str(path))
         # The unit's own lock keeps others out, so a lock file found here was left behind by a kill.
         Path(f"{path}.lock").unlink(missing_ok=True)
+        last = checked(path, warn)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._storage = JournalStorage(JournalFileBackend(str(path), lock))
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{path}: the journal of trials is damaged ({error}); delete it to search anew") from None
+            self._storage = _storage(path, last)
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            warn(f"{path}: this version of Optuna cannot read it ({error}); its trials are made again")
+            path.unlink()
+            self._storage = _storage(path, "")
 
     def study(self, task: int, phase: str, key: str, objectives: int = 1) -> Study:
         """The study of this task and phase, as far as it has come; `key` names the data and all else it rests on."""
@@ -316,6 +312,25 @@ class _Listed(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return self.point[param_name]
+
+
+class _Chained(JournalFileBackend):
+    """Optuna's journal file, with the digests of `cl.journal` in it; `last`: that of the last line."""
+
+    def __init__(self, path: Path, last: str) -> None:
+        super().__init__(str(path), JournalFileOpenLock(str(path)))
+        self._last = last
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        last, entries = chained(self._last, logs)
+        super().append_logs(entries)
+        self._last = last
+
+
+def _storage(path: Path, last: str) -> JournalStorage:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return JournalStorage(_Chained(path, last))
 
 
 def _distribution(value: Scalar) -> BaseDistribution:

@@ -26,7 +26,7 @@ from cl import checkpoint
 from cl.data import Sequence, Task, joined
 from cl.data.prepare import one_label_space
 from cl.errors import UserError
-from cl.files import DamagedCheckpoint, ForeignCheckpoint, read_json, write_json
+from cl.files import DamagedCheckpoint, ForeignCheckpoint, write_json
 from cl.keys import chain_key
 from cl.machine import machine, peak_memory
 from cl.method import Method, accuracy, add_task, cannot, make, unbounded
@@ -48,12 +48,12 @@ from cl.selection import (
     most_stable,
 )
 from cl.train import Fit, Snapshot, fit
+from cl.work import FINISHED, cost_of, finish, keep_cost
 
 Say = Callable[[dict[str, Any]], None]
 Pool = Callable[..., "Future[Outcome]"]
 """Starts a trial elsewhere: (stage, name of the method of `Unit` that runs it, its arguments)."""
 JOURNAL = "studies.log"
-FINISHED = "finished.json"
 
 
 @dataclass
@@ -331,8 +331,10 @@ class Unit:
         self.learner, self.folder, self.key, self.say, self.pool = learner, folder, key, say, pool
         self.params = learner.params
         self.records: list[dict[str, Any]] = []
-        self.costs: list[dict[str, Any]] = []
-        self.ledger = Ledger(folder / JOURNAL)
+        self.costs: list[dict[str, Any] | None] = []
+        """Of each task learned; None where what was noted is lost."""
+        self.peak_memory = 0
+        self.ledger = Ledger(folder / JOURNAL, self._warn)
         self.in_place: tuple[int, str, int] | None = None
         """Stage, phase and number of the trial whose model the learner has."""
 
@@ -353,12 +355,16 @@ class Unit:
         return chain_key(self.key, [task.digest for task in self.learner.stages[: stage + 1]])
 
     def run(self) -> None:
-        """Learn what is not learned yet; afterwards the folder holds result.json, trials.json and cost.json."""
+        """Learn what is not learned yet; afterwards the folder holds what is published, and finished.json.
+
+        Without cost.json where what a task cost is lost: a sum would be too low.
+        """
         learner = self.learner
         knobs = dict(learner.knobs)
         for index, stage in enumerate(learner.stages):
             place = self.folder / f"task-{index:03d}"
             if not self._resume(index, place):
+                (self.folder / FINISHED).unlink(missing_ok=True)  # its results are soon those of the tasks so far
                 if self.params.selection.reset_per_task:
                     knobs = dict(learner.knobs)
                 clock = Clock()
@@ -372,14 +378,15 @@ class Unit:
                 record["per_task"] |= zero_shot
                 if remarks := self._remarks(learned):
                     record["per_task"]["remarks"] = remarks
-                checkpoint.save(place, Snapshot.of(learner.method), record, self.chain_key(index))
                 cost = {
                     "task": stage.name,
                     "seconds": clock.seconds,
                     "process_seconds": time.process_time() - started,
                     "step_seconds": clock.step_seconds,
                 }
-                write_json(self.folder / f"cost-{index:03d}.json", cost)
+                self.peak_memory = max(peak_memory(), self.peak_memory)
+                keep_cost(self.folder, index, cost, self.peak_memory)  # first: a task that is learned has its cost
+                checkpoint.save(place, Snapshot.of(learner.method), record, self.chain_key(index))
                 self.records.append(record)
                 self.costs.append(cost)
                 self._drop_candidates(index)
@@ -396,8 +403,7 @@ class Unit:
                 )
             knobs = self.records[-1]["next_knobs"]
         self._write_results()
-        tasks = [task.digest for task in learner.sequence.tasks]
-        write_json(self.folder / FINISHED, {"tasks": tasks, "stages": len(learner.stages)})
+        finish(self.folder, [task.digest for task in learner.sequence.tasks], len(learner.stages))
 
     def _resume(self, index: int, place: Path) -> bool:
         if not place.exists():
@@ -406,19 +412,24 @@ class Unit:
             snapshot, record = checkpoint.load(place, self.chain_key(index), self.learner.device)
         except ForeignCheckpoint:  # of these params, so of other data
             if not self.learner.method.sees_all_tasks:  # which is to be expected where a task has come
-                message = f"the data up to task {index + 1} are not those it was learned from; learning it again"
-                self.say({"event": "warning", "message": message})
+                self._warn(f"the data up to task {index + 1} are not those it was learned from; learning it again")
             return False
         except DamagedCheckpoint as error:
-            self.say({"event": "warning", "message": f"{error}: refused; learning task {index + 1} again"})
+            self._warn(f"{error}: refused; learning task {index + 1} again")
             return False
         self.learner.resume(index, snapshot)
         self.records.append(record)
-        cost = read_json(self.folder / f"cost-{index:03d}.json")
-        name = record["per_task"]["task"]
         self.say({"event": "resumed", "index": index, "tasks": len(self.learner.stages)})
-        self.costs.append(cost or {"task": name, "seconds": {}, "process_seconds": 0.0, "step_seconds": 0.0})
+        cost, peak = cost_of(self.folder, index) or (None, 0)
+        if cost is None:
+            place = self.folder / f"cost-{index:03d}.json"
+            self._warn(f"{place}: missing or damaged; as what task {index + 1} cost is lost, there is no cost.json")
+        self.costs.append(cost)
+        self.peak_memory = max(peak, self.peak_memory)
         return True
+
+    def _warn(self, message: str) -> None:
+        self.say({"event": "warning", "message": message})
 
     # One task.
 
@@ -660,20 +671,23 @@ class Unit:
         write_json(self.folder / "result.json", result)
         trials = [trial for record in self.records for trial in record["trials"]]
         write_json(self.folder / "trials.json", {**head, "trials": trials})
-        before = read_json(self.folder / "cost.json") or {}
-        write_json(
-            self.folder / "cost.json",
-            {
-                **head,
-                "machine": machine(learner.device),
-                "precision": "bfloat16" if learner.method.net.backbone.reduced else "float32",
-                "seconds": sum(sum(cost["seconds"].values()) for cost in self.costs),
-                "process_seconds": sum(cost["process_seconds"] for cost in self.costs),
-                "step_seconds": sum(cost["step_seconds"] for cost in self.costs),
-                "peak_memory_bytes": max(peak_memory(), before.get("peak_memory_bytes", 0)),
-                "per_task": self.costs,
-            },
-        )
+        costs = [cost for cost in self.costs if cost is not None]
+        if len(costs) < len(self.costs):
+            (self.folder / "cost.json").unlink(missing_ok=True)
+        else:
+            write_json(
+                self.folder / "cost.json",
+                {
+                    **head,
+                    "machine": machine(learner.device),
+                    "precision": "bfloat16" if learner.method.net.backbone.reduced else "float32",
+                    "seconds": sum(sum(cost["seconds"].values()) for cost in costs),
+                    "process_seconds": sum(cost["process_seconds"] for cost in costs),
+                    "step_seconds": sum(cost["step_seconds"] for cost in costs),
+                    "peak_memory_bytes": max(peak_memory(), self.peak_memory),
+                    "per_task": costs,
+                },
+            )
         accuracy_so_far: float = result["average_accuracy"]
         return accuracy_so_far
 

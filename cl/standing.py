@@ -15,10 +15,10 @@ from typing import Any
 
 from cl import cli
 from cl.data.prepare import prepare, read_manifest
-from cl.files import read_json
-from cl.keys import chain, differences, earlier, learned, parts_of, unit_folder
+from cl.keys import chain, differences, earlier, learned, noted, parts_of, unit_folder
 from cl.params import Params
 from cl.pool import UnitOfWork, units_of
+from cl.work import UNIT, finished
 
 
 @dataclass(frozen=True)
@@ -59,23 +59,24 @@ def standing(params: Params, unit: UnitOfWork, out: Path, tasks: Sequence[Mappin
 
 
 def _why(folder: Path, parts: Mapping[str, Any], done: int, tasks: Sequence[Mapping[str, Any]], at_once: bool) -> str:
-    finished = read_json(folder / "finished.json")
-    if finished is not None:
-        before = finished["tasks"]
+    known = finished(folder)
+    if known is not None:
+        before = known.tasks
         now = [task["digest"] for task in tasks]
         changed = [tasks[i]["name"] for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b]
         if changed and (at_once or done < len(before)):
             return f"the data of {changed[0]} changed" + (
                 f", and of {len(changed) - 1} more" if len(changed) > 1 else ""
             )
-        return f"new: {', '.join(task['name'] for task in tasks[len(before) :])}"
-    if (folder / "unit.json").exists():
+        new = [task["name"] for task in tasks[len(before) :]]
+        return f"new: {', '.join(new)}" if new else f"the checkpoint of task {done + 1} is missing or damaged"
+    if (folder / UNIT).exists():
         return (
             "interrupted, goes on from there"
             if done or (folder / "studies.log").exists()
             else "begun, nothing finished"
         )
-    told = [differences(read_json(other / "unit.json") or {}, parts) for other in earlier(folder)]
+    told = [differences(theirs, parts) for other in earlier(folder) if (theirs := noted(other))]
     told.sort(key=len)  # the nearest first
     return "; ".join(told[0]) if told else "never run"
 
@@ -110,8 +111,8 @@ def _tasks(params: Params, prepared: Path) -> list[dict[str, Any]] | None:
     """The tasks prepared there, where they are those of the params and of the data as they are now."""
     from cl.data.prepare import is_current
 
-    tasks: list[dict[str, Any]] = read_manifest(prepared)["tasks"]
-    return tasks if is_current(params.benchmark, cli.RAW, prepared) else None
+    current = is_current(params.benchmark, cli.RAW, prepared)
+    return read_manifest(prepared)["tasks"] if current else None
 
 
 if __name__ == "__main__":

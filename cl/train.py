@@ -19,7 +19,7 @@ from cl.rng import Key, generator
 
 LIMIT = 1e4
 """Loss and penalty of a training that diverges pass this on their way to infinity, also where a lower learning rate
-catches them before they are there. The survey's code gives up EWC, SI and MAS at this number too."""
+catches them before they are there. The survey's code gives some of its methods up at this number too."""
 
 
 @dataclass(frozen=True)

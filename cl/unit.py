@@ -24,22 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
-from cl.files import DamagedCheckpoint, read_json, to_json, verify, write_bytes
+from cl.files import DamagedCheckpoint, to_json, verify, write_bytes
 from cl.keys import adopt, parts_of, unit_folder, unit_key
 from cl.params import Params, read
+from cl.work import FINISHED, PUBLISHED, UNIT, DamagedFile, finished, tidy
 
 if TYPE_CHECKING:
     import torch
 
     from cl.selection import Outcome
     from cl.sequence import Learner, Say
-
-PUBLISHED = {
-    "result.json": ".json",
-    "trials.json": ".trials.json",
-    "cost.json": ".cost.json",
-    "studies.log": ".studies.log",
-}
 
 
 def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_workers: int = 1) -> None:
@@ -63,39 +57,60 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
                 )
             )
             pool = functools.partial(_submit, executor, str(folder))
-        if not (folder / "unit.json").exists():
-            write_bytes(folder / "unit.json", to_json(parts_of(params, method, seed)))
+        tidy(folder, lambda message: say({"event": "warning", "message": message}))
+        parts = to_json(parts_of(params, method, seed))
+        if not (folder / UNIT).exists() or (folder / UNIT).read_bytes() != parts:
+            write_bytes(folder / UNIT, parts)
         if params.execution.after_upgrade == "continue" and (count := adopt(params, method, seed, out)):
             message = f"{count} tasks were learned by another version; going on from there"
             say({"event": "warning", "message": message})
         unit = Unit(learner_of(params, method, seed, out), folder, unit_key(params, method, seed), say, pool)
         unit.run()
-        publish(folder, method, seed, out, len(unit.learner.stages), say)
+        publish(folder, method, seed, out, say)
 
 
 def publish_if_finished(params: Params, unit: tuple[str, int], out: Path, say: Say) -> bool:
     """Publish a unit that has learned all the prepared tasks before; False where there is work left for a process.
 
-    Needs no torch, so a run in which everything is done takes no time.
+    Needs no torch, so a run in which everything is done takes no time. What is wrong with one unit's files stops no
+    other unit: its own process sees it too, and tells.
     """
     folder = unit_folder(params, *unit, out)
-    finished = read_json(folder / "finished.json")
     tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
-    if finished is None or finished["tasks"] != tasks:
+    done = finished(folder)
+    if done is None and not os.path.lexists(folder / FINISHED):
+        return False
+    if done is not None and done.tasks != tasks:
         return False
     try:
-        publish(folder, *unit, out, finished["stages"], say)
-    except DamagedCheckpoint:
+        publish(folder, *unit, out, say)
+    except DamagedFile as error:
+        say({"event": "warning", "message": f"{error}: made again"})
+        return False
+    except (UserError, OSError):  # a damaged checkpoint, or a place that cannot be written
         return False
     return True
 
 
-def publish(folder: Path, method: str, seed: int, out: Path, stages: int, say: Say) -> None:
-    """Put the finished unit's files where other programs read them; what is there already and right stays."""
+def publish(folder: Path, method: str, seed: int, out: Path, say: Say) -> None:
+    """Put the finished unit's files where other programs read them; what is there already and right stays.
+
+    A file of the unit's that is damaged is put back from there. Raises `DamagedFile` where it is damaged there too, and
+    `DamagedCheckpoint` for a checkpoint of the unit's.
+    """
     target = out / "checkpoints" / method / f"seed-{seed}"
-    for index in range(stages):
+    places = {name: out / "results" / method / f"seed-{seed}{suffix}" for name, suffix in PUBLISHED.items()}
+    done = finished(folder)
+    if done is None:
+        raise DamagedFile(f"{folder / FINISHED}: damaged")
+
+    def warn(message: str) -> None:
+        say({"event": "warning", "message": message})
+
+    files = {name: done.healed(folder, name, places[name], warn) for name in done.files}
+    for index in range(done.stages):
         source, place = folder / f"task-{index:03d}", target / f"task-{index}"
-        files = verify(source)
+        saved = verify(source)
         wanted = (source / "manifest.json").read_bytes()
         if place.exists():
             try:
@@ -103,17 +118,18 @@ def publish(folder: Path, method: str, seed: int, out: Path, stages: int, say: S
                 if (place / "manifest.json").read_bytes() == wanted:
                     continue
             except DamagedCheckpoint as error:
-                say({"event": "warning", "message": f"{error}: replaced from {source}"})
+                warn(f"{error}: replaced from {source}")
             shutil.rmtree(place)
-        for name, data in {**files, "manifest.json": wanted}.items():
+        for name, data in {**saved, "manifest.json": wanted}.items():
             write_bytes(place / name, data)
     for extra in target.glob("task-*"):
-        if int(extra.name.removeprefix("task-")) >= stages:
+        if int(extra.name.removeprefix("task-")) >= done.stages:
             shutil.rmtree(extra)
-    for name, suffix in PUBLISHED.items():
-        place, data = out / "results" / method / f"seed-{seed}{suffix}", (folder / name).read_bytes()
-        if not place.exists() or place.read_bytes() != data:
-            write_bytes(place, data)
+    for name, place in places.items():
+        if name not in files:  # what an earlier run cost says nothing of this one
+            place.unlink(missing_ok=True)
+        elif not place.is_file() or place.read_bytes() != files[name]:
+            write_bytes(place, files[name])
 
 
 def learner_of(params: Params, method: str, seed: int, out: Path) -> Learner:

@@ -15,7 +15,7 @@ from pathlib import Path
 from cl import metrics
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
-from cl.files import read_json
+from cl.files import DamagedCheckpoint, from_json, read_object, verify
 from cl.keys import chain, parts_of
 from cl.params import Champion, Params
 from flows.results import Run, read_run
@@ -85,6 +85,8 @@ def choose(params: Params, out: Path, method: str | None = None, seed: int | Non
         for name in allowed
         for s in params.seeds
     }
+    for unit, run in runs.items():
+        _as_learned(run, places[unit])
     accuracies = {name: [_accuracy(params, runs[name, s]) for s in params.seeds] for name in allowed}
     ranked = sorted(allowed, key=lambda name: -statistics.fmean(accuracies[name]))
     best = method or ranked[0]
@@ -114,7 +116,25 @@ def _checkpoint(params: Params, out: Path, method: str, seed: int) -> Path | Non
     tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
     folder = out / "checkpoints" / method / f"seed-{seed}" / f"task-{len(tasks) - 1}"
     key = chain(parts_of(params, method, seed), tasks, at_once=False)[-1]
-    return folder if (read_json(folder / "manifest.json") or {}).get("key") == key else None
+    return folder if read_object(folder / "manifest.json").get("key") == key else None
+
+
+def _as_learned(run: Run, checkpoint: Path | None) -> None:
+    """Raises `UserError` where a result file does not say what was noted with the model, or that is damaged.
+
+    By these numbers a model is chosen to be used, so they have to be of that model.
+    """
+    assert checkpoint is not None
+    again = f"run `python -m flows.benchmark` with the same options, which puts it right (--methods {run.method})"
+    try:
+        record = from_json(verify(checkpoint, only="record.json")["record.json"])
+        noted = [record["accuracy"], record["other_accuracy"], record["per_task"]]
+    except DamagedCheckpoint as error:
+        raise UserError(f"{error}; {again}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{checkpoint}: not a checkpoint of this version; {again}") from None
+    if noted != [run.accuracy[-1], run.otherwise and run.otherwise[-1], run.per_task[-1]]:
+        raise UserError(f"{run.path}: is not what was learned ({checkpoint / 'record.json'}); {again}")
 
 
 def _validation(params: Params, out: Path, method: str, seed: int) -> list[float]:

@@ -12,16 +12,18 @@ from __future__ import annotations
 import fcntl
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
 from cl import cli
 from cl.errors import UserError
-from cl.files import read_json, write_json, write_whole
+from cl.files import read_object, write_json, write_whole
 from cl.metrics import average_accuracy, average_forgetting
 from cl.params import Params
 from flows import provenance, tracking
@@ -57,16 +59,52 @@ class Night:
         return self.folder.name
 
 
-def nights(home: Path) -> list[Night]:
-    """All nights that have ended, the oldest first."""
-    found = [(path.parent, read_json(path)) for path in sorted(home.glob("nights/*/night.json"))]
-    return [Night(folder, record) for folder, record in found if record is not None]
+class _Tasks(BaseModel):
+    model_config = ConfigDict(strict=True)
+    benchmark: str
+    tasks: list[str]
+    reduced: dict[str, int] = {}
+    setting: str = ""
 
 
-def last_good(home: Path, sequence: Mapping[str, Any]) -> Night | None:
-    """The latest night without failure or regression on this very sequence of tasks."""
-    good = [night for night in nights(home) if night.record["good"] and _sequence(night.record) == sequence]
-    return good[-1] if good else None
+class _Record(BaseModel):
+    """What a night reads of earlier ones."""
+
+    model_config = ConfigDict(strict=True)
+    good: bool
+    sequence: _Tasks
+    versions: dict[str, Any] = Field(alias="from")
+    params: dict[str, Any]
+    methods: dict[str, dict[str, FiniteFloat]]
+
+
+def nights(home: Path, say: Callable[[str], None] = print) -> list[Night]:
+    """All nights that have ended, the oldest first; `say` is told of those whose `night.json` is damaged."""
+    found = []
+    for path in sorted(home.glob("nights/*/night.json")):
+        record = read_object(path)
+        try:
+            _Record.model_validate(record)
+            found.append(Night(path.parent, record))
+        except ValidationError:
+            say(f"{path}: damaged; this night is left out")
+    return found
+
+
+def last_good(
+    course: Sequence[Night], sequence: Mapping[str, Any], params: Params, say: Callable[[str], None] = print
+) -> tuple[Night, list[Run]] | None:
+    """The latest night without failure or regression on this very sequence of tasks, with what can be read of it.
+
+    A night whose results are damaged, or none of these methods and seeds, is passed over, and `say` is told.
+    """
+    for night in reversed(course):
+        if night.record["good"] and _sequence(night.record) == sequence:
+            try:
+                return night, read_runs(night.folder, params.methods, params.seeds)
+            except UserError as error:
+                say(f"night {night.name}: nothing to compare with: {error}")
+    return None
 
 
 def _sequence(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,8 +151,8 @@ def _judge(params: Params, home: Path, out: Path, failure: UnitsFailed | None, p
     sequence: dict[str, Any] = {"benchmark": params.benchmark.name, "tasks": [], "reduced": {}, "setting": ""}
     if runs:
         sequence |= {"tasks": list(runs[0].tasks), "reduced": runs[0].reduced, "setting": runs[0].setting}
-    before = last_good(home, sequence)
-    old = read_runs(before.folder, params.methods, params.seeds) if before else []
+    course = nights(home, prefect.say)
+    before, old = last_good(course, sequence, params, prefect.say) or (None, [])
     verdict = compare_nights(runs, old, failure.failures if failure else {})
     record: dict[str, Any] = {
         "schema": 1,
@@ -130,7 +168,7 @@ def _judge(params: Params, home: Path, out: Path, failure: UnitsFailed | None, p
         "methods": {method: _means(runs, method) for method in sorted({run.method for run in runs})},
     }
     write_json(out / "night.json", record)
-    page = morning(record, nights(home), before)
+    page = morning(record, [*course, Night(out, record)], before)
     write_whole(out / "morning.html", page.encode())
     latest = page.replace('href="report/', f'href="{out.name}/report/')
     write_whole(home / "nights" / "latest.html", latest.encode())

@@ -15,11 +15,13 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from cl import cli
 from cl.data.prepare import digest, read_manifest
+from cl.errors import UserError
 from cl.params import Params
 from flows import tracking
 from flows.follower import tracking_of
@@ -40,8 +42,11 @@ def tags(out: Path) -> dict[str, str]:
     if commit:
         found["git.commit"] = commit
     pointer = Path("data.dvc")
-    if pointer.exists() and manifest["options"]["path"] is None:
-        found["dvc.data"] = str(yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"])
+    if pointer.exists() and manifest["options"].get("path") is None:
+        made = _outs(pointer, _of_dvc(pointer))
+        if not made:
+            raise _foreign(pointer)
+        found["dvc.data"] = next(iter(made.values()))
     for tag, variable in (("dvc.stage", "DVC_STAGE"), ("dvc.experiment", "DVC_EXP_NAME")):
         if value := os.environ.get(variable):
             found[tag] = value
@@ -71,14 +76,39 @@ def recorded(out: Path) -> dict[str, dict[str, str]]:
     """
     if not LOCK.exists():
         return {}
-    stages = yaml.safe_load(LOCK.read_text(encoding="utf-8")).get("stages", {})
-    known = {Path(kept["path"]).absolute(): kept["md5"] for stage in stages.values() for kept in stage.get("outs", [])}
+    stages = _of_dvc(LOCK).get("stages", {})
+    if not isinstance(stages, dict):
+        raise _foreign(LOCK)
+    known = {Path(path).absolute(): md5 for stage in stages.values() for path, md5 in _outs(LOCK, stage).items()}
     found = {}
     for results in sorted((out / "results").absolute().glob("*/")):
         checkpoints = (out / "checkpoints" / results.name).absolute()
         if checkpoints in known and known.get(results) == folder_hash(results):
             found[results.name] = {"dvc.results": known[results], "dvc.checkpoints": known[checkpoints]}
     return found
+
+
+def _of_dvc(path: Path) -> dict[str, Any]:
+    """A file of DVC's; raises `UserError` where it is none."""
+    try:
+        found = yaml.safe_load(path.read_bytes())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        raise _foreign(path) from None
+    if not isinstance(found, dict):
+        raise _foreign(path)
+    return found
+
+
+def _outs(path: Path, stage: Any) -> dict[str, str]:
+    """What a stage of such a file has made, as far as DVC names it by a hash: by path, that hash."""
+    outs = stage.get("outs", []) if isinstance(stage, dict) else None
+    if not isinstance(outs, list) or not all(isinstance(out, dict) for out in outs):
+        raise _foreign(path)
+    return {str(out["path"]): str(out["md5"]) for out in outs if {"path", "md5"} <= set(out)}
+
+
+def _foreign(path: Path) -> UserError:
+    return UserError(f"{path}: is not as DVC writes it; put it back (git checkout {path})")
 
 
 def folder_hash(folder: Path) -> str:

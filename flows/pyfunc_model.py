@@ -7,7 +7,6 @@ checkpoint's safetensors and JSON. It needs `cl` alone, of which the model holds
 from __future__ import annotations
 
 import base64
-import json
 import math
 import tempfile
 import threading
@@ -29,11 +28,15 @@ from cl import checkpoint
 from cl.data.decode import decode_many
 from cl.data.prepare import Format
 from cl.data.task import Normalise, Split, seen_shape
+from cl.errors import UserError
+from cl.files import DamagedCheckpoint, from_json
 from cl.method import add_task, make
 from cl.nets import build
 from cl.params import Model, Training
 from cl.rng import generator
+from cl.train import Snapshot
 
+AGAIN = "register the model again: python -m flows.champion"
 RGB = 3
 WHITE = 255
 """Of a picture's bytes; a benchmark may have fewer levels of grey (`scale` of its manifest)."""
@@ -47,8 +50,19 @@ class Classifier(PythonModel):
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Rebuild the network and the method; the checkpoint's files are checked against their hashes."""
-        facts = json.loads(Path(context.artifacts["facts"]).read_text(encoding="utf-8"))
+        """Rebuild the network and the method; the checkpoint's files are checked against their hashes.
+
+        Raises `MlflowException` where what the model is made of is damaged.
+        """
+        facts = Path(context.artifacts["facts"])
+        try:
+            self._build(from_json(facts.read_bytes()), checkpoint.load(Path(context.artifacts["checkpoint"]))[0])
+        except DamagedCheckpoint as error:
+            raise MlflowException(f"{error}; {AGAIN}") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, UserError) as error:
+            raise MlflowException(f"{facts}: damaged, or not of the checkpoint beside it ({error}); {AGAIN}") from None
+
+    def _build(self, facts: dict[str, Any], learned: Snapshot) -> None:
         self.tasks: dict[str, list[str]] = {task["name"]: task["classes"] for task in facts["tasks"]}
         self.shape: tuple[int, int, int] = tuple(facts["input_shape"])
         self.scale: float = facts["scale"]
@@ -65,7 +79,7 @@ class Classifier(PythonModel):
             add_task(self.method, net, len(classes), index, draw, ("overwritten too",))
         last = len(self.tasks) - 1
         self.method.attach(net, last, training, 0.0, (facts["seed"], last))
-        checkpoint.load(Path(context.artifacts["checkpoint"]))[0].restore(self.method)
+        learned.restore(self.method)
         net.eval()
         # The server answers each request in a thread of its own, and a method may lay its masks on the one network.
         self.lock = threading.Lock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from cl.data.prepare import digest, read_manifest
 from cl.errors import UserError
 from cl.files import read_json, to_json
 from cl.keys import unit_folder
-from cl.params import PACKAGE, Params
+from cl.params import PACKAGE, Params, method_name
 from flows import provenance
 from flows.choice import Choice, barred
 from flows.results import Run
@@ -185,11 +186,25 @@ def _register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> 
     held = client.get_registered_model(name).aliases.get(ALIAS)
     champion = client.get_model_version(name, str(held)) if held else None
     digests = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
+    if champion is not None and not _ours(champion.tags):
+        raise UserError(
+            f"champion.name: version {held} of {name} in MLflow ({tracking.target}) is {ALIAS}, and was not registered "
+            "from here, so there is nothing to compare by; take another name, or take the alias from it"
+        )
     ruled_out = barred(champion.tags["method"], params.champion) if champion else None
     moves, why = decide(champion.tags if champion else None, str(held), ruled_out, tags, number, digests)
     if moves:
         client.set_registered_model_alias(name, ALIAS, number)
     return f"{name} version {number} ({run.method}, seed {run.seed}): {why}"
+
+
+def _ours(tags: Mapping[str, str]) -> bool:
+    """Whether a registered model has what `decide` reads, as `_register` writes it."""
+    try:
+        method_name(tags["method"])
+        return {"seed", SEQUENCE} <= set(tags) and math.isfinite(float(tags[SCORE]))
+    except (KeyError, ValueError):
+        return False
 
 
 def _log(

@@ -313,13 +313,16 @@ def tradeoff(summary: "Summary") -> Figure:
 def fronts(summary: "Summary") -> Figure:
     """A line of panels per method, one a task: the plasticity and stability of all that was tried, and their front."""
     rows = [row for row in summary.rows if row.searched]
-    tasks = task_ticks(len(summary.tasks) - 1, most=4)
+    tasks = task_ticks(max(len(summary.tasks) - 1, 1), most=4)
     figure, grid = panels(len(rows), len(tasks), 1.9, bottom=0.55, left=0.62, gap=(0.22, 0.42))
     table = looks(summary.rows)
     for place, axes in enumerate(grid):
         row, task = rows[place // len(tasks)], tasks[place % len(tasks)]
         colour = table[row.method].colour
         trials = [trial for trial in row.searched if trial["task_index"] == task]
+        if not trials:
+            axes.set_axis_off()
+            continue
         points = [(100 * trial["accuracy"], 100 * trial["stability"]) for trial in trials]
         best = sorted(points[number] for number in front(points))
         axes.plot(*zip(*best, strict=True), color=colour, linewidth=1, alpha=0.7)
@@ -327,11 +330,12 @@ def fronts(summary: "Summary") -> Figure:
             attempt = trial["phase"] == "stability"
             fill = colour if (x, y) in best else "none"
             axes.plot(x, y, "D" if attempt else "o", markersize=4, color=colour, markerfacecolor=fill, clip_on=False)
-        survey = max(n for n, trial in enumerate(trials) if trial["phase"] == "stability")
-        axes.plot(*points[survey], "*", markersize=11, color=INK, clip_on=False)
-        kept = next(n for n, trial in enumerate(trials) if trial["kept"])
-        axes.plot(*points[kept], "o", markersize=11, color=INK, markerfacecolor="none", clip_on=False)
-        axes.axvline(100 * trials[0]["threshold"], color=MUTED, linewidth=0.8, linestyle=DASHES[1])
+        for n in [n for n, trial in enumerate(trials) if trial["phase"] == "stability"][-1:]:  # the survey's
+            axes.plot(*points[n], "*", markersize=11, color=INK, clip_on=False)
+        for n in [n for n, trial in enumerate(trials) if trial["kept"]][:1]:
+            axes.plot(*points[n], "o", markersize=11, color=INK, markerfacecolor="none", clip_on=False)
+        for threshold in [trial["threshold"] for trial in trials if trial["threshold"] is not None][:1]:
+            axes.axvline(100 * threshold, color=MUTED, linewidth=0.8, linestyle=DASHES[1])
         axes.margins(0.12)
         axes.set_title(f"{row.method}, task {task + 1}")
         if place // len(tasks) == len(rows) - 1:

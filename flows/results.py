@@ -1,25 +1,112 @@
-"""Reading the result files back, checked: `<out>/results/<method>/seed-<s>.json` and the two files beside each."""
+"""Reading the result files back, checked: `<out>/results/<method>/seed-<s>.json` and the two files beside each.
 
-import json
+Anybody may have written or edited them. What is read here is of the types and within the ranges that all later code
+counts on; fields that are not known are passed over.
+"""
+
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from cl.errors import UserError
+from cl.files import SCHEMA, from_json
 
-# What must be in a file: its own fields, the field that lists its entries, and the fields of each entry.
-RESULT = (
-    ("benchmark", "method", "seed", "tasks", "accuracy"),
-    "per_task",
-    ("task", "learning_rate", "plasticity_accuracy", "threshold", "knobs", "attempts", "validation_accuracy",
-     "state_bytes"),
-)  # fmt: skip
-TRIALS = ((), "trials", ("task_index", "phase", "learning_rate", "knobs", "accuracy", "threshold", "kept"))
 PLAIN = "task-incremental"
 OTHERWISE = ("task_agnostic_accuracy", "task_aware_accuracy")
-COST = (("machine", "seconds", "process_seconds", "peak_memory_bytes"), "per_task", ("task", "seconds"))
+
+
+def _value(value: Any) -> Any:
+    """Of a knob: a number, a text, a yes or no, nothing, or a list of such."""
+    for one in value if isinstance(value, list) else [value]:
+        if not isinstance(one, bool | int | float | str | None):
+            raise ValueError("is no value of a knob")
+    return value
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[float, Field(ge=0, le=1e15)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Size = Annotated[int, Field(ge=1, le=2**53)]
+Text = Annotated[str, Field(min_length=1, max_length=300)]
+Knobs = dict[Text, Annotated[Any, AfterValidator(_value)]]
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Head(_Checked):
+    benchmark: Text
+    method: Text
+    seed: Count
+
+
+class _Learned(_Checked):
+    task: Text
+    learning_rate: Number
+    plasticity_accuracy: Share | None
+    threshold: Share | None
+    knobs: Knobs
+    attempts: Count
+    validation_accuracy: Share
+    steps: Count
+    state_bytes: Count
+    network_bytes: Size = 1
+    zero_shot_accuracy: Share = 0.0
+    untrained_accuracy: Share = 0.0
+    remarks: list[Text] = []
+
+
+class _Result(_Head):
+    tasks: list[Text]
+    accuracy: Any  # see `defect`
+    average_accuracy: Share = 0.0
+    average_forgetting: Annotated[float, Field(ge=-1, le=1)] | None = None
+    per_task: list[_Learned]
+    reduced: dict[Text, Count] = {}
+    scenario: Text = PLAIN
+    search: Annotated[str, Field(max_length=300)] = ""
+
+
+class _Trial(_Checked):
+    task_index: Count
+    phase: Text
+    trial: Count
+    learning_rate: Number
+    knobs: Knobs
+    accuracy: Share
+    threshold: Share | None
+    stability: Share = 0.0
+    kept: bool
+    epochs: Count
+    steps: Count
+    diverged: bool = False
+    instability: Annotated[float, Field(ge=0)] = 0.0
+
+
+class _Trials(_Head):
+    trials: list[_Trial]
+
+
+class _CostOfTask(_Checked):
+    task: Text
+    seconds: dict[Text, Number]
+    process_seconds: Number | None = None
+    step_seconds: Number | None = None
+
+
+class _Cost(_Head):
+    machine: dict[Text, Annotated[Any, AfterValidator(_value)]]
+    precision: Text = "float32"
+    seconds: Number
+    process_seconds: Number | None
+    step_seconds: Number | None = None
+    peak_memory_bytes: Annotated[float, Field(gt=0, le=1e15)] | None
+    per_task: list[_CostOfTask]
 
 
 @dataclass(frozen=True)
@@ -87,34 +174,33 @@ def read_runs(
 def read_run(path: Path, method: str, seed: int) -> Run:
     """One result file with its two companions; UserError naming the file that is damaged or incomplete."""
     again = f"delete it and run `python -m flows.benchmark --methods {method} --seeds {seed}` again."
-
-    def load(file: Path, fields: Sequence[str], entries: str, entry_fields: Sequence[str]) -> dict[str, Any]:
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise UserError(f"{file} cannot be read ({error}): {again}") from error
-        if not isinstance(data, dict) or data.get("schema") != 1:
-            raise UserError(f"{file} is not a file of schema 1: {again}")
-        if lacking := [name for name in (*fields, entries) if name not in data]:
-            raise UserError(f"{file} is incomplete (no {', '.join(lacking)}): {again}")
-        for name in {"tasks", entries} & set(data):
-            if not isinstance(data[name], list):
-                raise UserError(f"{file} is damaged ({name} is not a list): {again}")
-        for entry in data[entries]:
-            if lacking := [name for name in entry_fields if name not in entry]:
-                raise UserError(f"{file} is incomplete (no {', '.join(lacking)} in {entries}): {again}")
-        return data
-
-    def companion(kind: str, *expected: Any) -> dict[str, Any] | None:
-        file = path.with_suffix(f".{kind}.json")
-        return load(file, *expected) if file.exists() else None
-
-    data = load(path, *RESULT)
+    if path.stem != f"seed-{seed}":
+        raise UserError(f"{path} is not how a result is named: rename it to seed-{seed}.json, or {again}")
+    data = _read(path, _Result, again)
     if (data["method"], data["seed"]) != (method, seed):
-        raise UserError(f"{path} holds {data['method']}, seed {data['seed']}: put it where it belongs, or {again}")
-    if problem := defect(data["accuracy"], len(data["tasks"])) or ("" if data["per_task"] else "per_task is empty"):
+        raise UserError(f"{path} holds {data['method'][:80]}, seed {data['seed']}: put it where it belongs, or {again}")
+    otherwise = next((data[name] for name in OTHERWISE if name in data), None)
+    problem = defect(data["accuracy"], len(data["tasks"])) or _contradiction(data)
+    if not problem and otherwise is not None:
+        problem = defect(otherwise, len(data["tasks"]))
+    if problem:
         raise UserError(f"{path} is damaged or unfinished ({problem}): {again}")
-    trials = companion("trials", *TRIALS)
+
+    def companion(kind: str, model: type[_Head]) -> dict[str, Any] | None:
+        file = path.with_suffix(f".{kind}.json")
+        if not file.exists():
+            return None
+        found = _read(file, model, again)
+        for name in ("benchmark", "method", "seed"):
+            if found[name] != data[name]:
+                raise UserError(f"{file} is of another run (its {name} is {_short(found[name])}): {again}")
+        return found
+
+    trials, cost = companion("trials", _Trials), companion("cost", _Cost)
+    for number, trial in enumerate(trials["trials"] if trials else []):
+        if trial["task_index"] >= len(data["tasks"]):
+            file = path.with_suffix(".trials.json")
+            raise UserError(f"{file} is damaged (trials.{number}.task_index: there is no such task): {again}")
     return Run(
         path=path,
         method=method,
@@ -124,12 +210,61 @@ def read_run(path: Path, method: str, seed: int) -> Run:
         accuracy=data["accuracy"],
         per_task=data["per_task"],
         trials=trials["trials"] if trials else [],
-        cost=companion("cost", *COST),
+        cost=cost,
         reduced=data.get("reduced", {}),
         scenario=data.get("scenario", PLAIN),
         search=data.get("search", ""),
-        otherwise=next((data[name] for name in OTHERWISE if name in data), None),
+        otherwise=otherwise,
     )
+
+
+def _read(file: Path, model: type[_Head], again: str) -> dict[str, Any]:
+    """What is in the file, once it is as the model has it."""
+    try:
+        if not file.is_file():
+            raise OSError("it is no file")
+        data = from_json(file.read_bytes())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} cannot be read ({_short(error)}): {again}") from None
+    if not isinstance(data, dict) or type(data.get("schema")) is not int or data["schema"] != SCHEMA:
+        raise UserError(f"{file} is not a file of schema {SCHEMA}: {again}")
+    try:
+        model.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{file} is {_fault(error)}: {again}") from None
+    return data
+
+
+def _fault(error: ValidationError) -> str:
+    """The first of what is lacking, or else wrong, in words."""
+    found = error.errors(include_url=False)
+    first = next((one for one in found if one["type"] == "missing"), found[0])
+    *above, last = (part if isinstance(part, str) and len(part) < 40 else _short(part, 40) for part in first["loc"])
+    if first["type"] == "missing":
+        where = f" in {'.'.join(above)}" if above else ""
+        return f"incomplete (no {last}{where})"
+    if first["type"] == "list_type":
+        return f"damaged ({'.'.join([*above, last])} is not a list)"
+    return f"damaged ({'.'.join([*above, last])}: {first['msg']}, not {_short(first['input'])})"
+
+
+def _short(value: Any, most: int = 80) -> str:
+    text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _contradiction(data: Mapping[str, Any]) -> str:
+    """What the fields of a finished run say against each other ("" where nothing)."""
+    entries, names = data["per_task"], data["tasks"]
+    if not entries:
+        return "per_task is empty"
+    at_once = all(value is None for row in data["accuracy"][:-1] for value in row)
+    learned = [entry["task"] for entry in entries]
+    if learned != names and not (at_once and len(learned) == 1):
+        return "per_task has not one entry for each of the tasks, in their order"
+    if any(("zero_shot_accuracy" in entry) != ("untrained_accuracy" in entry) for entry in entries):
+        return "per_task has one of zero_shot_accuracy and untrained_accuracy without the other"
+    return ""
 
 
 def defect(matrix: Any, tasks: int) -> str:
@@ -140,8 +275,10 @@ def defect(matrix: Any, tasks: int) -> str:
         return f"a row of its accuracy matrix has not {count(tasks, 'value')}"
     at_once = all(value is None for row in matrix[:-1] for value in row)
     for i in range(tasks - 1 if at_once else 0, tasks):
-        if not all(isinstance(value, float | int) and 0 <= value <= 1 for value in matrix[i][: i + 1]):
+        if not all(type(value) in (float, int) and 0 <= value <= 1 for value in matrix[i][: i + 1]):
             return f"row {i + 1} of its accuracy matrix has a value that is missing or not in [0, 1]"
+        if any(value is not None for value in matrix[i][i + 1 :]):
+            return f"row {i + 1} of its accuracy matrix has a value of a task that was not learned yet"
     return ""
 
 

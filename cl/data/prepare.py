@@ -22,12 +22,14 @@ from typing import Any, BinaryIO, Literal, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from cl.data.manifest import checked
 from cl.errors import UserError
-from cl.files import write_json
+from cl.files import from_json, sealed, write_json
 from cl.params import Benchmark, Params
 from cl.rng import numpy_generator
 
 SCHEMA = 1
+AGAIN = "prepare again (python -m flows.prepare)"
 SPLITS = ("train", "validation", "test")
 REDUCING = ("image_size", "train_per_class", "validation_per_class")
 """Options that make a benchmark another, mostly smaller one; results say so."""
@@ -99,7 +101,7 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Pa
     module = benchmark_file(options.name)
     check_options(options)
     manifest_path = target / "manifest.json"
-    if manifest_path.exists() and is_current(options, raw, target):
+    if manifest_path.exists() and is_current(options, raw, target, say):
         say(f"prepared: {options.name} is already in {target}")
         return manifest_path
     started = time.monotonic()
@@ -129,7 +131,7 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Pa
             "deviation": list(module.FORMAT.deviation),
             "tasks": entries,
         }
-        write_json(made / "manifest.json", manifest)
+        write_json(made / "manifest.json", sealed(manifest))
         shutil.rmtree(target, ignore_errors=True)
         made.rename(target)
     except BaseException:
@@ -139,12 +141,25 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Pa
     return manifest_path
 
 
-def is_current(options: Benchmark, raw: Path, target: Path) -> bool:
-    """Whether what is prepared there is whole, and of these options and of the raw data as they are now."""
-    manifest = read_manifest(target)
-    if manifest.get("options") != options.model_dump(mode="json"):
+def is_current(options: Benchmark, raw: Path, target: Path, say: Say = print) -> bool:
+    """Whether what is prepared there is whole, and of these options and of the raw data as they are now.
+
+    `say` is told of damage.
+    """
+    try:
+        manifest = read_manifest(target)
+    except UserError as error:
+        say(f"prepared: warning: {str(error).removesuffix(f'; {AGAIN}')}")
+        return False
+    if manifest["options"] != options.model_dump(mode="json"):
         return False  # said before raw data are looked at, which may have to be fetched for that
-    return bool(manifest.get("key") == _key(options, raw)) and not damaged(target)
+    if manifest["key"] != _key(options, raw):
+        return False
+    faults = damaged(target)
+    if faults:
+        more = f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""
+        say(f"prepared: warning: {faults[0]}{more}: missing or altered")
+    return not faults
 
 
 def _key(options: Benchmark, raw: Path, say: Say | None = None) -> str:
@@ -235,9 +250,14 @@ def _write(task: RawTask, index: int, folder: Path, numbers: Format) -> dict[str
             }
         entry["splits"][split] = {"samples": len(images), **files}
         entry["input_shape"] = list(images.shape[1:])
-    hashes = {name: [split["images"]["sha256"], split["labels"]["sha256"]] for name, split in entry["splits"].items()}
-    entry["digest"] = digest([task.name, task.classes, hashes, vars(numbers)])
+    entry["digest"] = _digest_of(entry, vars(numbers))
     return entry
+
+
+def _digest_of(entry: Mapping[str, Any], numbers: Mapping[str, Any]) -> str:
+    """Of a task of the manifest: its name, its classes, its bytes, and how these become numbers."""
+    hashes = {name: [split["images"]["sha256"], split["labels"]["sha256"]] for name, split in entry["splits"].items()}
+    return digest([entry["name"], entry["classes"], hashes, numbers])
 
 
 def _save(path: Path, array: Images | Labels) -> None:
@@ -259,16 +279,24 @@ def writing(path: Path, mode: str) -> Iterator[BinaryIO]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a prepared benchmark; raises `UserError` where there is none that can be read."""
+    """The manifest of a prepared benchmark; raises `UserError` where there is none that is whole."""
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = from_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: not there; prepare the benchmark first (python -m flows.prepare)") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete {folder} and prepare again") from None
+        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise UserError(f"{path}: not a manifest of this version; delete {folder} and prepare again")
+        raise UserError(f"{path}: not a manifest of this version; {AGAIN}")
+    try:
+        manifest = checked(manifest)
+        numbers = {name: manifest[name] for name in ("scale", "mean", "deviation")}
+        for entry in manifest["tasks"]:
+            if entry["digest"] != _digest_of(entry, numbers):
+                raise ValueError(f"the digest of {entry['name']} is not that of what it names")
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); {AGAIN}") from None
     return manifest
 
 
@@ -279,9 +307,14 @@ def damaged(folder: Path) -> list[str]:
         for split in task["splits"].values():
             for file in (split["images"], split["labels"]):
                 path = folder / file["path"]
-                if not path.exists() or _sha256(path) != file["sha256"]:
+                if not is_whole(path, file["sha256"]):
                     faults.append(str(path))
     return faults
+
+
+def is_whole(path: Path, sha256: str) -> bool:
+    """Whether the file is there and has this digest."""
+    return path.is_file() and _sha256(path) == sha256
 
 
 def _sha256(path: Path) -> str:

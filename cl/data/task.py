@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cl.data.augment import Augment, middle
-from cl.data.prepare import REDUCING, SPLITS, Format, LabelsAre, digest, read_manifest
+from cl.data.prepare import AGAIN, REDUCING, SPLITS, Format, LabelsAre, digest, is_whole, read_manifest
 from cl.errors import UserError
 
 CHUNK_BYTES, CHUNK_SAMPLES = 4 * 2**20, 1000
@@ -203,15 +203,16 @@ def seen_shape(shape: list[int], crop: int | None) -> tuple[int, int, int]:
 
 def _reader(folder: Path, split: dict[str, dict[str, str]], index: int) -> Callable[[], tuple[Tensor, Tensor, int]]:
     def read() -> tuple[Tensor, Tensor, int]:
-        images, labels = (_array(folder / split[k]["path"], int(split[k]["bytes"])) for k in ("images", "labels"))
+        images, labels = (_array(folder / split[kind]["path"], split[kind]["sha256"]) for kind in ("images", "labels"))
         return torch.from_numpy(images), torch.from_numpy(labels), index
 
     return read
 
 
-def _array(path: Path, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    if not path.exists() or path.stat().st_size != size:
-        raise UserError(f"{path}: missing or cut short; delete {path.parent.parent} and prepare again")
+def _array(path: Path, sha256: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """The array in the file; once a process and split all of it is read to see that it is what was prepared."""
+    if not is_whole(path, sha256):
+        raise UserError(f"{path}: missing, cut short or altered since it was prepared; {AGAIN}")
     # Copy-on-write: torch wants writable memory, and nobody's write may reach the file.
     array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = np.load(path, mmap_mode="c", allow_pickle=False)
     return array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,50 @@ def test_failure_while_writing_a_file_leaves_the_old_one(
         with pytest.raises(UserError if isinstance(failure, OSError) else Died):
             write_json(path, {"a": 2})
     assert files.read_json(path) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'{"a": NaN}', "NaN is no number"),
+        (b"[-Infinity]", "-Infinity is no number"),
+        (b"[1e999]", "too large"),
+        (b"9" * 5000, "Exceeds the limit"),
+        (b'{"a": 1, "b": 2, "a": 1}', "'a' stands twice"),
+        (b"[" * 70 + b"]" * 70, "nested too deeply"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": ["\\ud800"]}', "surrogates not allowed"),
+        (b'"\xff"', "can't decode"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_json_of_other_hands(text: bytes, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        files.from_json(text)
+    (tmp_path / "x.json").write_bytes(text)
+    assert files.read_json(tmp_path / "x.json") is None
+
+
+def test_only_a_file_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.json")  # which would keep a reader waiting
+    assert files.read_json(tmp_path / "x.json") is None
+    assert files.read_json(tmp_path) is None
+
+
+def test_a_seal_fits_what_it_was_put_on_alone() -> None:
+    value = {"a": [1, {"b": "é"}], "c": None}
+    seal = files.sealed(value)
+    assert files.unsealed(seal) == value
+    for other in (value, {**seal, "c": 0}, {**seal, "d": 1}, {**seal, "sha256": None}, [seal], None):
+        assert files.unsealed(other) is None
+
+
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"]["../../elsewhere"] = "0" * 64
+    write_json(folder / "manifest.json", manifest)
+    with pytest.raises(DamagedCheckpoint, match=r"manifest\.json"):
+        verify(folder)
 
 
 def test_json_of_no_number_is_refused(tmp_path: Path) -> None:

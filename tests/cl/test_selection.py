@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 import warnings
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from typing import Any
 import optuna
 import pytest
 
-from cl.errors import UserError
 from cl.method import Knob, make, method_class, shrink
 from cl.params import Selection
 from cl.selection import Decay, Knobs, Ledger, Outcome, best_learning_rate, decay_until_accepted
@@ -357,13 +357,39 @@ def test_journal_cut_short_by_a_kill_goes_on(tmp_path: Path, cut: int) -> None:
         assert again.run(1, {"learning_rate": 0.05}, lambda: outcome(0.6)) == outcome(0.6)
 
 
-def test_damaged_journal_is_named(tmp_path: Path) -> None:
-    journal = tmp_path / "studies.log"
-    Ledger(journal).study(0, "plasticity", KEY).run(0, {"learning_rate": 0.1}, lambda: outcome(0.5))
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(lines[0] + b"\x00garbage\n" + b"".join(lines[1:]))
-    with pytest.raises(UserError, match=r"studies\.log.*delete it"):
-        Ledger(journal).study(0, "plasticity", KEY)
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Of two trials that were told and one that was not."""
+    path = tmp_path_factory.mktemp("journal") / "studies.log"
+    study = Ledger(path).study(0, "plasticity", KEY)
+    for number, rate in enumerate((0.1, 0.05)):
+        study.run(number, {"learning_rate": rate}, lambda: outcome(0.5))
+    study.begin(2, {"learning_rate": 0.01})
+    return path.read_bytes()
+
+
+def test_of_a_damaged_journal_all_before_the_damage_is_kept(journal: bytes, tmp_path: Path) -> None:
+    """One bit of each byte, drawn anew for each."""
+    draw, path = random.Random(0), tmp_path / "studies.log"
+    for place in range(len(journal)):
+        data = bytearray(journal)
+        data[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+        warnings: list[str] = []
+        Ledger(path, warnings.append)
+        assert warnings == [f"{path}: damaged; the trials from there on are made again where they are needed"]
+        assert path.read_bytes() == journal[: journal.rfind(b"\n", 0, place) + 1]
+
+
+@pytest.mark.parametrize("lines", [[0, 2], [1, 0], [0, 0], []], ids=["left out", "exchanged", "doubled", "foreign"])
+def test_lines_of_a_journal_that_are_not_where_they_were(lines: list[int], journal: bytes, tmp_path: Path) -> None:
+    path, warnings = tmp_path / "studies.log", list[str]()
+    whole = journal.splitlines(keepends=True)
+    path.write_bytes(b"".join(whole[line] for line in lines) or b'{"op_code": 0}\n')
+    study = Ledger(path, warnings.append).study(0, "plasticity", KEY)
+    assert len(warnings) == 1
+    assert study.run(0, {"learning_rate": 0.1}, lambda: outcome(0.7)) == outcome(0.7)
+    assert Ledger(path).study(0, "plasticity", KEY).known(0) == outcome(0.7)
 
 
 def test_other_data_are_searched_anew(prepared: dict[int, Path], tmp_path: Path) -> None:

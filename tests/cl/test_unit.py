@@ -342,7 +342,7 @@ def test_damaged_array(prepared: dict[int, Path], tmp_path: Path) -> None:
     events = events_of(stdout)
     assert (child.returncode, stderr) == (2, "")
     assert [event["event"] for event in events] == ["task", "error"], "the first task is kept"
-    assert f"{path}: missing or cut short" in events[1]["message"]
+    assert f"{path}: missing, cut short or altered" in events[1]["message"]
 
 
 def test_unit_at_work_is_waited_for(prepared: dict[int, Path], tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from cl import checkpoint, cli
 from cl.data import Task, load
 from cl.data.prepare import digest, prepare
 from cl.errors import UserError
+from cl.files import to_json, verify, write_folder
 from cl.keys import unit_folder
 from cl.metrics import average_accuracy
 from cl.params import Champion, Params, names_in, read
@@ -111,6 +112,11 @@ def improve(out: Path, method: str, seed: int, value: float) -> None:
     result = json.loads(path.read_text())
     result["accuracy"] = [[None if a is None else value for a in row] for row in result["accuracy"]]
     path.write_text(json.dumps(result))
+    place = out / "checkpoints" / method / f"seed-{seed}" / f"task-{len(result['tasks']) - 1}"
+    files = verify(place)
+    record = json.loads(files["record.json"]) | {"accuracy": result["accuracy"][-1]}
+    key = json.loads((place / "manifest.json").read_bytes())["key"]
+    write_folder(place, {**files, "record.json": to_json(record)}, key)
 
 
 def learner_of(params: Params, out: Path, method: str, seed: int) -> Learner:
@@ -219,6 +225,32 @@ def test_a_comparison_that_is_not_finished_or_of_other_settings_is_refused(out: 
         choose(params_of(out, "training.epochs=4", methods="finetune"), out)
 
 
+def test_a_result_that_is_not_what_was_learned_chooses_nothing(out: Path) -> None:
+    params = params_of(out, methods="finetune,ewc")
+    path = out / "results/ewc/seed-1.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps({**result, "accuracy": [[1.0, None], [1.0, 1.0]]}))
+    with pytest.raises(UserError, match=rf"^{path}: is not what was learned .*; run `python -m flows.benchmark`"):
+        choose(params, out)
+    path.write_text(json.dumps(result))
+    record = out / "checkpoints/ewc/seed-1/task-1/record.json"
+    record.write_text(record.read_text().replace("0.", "1.", 1))
+    with pytest.raises(UserError, match=rf"^{record}: damaged .*; run `python -m flows.benchmark`"):
+        choose(params, out)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", '{"tasks": []}', '{"tasks": [{}]}', "[" * 5000])
+def test_a_model_whose_facts_are_damaged_says_so(text: str, out: Path, tmp_path: Path) -> None:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    folder, _ = saved(params_of(out, methods="finetune"), out, tmp_path / "model", "finetune")
+    facts = folder / "artifacts/facts.json"
+    facts.write_text(text)
+    with pytest.raises(MlflowException, match=r"facts\.json: damaged.*register the model again"):
+        mlflow.pyfunc.load_model(str(folder))
+
+
 TASKS = ["one", "two", "three"]
 
 
@@ -291,6 +323,23 @@ def test_registered_with_alias_tags_card_and_the_run_it_came_from(out: Path, tmp
     assert sentence.startswith("permuted-digits version 3")
     assert "so this becomes champion" in sentence
     assert holder == worst
+
+
+def test_a_champion_of_other_hands_is_left_alone(out: Path) -> None:
+    from mlflow import MlflowClient
+
+    params = params_of(out, "champion.name=theirs", methods="finetune")
+    choice, where = choose(params, out), tracking_of(params, out)
+    register(params, out, choice, where)
+    client = MlflowClient(where.address)
+    for tag in ("method", SCORE):
+        before = client.get_model_version_by_alias("theirs", ALIAS).tags[tag]
+        client.set_model_version_tag("theirs", "1", tag, "something")
+        with pytest.raises(
+            UserError, match=r"champion\.name: version 1 of theirs in MLflow .* not registered from here"
+        ):
+            register(params, out, choice, where)
+        client.set_model_version_tag("theirs", "1", tag, before)
 
 
 def test_a_moved_project_takes_its_models_along(out: Path, tmp_path: Path) -> None:

@@ -380,7 +380,9 @@ def test_results_of_different_task_sequences_are_never_ranked_together(small):
         report.build(small)
     assert "results/ewc/seed-0.json" in str(caught.value)
     assert "results/gem/seed-0.json" in str(caught.value)
-    change(fake_results(small, ("gem",), (0,), tasks=2) / "results/gem/seed-0.json", benchmark="other")
+    fake_results(small, ("gem",), (0,), tasks=2)
+    for kind in ("", ".trials", ".cost"):
+        change(small / f"results/gem/seed-0{kind}.json", benchmark="other")
     with pytest.raises(UserError, match="permuted-digits, 2 tasks; other, 2 tasks"):
         report.build(small)
 
@@ -605,3 +607,14 @@ def test_a_front_is_drawn_where_one_was_searched_for(tmp_path):
     changed(out, "ewc", search="pareto search, stability on memory")
     changed(out, "joint", search="pareto search, stability on memory")
     assert "more information" not in (report.build(out).folder / "index.html").read_text()
+
+
+def test_a_front_of_which_parts_are_missing_is_drawn_as_far_as_it_is_there(tmp_path):
+    """As in files that were edited: a task without any trial, none that was kept, no threshold; a single task."""
+    for tasks in (1, 3):
+        out = fake_results(tmp_path / str(tasks), ("ewc",), (0,), tasks)
+        found = [trial("t", tasks - 1, "pareto", n, 0.05, {"strength": 7.0}, 0.9, None, False) for n in range(2)]
+        changed(out, "ewc", ".trials", trials=[one | {"stability": 0.5} for one in found])
+        rows = report.compare(report.read_runs(out))
+        summary = report.Summary("b", tuple("abc"[:tasks]), rows, "", out)
+        assert report_plots.fronts(summary).axes

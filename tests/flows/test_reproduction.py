@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import reproduction
+from benchmarks import pages, reproduction
 from cl.errors import UserError
 from tests.flows.test_report import METHODS, REPOSITORY, fake_results
 
@@ -104,3 +104,15 @@ def test_unknown_study_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("sys.argv", ["reproduction", "--out", "out", "--study", "tiny"])
     with pytest.raises(UserError, match=r"there is no studies/tiny\.yaml"):
         reproduction.main()
+
+
+@pytest.mark.parametrize("text", ["null", "{", '[{"method": "ewc"}]', "[1]"])
+def test_figures_that_are_damaged_are_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "switches.json").write_text(text)
+    with pytest.raises(UserError, match=r"switches\.json: damaged.*python -m benchmarks\.switches"):
+        pages._fill_switches(tmp_path)
+    path = tmp_path / "results/ewc/seed-0.anytime.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"{path}: damaged.*python -m cl\.anytime"):
+        pages.in_time(tmp_path)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cl.errors import UserError
 from flows import provenance
 from tests.flows.conftest import REPOSITORY, SECONDS, Finished, environment, everything, learned, run
 from tests.flows.test_pipeline import METHODS, TRAIN, Clone, files, stages
@@ -315,6 +316,21 @@ def call(*command: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("text", ["[]", "outs: 3", "stages: []", "stages: {train: 1}", "\0", "a: b: c", "!!int x"])
+def test_files_of_dvc_that_are_none_are_named(
+    text: str, prepared: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prepared").symlink_to(prepared[2])
+    for name in ("data.dvc", "dvc.lock"):
+        Path(name).write_text(text)
+    with pytest.raises(UserError, match=r"data\.dvc: is not as DVC writes it; put it back \(git checkout data\.dvc\)"):
+        provenance.tags(tmp_path)
+    if text != "outs: 3":
+        with pytest.raises(UserError, match=r"dvc\.lock: is not as DVC writes it"):
+            provenance.recorded(tmp_path)
 
 
 def test_a_folder_has_the_hash_that_dvc_gives_it_and_another_after_a_change(repository: Path) -> None:

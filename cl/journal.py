@@ -1,0 +1,65 @@
+"""A journal whose lines are a chain of digests, so that nothing is believed that is not as it was written.
+
+A line is a JSON object. Its last field is the SHA-256 of the line before and of what else is in this one; who reads the
+objects passes over it. What follows the first line that does not fit is dropped, since in a journal the order counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from cl.files import make_way
+
+FIELD = "chain"
+
+
+def chained(last: str, entries: Iterable[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """The entries with their digests, to be written as JSON without spaces; `last`: the digest of the line before.
+
+    Returns the last digest, and the entries.
+    """
+    found = []
+    for entry in entries:
+        line = json.dumps(entry, separators=(",", ":")).encode()
+        last = _digest(last, line[:-1])
+        found.append({**entry, FIELD: last})
+    return last, found
+
+
+def checked(path: Path, warn: Callable[[str], None]) -> str:
+    """Cut the file after its last good line, and return the digest in that; `warn` is told of damage.
+
+    A line that a kill or a full disk cut short was never told to anybody, so nothing is said of it.
+    """
+    make_way(path, warn)
+    if not path.exists():
+        return ""
+    *lines, rest = path.read_bytes().split(b"\n")
+    last, good = "", 0
+    for line in lines:
+        found = _link(last, line)
+        if found is None:
+            break
+        last, good = found, good + len(line) + 1
+    else:
+        lines = []
+    if lines or _link(last, rest[:-1]) is not None:  # then the last byte was the end of a line
+        warn(f"{path}: damaged; the trials from there on are made again where they are needed")
+    os.truncate(path, good)
+    return last
+
+
+def _digest(last: str, text: bytes) -> str:
+    return hashlib.sha256(last.encode() + text).hexdigest()
+
+
+def _link(last: str, line: bytes) -> str | None:
+    """The digest that a line ends in; None where that is not the digest of the one before and of the line."""
+    said, _, _ = line.rpartition(f',"{FIELD}":"'.encode())
+    digest = _digest(last, said)
+    return digest if line == said + f',"{FIELD}":"{digest}"}}'.encode() else None

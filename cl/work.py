@@ -1,0 +1,113 @@
+"""What of a unit's work folder can be believed. Needs no torch.
+
+`finished.json` says that all is learned and has the SHA-256 of each file that is published; what a task cost is in a
+file of its own. Both are sealed. Checkpoints (`cl.files`) and the journal (`cl.journal`) vouch for themselves.
+Whatever is damaged is said and made again, from what vouches for itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cl.errors import UserError
+from cl.files import make_way, read_json, sealed, unsealed, write_bytes, write_json
+
+FINISHED = "finished.json"
+UNIT = "unit.json"
+PUBLISHED = {
+    "result.json": ".json",
+    "trials.json": ".trials.json",
+    "cost.json": ".cost.json",
+    "studies.log": ".studies.log",
+}
+"""What is published of a finished unit, and what its name there ends in."""
+COSTS = {"task", "seconds", "process_seconds", "step_seconds"}
+Warn = Callable[[str], None]
+
+
+class DamagedFile(UserError):
+    """A file of a finished unit is missing or not as it was written; the message names it."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What `finished.json` says."""
+
+    tasks: list[str]
+    """The digests of the tasks, in order."""
+    stages: int
+    """How many checkpoints there are: one a task, or a single one where all were learned at once."""
+    files: dict[str, str]
+    """The SHA-256 of the files in the folder that are published; without cost.json where costs were lost."""
+
+    def read(self, folder: Path, name: str) -> bytes:
+        """What is in one of these files; raises `DamagedFile` where that is not what was written."""
+        path = folder / name
+        data = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(data).hexdigest() != self.files.get(name):
+            raise DamagedFile(f"{path}: missing or damaged (its sha256 is not that of {FINISHED})")
+        return data
+
+    def healed(self, folder: Path, name: str, copy: Path, warn: Warn) -> bytes:
+        """As `read`; where the file is damaged, and a copy of it is not, it is put back from there."""
+        try:
+            return self.read(folder, name)
+        except DamagedFile as error:
+            data = copy.read_bytes() if copy.is_file() else b""
+            if hashlib.sha256(data).hexdigest() != self.files.get(name):
+                raise
+            warn(f"{error}: put back from {copy}")
+            make_way(folder / name, warn)
+            write_bytes(folder / name, data)
+            return data
+
+
+def finish(folder: Path, tasks: Sequence[str], stages: int) -> None:
+    """Note that the tasks of these digests are learned, and that the files in the folder are as they should be."""
+    there = [name for name in PUBLISHED if (folder / name).exists()]
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in there}
+    write_json(folder / FINISHED, sealed(asdict(Finished(list(tasks), stages, files))))
+
+
+def finished(folder: Path) -> Finished | None:
+    """What was noted by `finish`; None where nothing was, or where the note is damaged."""
+    try:
+        return Finished(**(unsealed(read_json(folder / FINISHED)) or {}))
+    except TypeError:
+        return None
+
+
+def keep_cost(folder: Path, index: int, cost: Mapping[str, Any], peak_memory: int) -> None:
+    """Note what the stage of this index cost, and the highest memory of the process until then, in bytes."""
+    write_json(_cost_file(folder, index), sealed({**cost, "peak_memory_bytes": peak_memory}))
+
+
+def cost_of(folder: Path, index: int) -> tuple[dict[str, Any], int] | None:
+    """What was noted by `keep_cost`; None where nothing was, or where the note is damaged."""
+    found = unsealed(read_json(_cost_file(folder, index)))
+    return None if found is None else (found, found.pop("peak_memory_bytes"))
+
+
+def copy_cost(source: Path, folder: Path, index: int) -> None:
+    """Take over what was noted in another unit's folder; an earlier version noted it without a seal."""
+    noted = read_json(_cost_file(source, index))
+    if isinstance(noted, dict) and set(noted) == COSTS:
+        keep_cost(folder, index, noted, 0)
+    elif noted is not None:
+        write_json(_cost_file(folder, index), noted)
+
+
+def tidy(folder: Path, warn: Warn) -> None:
+    """Move away what is no file where one of ours belongs, and no folder where one belongs."""
+    for name in (*PUBLISHED, FINISHED, UNIT):
+        make_way(folder / name, warn)
+    for path in (path for path in folder.glob("[a-z]*-[0-9]*") if ".aside-" not in path.name):
+        make_way(path, warn, folder=not path.name.startswith("cost-"))
+
+
+def _cost_file(folder: Path, index: int) -> Path:
+    return folder / f"cost-{index:03d}.json"
