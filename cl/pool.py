@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from cl.errors import UserError
-from cl.files import write_bytes
+from cl.files import hold, remove_left, sweep
 from cl.keys import unit_folder
-from cl.params import Params
+from cl.params import Benchmark, Params
+from cl.paths import apart, expanded
 from cl.unit import publish_if_finished
 
 Event = dict[str, Any]
@@ -84,8 +86,7 @@ class Children:
         self._lock = threading.Lock()
         self.stopped = False
         self._params_file = out / ".work" / f"params-{os.getpid()}.json"
-        self._params_file.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(self._params_file, params.model_dump_json().encode())
+        self._held = hold(self._params_file, params.model_dump_json().encode())
 
     def run(self, unit: UnitOfWork, trial_workers: int = 1) -> str | None:
         """Run one unit to its end; returns why it failed, or None."""
@@ -101,7 +102,8 @@ class Children:
         log = unit_folder(self.params, unit.method, unit.seed, self.out) / "stderr.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         failure = None
-        with log.open("w", encoding="utf-8") as stderr:
+        with log.open("a", encoding="utf-8") as stderr:  # where the same command runs twice, both write
+            stderr.truncate(0)
             with self._lock:
                 if self.stopped:
                     return "stopped before it began"
@@ -136,6 +138,7 @@ class Children:
     def close(self) -> None:
         """Remove what was handed to the children."""
         self._params_file.unlink(missing_ok=True)
+        self._held.close()
 
 
 # Beside other busy processes a second thread makes torch many times slower, not faster.
@@ -247,12 +250,29 @@ def explain(failures: dict[str, str]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in failures.items())
 
 
-def check_out(out: Path) -> None:
-    """Raise `UserError` where the output folder cannot be written."""
+WRITTEN = ("prepared", "results", "checkpoints", "report", ".work", "mlflow", "nights")
+"""The folders that a run writes in its output folder; every run the first five."""
+
+
+def check_out(out: Path, benchmark: Benchmark | None = None) -> None:
+    """Raise `UserError` where the output folder cannot be written, or holds the benchmark's images or is in them.
+
+    Removes what a kill has left there.
+    """
+    places = [out / name for name in WRITTEN]
+    if benchmark is not None and benchmark.path is not None:
+        apart("benchmark.path", Path(expanded(benchmark.path)), *places)
+    for place in places[:5]:
+        if os.path.lexists(place) and not place.is_dir():
+            raise UserError(f"{place}: no folder, and one is needed there; move it away, or choose another with --out")
+    work = out / ".work"
     try:
-        (out / ".work").mkdir(parents=True, exist_ok=True)
-        probe = out / ".work" / f".probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work):
+            pass
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another with --out") from None
+    for name in ("results", "checkpoints", "report", ".work"):
+        sweep(out / name, below=True)
+    for file in work.glob("params-*.json"):
+        remove_left(file)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import fcntl
 import functools
 import json
 import os
-import shutil
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -24,8 +23,18 @@ from typing import TYPE_CHECKING, Any
 
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
-from cl.files import DamagedCheckpoint, read_json, to_json, verify, write_bytes
+from cl.files import (
+    DamagedCheckpoint,
+    is_checkpoint,
+    read_json,
+    remove_checkpoint,
+    sweep,
+    to_json,
+    verify,
+    write_bytes,
+)
 from cl.keys import adopt, parts_of, unit_folder, unit_key
+from cl.locks import alone, wait_for
 from cl.params import Params, read
 
 if TYPE_CHECKING:
@@ -50,8 +59,12 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
     from cl.sequence import Unit
 
     folder = unit_folder(params, method, seed, out)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, f"{method}/seed-{seed}", say), contextlib.ExitStack() as stack:
+    waiting = {
+        "event": "warning",
+        "message": f"another process is at work on {method}/seed-{seed} in {folder}; waiting for it",
+    }
+    with alone(folder / "lock", lambda: say(waiting)), contextlib.ExitStack() as stack:
+        sweep(folder, below=True, sure=True)
         pool = None
         if trial_workers > 1:
             executor = stack.enter_context(
@@ -84,36 +97,56 @@ def publish_if_finished(params: Params, unit: tuple[str, int], out: Path, say: S
     if finished is None or finished["tasks"] != tasks:
         return False
     try:
-        publish(folder, *unit, out, finished["stages"], say)
-    except DamagedCheckpoint:
+        with alone(folder / "lock", _leave_it):
+            publish(folder, *unit, out, finished["stages"], say)
+    except (UserError, OSError):  # its process mends it or says why, and waits where another is at work on it
         return False
     return True
 
 
+def _leave_it() -> None:
+    raise BlockingIOError
+
+
 def publish(folder: Path, method: str, seed: int, out: Path, stages: int, say: Say) -> None:
-    """Put the finished unit's files where other programs read them; what is there already and right stays."""
+    """Put the finished unit's files where other programs read them; what is there already and right stays.
+
+    The unit's lock is to be held. What others have put there stays too, but for files of the names of ours.
+    """
     target = out / "checkpoints" / method / f"seed-{seed}"
-    for index in range(stages):
-        source, place = folder / f"task-{index:03d}", target / f"task-{index}"
-        files = verify(source)
-        wanted = (source / "manifest.json").read_bytes()
-        if place.exists():
-            try:
-                verify(place)
-                if (place / "manifest.json").read_bytes() == wanted:
-                    continue
-            except DamagedCheckpoint as error:
-                say({"event": "warning", "message": f"{error}: replaced from {source}"})
-            shutil.rmtree(place)
-        for name, data in {**files, "manifest.json": wanted}.items():
-            write_bytes(place / name, data)
-    for extra in target.glob("task-*"):
-        if int(extra.name.removeprefix("task-")) >= stages:
-            shutil.rmtree(extra)
-    for name, suffix in PUBLISHED.items():
-        place, data = out / "results" / method / f"seed-{seed}{suffix}", (folder / name).read_bytes()
-        if not place.exists() or place.read_bytes() != data:
-            write_bytes(place, data)
+    with _publishing(folder.parent):
+        for index in range(stages):
+            source, place = folder / f"task-{index:03d}", target / f"task-{index}"
+            files = verify(source)
+            wanted = (source / "manifest.json").read_bytes()
+            if place.exists():
+                try:
+                    verify(place)
+                    if (place / "manifest.json").read_bytes() == wanted:
+                        continue
+                except DamagedCheckpoint as error:
+                    say({"event": "warning", "message": f"{error}: replaced from {source}"})
+            for name, data in {**files, "manifest.json": wanted}.items():
+                write_bytes(place / name, data)
+        for extra in target.glob("task-*"):
+            number = re.fullmatch(r"task-(\d+)", extra.name)
+            if number is not None and int(number[1]) >= stages and is_checkpoint(extra):
+                remove_checkpoint(extra)
+        for name, suffix in PUBLISHED.items():
+            place, data = out / "results" / method / f"seed-{seed}{suffix}", (folder / name).read_bytes()
+            if not place.exists() or place.read_bytes() != data:
+                write_bytes(place, data)
+
+
+@contextlib.contextmanager
+def _publishing(folder: Path) -> Iterator[None]:
+    """Units of one method and seed with other params publish to the same place; one after the other, where possible."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        wait_for(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def learner_of(params: Params, method: str, seed: int, out: Path) -> Learner:
@@ -134,17 +167,6 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, name: str, say: Say) -> Iterator[None]:
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            say({"event": "warning", "message": f"another process is at work on {name} in {folder}; waiting for it"})
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 # Trials in processes beside the unit's own.

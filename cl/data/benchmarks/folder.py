@@ -17,6 +17,7 @@ from cl.data.images import fingerprint as fingerprint_of
 from cl.data.prepare import SPLITS, RawTask, Say, chosen
 from cl.errors import UserError
 from cl.params import Benchmark
+from cl.paths import expanded
 from cl.rng import seed_of
 
 __all__ = ["FORMAT", "fingerprint", "tasks"]
@@ -52,7 +53,7 @@ def fingerprint(options: Benchmark, raw: Path) -> str:
 def _root(options: Benchmark) -> Path:
     if options.path is None:
         raise UserError("benchmark.path: the benchmark 'folder' needs it: the root of <task>/<class>/<image>")
-    return Path(options.path).expanduser()
+    return Path(expanded(options.path))
 
 
 def _listings(root: Path, options: Benchmark) -> list[Listing]:

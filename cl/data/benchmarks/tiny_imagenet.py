@@ -17,6 +17,7 @@ from cl.data.prepare import RawTask, Say, chosen
 from cl.data.source import Folder, source
 from cl.errors import UserError
 from cl.params import Benchmark
+from cl.paths import expanded
 from cl.rng import numpy_generator
 
 __all__ = ["FORMAT", "fingerprint", "tasks"]
@@ -53,7 +54,7 @@ def fingerprint(options: Benchmark, raw: Path) -> str:
 
 def _files(options: Benchmark, say: Say | None = None) -> Folder:
     if options.path is not None:
-        return source(Path(options.path).expanduser())
+        return source(Path(expanded(options.path)))
     return source(fetch([ARCHIVE], home_of(options), say)[0])
 
 
