@@ -22,7 +22,10 @@ HOME_IN_ADDRESS = re.compile(r"(?:(sqlite(?:\+\w+)?|file):/{0,3})?(~.*)", re.DOT
 
 def expanded(text: str) -> str:
     """The path as it is written, but for `~` or `~name` at its start; raises `ValueError` for what can be no path."""
-    checked(text)
+    if not text.strip():
+        raise ValueError("is empty; give a path, or leave it out")
+    if "\0" in text:
+        raise ValueError(f"{text!r}: holds the character NUL, which no path can")
     if not text.startswith("~"):
         return text
     found = os.path.expanduser(text)
@@ -32,20 +35,17 @@ def expanded(text: str) -> str:
     return found
 
 
-def checked(text: str) -> str:
-    """The same text, to be expanded where it is used; raises `ValueError` for what can be no path."""
-    if not text.strip():
-        raise ValueError("is empty; give a path, or leave it out")
-    if "\0" in text:
-        raise ValueError(f"{text!r}: holds the character NUL, which no path can")
+def spelled(text: str) -> str:
+    """The same text, to be expanded where it is used; raises `ValueError` as `expanded`."""
+    expanded(text)
     return text
 
 
 def address(uri: str) -> str:
     """An address in which `~` at the start of a file's path is the home folder; raises `ValueError`."""
-    found = HOME_IN_ADDRESS.fullmatch(checked(uri))
+    found = HOME_IN_ADDRESS.fullmatch(uri)
     if found is None:
-        return uri
+        return spelled(uri)
     scheme, path = found[1], expanded(found[2])
     if scheme is None:
         return path
@@ -54,7 +54,7 @@ def address(uri: str) -> str:
 
 UserPath = Annotated[str, AfterValidator(expanded)]
 """A path in params, expanded as soon as it is read: two spellings of one file are one setting."""
-SpelledPath = Annotated[str, AfterValidator(checked)]
+SpelledPath = Annotated[str, AfterValidator(spelled)]
 """A path in params that is kept as it is written, and expanded where it is used: it is the same in every home."""
 UserAddress = Annotated[str, AfterValidator(address)]
 
