@@ -367,7 +367,8 @@ def test_two_prepare_the_same_and_different_things_at_once(tmp_path: Path) -> No
         "import sys\nfrom pathlib import Path\nfrom cl.data.prepare import prepare\nfrom cl.params import Benchmark\n"
         "for number in range(6):\n"
         "    tasks = 1 + (number + int(sys.argv[2])) % 2\n"
-        "    prepare(Benchmark(tasks=tasks, train_per_class=5), Path('data'), Path(sys.argv[1]), say=lambda line: None)\n"
+        "    options = Benchmark(tasks=tasks, train_per_class=5)\n"
+        "    prepare(options, Path('data'), Path(sys.argv[1]), say=lambda line: None)\n"
     )
     for shift in ("0", "1"):  # the same each time; and what the other does not want
         command = [sys.executable, "-c", code, str(tmp_path / "p")]
