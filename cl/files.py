@@ -43,11 +43,23 @@ def read_json(path: Path) -> Any:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is always whole: its old content or its new; raises `OSError` and leaves no rest."""
+    _written(path, data).close()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """As `write_whole`; raises `UserError` naming the file where it cannot be written."""
     hold(path, data).close()
 
 
 def hold(path: Path, data: bytes) -> BinaryIO:
-    """As `write_whole`. The file is locked from before it is there until what is returned is closed, or we are dead."""
+    """As `write_bytes`; the file is locked from its first moment until what is returned is closed, or we are dead."""
+    try:
+        return _written(path, data)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); nothing finished before is lost") from None
+
+
+def _written(path: Path, data: bytes) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     part, descriptor = _begun(path, lambda part: os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     file = os.fdopen(descriptor, "wb")
@@ -64,14 +76,6 @@ def hold(path: Path, data: bytes) -> BinaryIO:
     return file
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """As `write_whole`; raises `UserError` naming the file where it cannot be written."""
-    try:
-        write_whole(path, data)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); nothing finished before is lost") from None
-
-
 def write_folder(folder: Path, files: Mapping[str, bytes], key: str) -> None:
     """Write a folder of files with a manifest of their SHA-256; it appears at once and whole.
 
@@ -82,7 +86,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], key: str) -> None:
     whole = {**files, "manifest.json": to_json({"schema": SCHEMA, "key": key, "files": hashes})}
     ours = _checkpoint_files(folder).__contains__
     try:
-        if foreign(folder, ours) is not None:
+        if not folder.is_symlink() and foreign(folder, ours) is not None:
             (folder / "manifest.json").unlink(missing_ok=True)
             for name, data in whole.items():
                 write_whole(folder / name, data)
@@ -261,7 +265,7 @@ def remove_left(path: Path, *, sure: bool = False) -> bool:
         return False
     try:
         held = take(descriptor)
-        if held is False or (held is None and not sure):
+        if held is False or (held is None and not sure) or not is_at(descriptor, path):
             return False
         if whole:
             shutil.rmtree(path)

@@ -90,7 +90,12 @@ class Children:
 
     def run(self, unit: UnitOfWork, trial_workers: int = 1) -> str | None:
         """Run one unit to its end; returns why it failed, or None."""
+        try:
+            return self._run(unit, trial_workers)
+        except OSError as error:
+            return f"{error.filename or self.out}: {error.strerror}; mend that and run the same command again"
 
+    def _run(self, unit: UnitOfWork, trial_workers: int) -> str | None:
         def hear(event: Event) -> None:
             with self._lock:
                 self.hear(unit, event)
