@@ -165,6 +165,8 @@ def test_killed_at_several_moments_it_ends_in_the_same_bytes(
     assert (done.returncode, done.stderr) == (0, "")
     assert 0 < len(learned(done.stdout)) < 8, "goes on from where it was"
     assert published(tmp_path / "out") == undisturbed
+    left = [path.name for path in (tmp_path / "out").rglob("*") if path.name.startswith(("params-", ".prepared."))]
+    assert left + [path.name for path in (tmp_path / "out").rglob("*.part")] == []
 
 
 @pytest.mark.parametrize(
