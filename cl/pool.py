@@ -280,4 +280,5 @@ def check_out(out: Path, benchmark: Benchmark | None = None) -> None:
     for name in ("results", "checkpoints", "report", ".work"):
         sweep(out / name, below=True)
     for file in work.glob("params-*.json"):
-        remove_left(file)
+        if file.stem.removeprefix("params-").isdecimal():
+            remove_left(file)

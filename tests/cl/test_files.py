@@ -90,7 +90,14 @@ def dead() -> int:
 def test_what_a_killed_process_left_is_gone_after_the_next_start(token: str, tmp_path: Path) -> None:
     for name in LEFT:
         write_whole(tmp_path / name.format(f"{dead()}{token}"), b"half")
-    kept = ["results/ewc/seed-0.json", "results/ewc/.notes.part", "results/ewc/.a.part.1", ".mine.1.part"]
+    write_whole(tmp_path / f".work/params-{dead()}.json", b"{}")
+    kept = [
+        ".work/params-mine.json",
+        "results/ewc/seed-0.json",
+        "results/ewc/.notes.part",
+        "results/ewc/.a.part.1",
+        ".mine.1.part",
+    ]
     for name in kept:
         write_whole(tmp_path / name, b"whole")
     check_out(tmp_path)
