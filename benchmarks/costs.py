@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import yaml
 
+from cl import cli
 from cl.checkpoint import state_bytes
 from cl.data import Sequence as TaskSequence
 from cl.data import Split, Task
@@ -423,13 +424,13 @@ def _knob(text: str) -> tuple[str, Any]:
     return name, yaml.safe_load(value)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line a process to standard error, and the tables. Raises `UserError`."""
     options = vars(parsed(arguments))
     text, names, rounds, given = (options.pop(name) for name in ("one", "methods", "rounds", "knob"))
     if text:
         one(text)
-        return
+        return 0
     if options["samples"] < CLASSES:
         raise UserError(
             f"--samples {options['samples']}: a task has {CLASSES} classes, so give it as many images or more"
@@ -465,11 +466,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"EBLL's one autoencoder) of {scale.epochs} epochs too, as in the timing mode of the survey's code.")
     print(f"Knobs: the declared ones{''.join(f', {name}={value}' for name, value in scale.given.items())}.\n")
     print(table([Row(method, memory[method], times[method]) for method in methods], scale))
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(cli.guarded(main))

@@ -14,6 +14,7 @@ from pathlib import Path
 from cl import cli
 from cl.errors import UserError
 from cl.metrics import front
+from cl.paths import option
 from flows.results import Run, read_runs
 
 
@@ -38,7 +39,9 @@ def compared(run: Run) -> list[tuple[bool, bool, float]]:
 def main() -> int:
     """Print a line per method."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fronts", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("out/pareto"), help="of the run; default: out/pareto")
+    parser.add_argument(
+        "--out", type=option("--out"), default=Path("out/pareto"), help="of the run; default: out/pareto"
+    )
     given = parser.parse_args()
     runs = read_runs(given.out)
     tasks = {name: [entry for run in runs if run.method == name for entry in compared(run)] for name in _names(runs)}

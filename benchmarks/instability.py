@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cl import cli
 from cl.metrics import average_forgetting
+from cl.paths import option
 from flows.results import Run, read_runs
 
 
@@ -38,7 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.instability", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("out", type=Path, nargs="+", help="output folders of finished runs")
+    parser.add_argument("out", type=option("OUT"), nargs="+", help="output folders of finished runs")
     parser.add_argument("--methods", default="ewc,online_ewc,si,mas,riemannian_walk", help="default: %(default)s")
     given = parser.parse_args()
     print("| run | method | forgetting of each seed | diverged, r < 1 | diverged, r >= 1 | r of what was kept |")

@@ -20,8 +20,9 @@ from typing import Any
 from benchmarks import knobs, switches
 from cl import cli
 from cl.errors import UserError
-from cl.files import read_json
+from cl.files import read_json, write_whole
 from cl.params import names_in
+from cl.paths import option
 from flows.report import BOUNDS, Row, compare, percent, size, times
 from flows.results import read_runs
 
@@ -36,7 +37,7 @@ def fill(page: Path, block: str, content: str) -> None:
     marks = re.compile(rf"(<!-- {block} -->\n).*?(<!-- /{block} -->)", re.DOTALL)
     if not marks.search(text):
         raise UserError(f"{page}: has no block <!-- {block} --> ... <!-- /{block} -->")
-    page.write_text(marks.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text), encoding="utf-8")
+    write_whole(page, marks.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text).encode())
 
 
 def where(rows: tuple[Row, ...]) -> str:
@@ -89,12 +90,20 @@ def in_time(out: Path) -> str:
 def main() -> int:
     """Fill every block."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("out"), help="of the whole run; default: out")
-    parser.add_argument("--all", type=Path, default=Path("out/all"), help="of a run of all methods; default: out/all")
-    parser.add_argument("--switches", type=Path, default=Path("out/switches"), help="of benchmarks.switches")
-    parser.add_argument("--online", type=Path, default=Path("out/online"), help="of the study of that name")
-    parser.add_argument("--class", type=Path, default=Path("out/class"), dest="classes", help="class-incremental")
-    parser.add_argument("--knobs", type=Path, default=Path("out/knobs"), help="of benchmarks.knobs")
+    parser.add_argument("--out", type=option("--out"), default=Path("out"), help="of the whole run; default: out")
+    parser.add_argument(
+        "--all", type=option("--all"), default=Path("out/all"), help="of a run of all methods; default: out/all"
+    )
+    parser.add_argument(
+        "--switches", type=option("--switches"), default=Path("out/switches"), help="of benchmarks.switches"
+    )
+    parser.add_argument(
+        "--online", type=option("--online"), default=Path("out/online"), help="of the study of that name"
+    )
+    parser.add_argument(
+        "--class", type=option("--class"), default=Path("out/class"), dest="classes", help="class-incremental"
+    )
+    parser.add_argument("--knobs", type=option("--knobs"), default=Path("out/knobs"), help="of benchmarks.knobs")
     given = parser.parse_args()
     if (given.knobs / "knobs.json").exists():
         with _made_by("benchmarks.knobs", given.knobs / "knobs.json") as found:

@@ -9,7 +9,7 @@ scaling moves which method.
 from __future__ import annotations
 
 import argparse
-import shutil
+import re
 import sys
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
@@ -21,9 +21,10 @@ from scipy.stats import kendalltau
 from benchmarks.pages import fill, where
 from cl import cli
 from cl.errors import UserError
-from cl.files import write_json
+from cl.files import remove, write_json, write_whole
 from cl.metrics import average_accuracy, average_forgetting, interval
 from cl.params import read
+from cl.paths import apart, option
 from flows.report import BOUNDS, Row, compare
 from flows.results import Run, read_runs
 
@@ -31,6 +32,8 @@ STUDIES = Path("studies")
 HOME = Path("reproduction")
 PAGE = Path("docs/reproduction.md")
 SCALED = "tiny-imagenet-scaled"
+KEPT = re.compile(r"summary\.json|results/[a-z_]+/seed-\d+(\.cost|\.trials)?\.json")
+"""What is kept of a study; the next time it is replaced."""
 # De Lange et al. 2021: average accuracy and forgetting in per cent on Tiny ImageNet, random order, ten tasks; Tables 4
 # and 5, memories of 4500 images. Joint has no forgetting; mean-IMM is in the figure of BASE only.
 PUBLISHED: dict[str, dict[str, tuple[float, float | None]]] = {
@@ -159,19 +162,21 @@ def summary(rows: Sequence[Row], *, whole: bool) -> dict[str, Any]:
 
 
 def keep(out: Path, study: str) -> dict[str, Any]:
-    """Copy the results of a run to `reproduction/<study>/`, with a summary; returns that."""
-    runs = read_runs(out)
+    """Copy the results of a run to `reproduction/<study>/`, with a summary; returns that.
+
+    Raises `UserError` where the run is in that folder.
+    """
     home = HOME / study
-    shutil.rmtree(home, ignore_errors=True)
-    for run in runs:
-        target = home / "results" / run.method
-        target.mkdir(parents=True, exist_ok=True)
-        for suffix in (".json", ".cost.json", ".trials.json"):
-            if run.path.with_suffix(suffix).exists():
-                shutil.copy(run.path.with_suffix(suffix), target)
-    found = summary(compare(runs), whole=study == SCALED)
-    write_json(home / "summary.json", found)
-    return found
+    apart("--out", out / "results", home)
+    runs = read_runs(out)
+    beside = [run.path.with_suffix(suffix) for run in runs for suffix in (".json", ".cost.json", ".trials.json")]
+    found = {path.relative_to(out): path.read_bytes() for path in beside if path.exists()}
+    remove(home, KEPT.fullmatch)
+    for path, data in found.items():
+        write_whole(home / path, data)
+    made = summary(compare(runs), whole=study == SCALED)
+    write_json(home / "summary.json", made)
+    return made
 
 
 def cell(accuracy: float | None, lost: float | None) -> str:
@@ -257,10 +262,10 @@ def methods_of(runs: Sequence[Run]) -> list[str]:
 def main() -> int:
     """Keep the results of a study, and print and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduction", description=main.__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out/reproduction"), help="of the study's run")
+    parser.add_argument("--out", type=option("--out"), default=Path("out/reproduction"), help="of the study's run")
     parser.add_argument("--study", default=SCALED, help="its name in studies/")
     given = parser.parse_args()
-    if not (STUDIES / f"{given.study}.yaml").exists():
+    if given.study not in {path.stem for path in STUDIES.glob("*.yaml")}:
         raise UserError(f"--study: there is no {STUDIES / given.study}.yaml")
     found = keep(given.out, given.study)
     block = table(compare(read_runs(HOME / SCALED)), found) if given.study == SCALED else changed(given.study)

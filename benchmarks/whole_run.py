@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import resource
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+from cl import cli
 
-def main() -> None:
+
+def main() -> int:
     """Print wall-clock and processor time, the share of training steps, and the peak memory of a process."""
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
@@ -34,7 +37,8 @@ def main() -> None:
     print(f"  in units, after start: {learning:.0f} s ({learning / process:.0%})")
     print(f"  in training steps:     {steps:.0f} s ({steps / process:.0%})")
     print(f"peak memory, one process: {max(cost['peak_memory_bytes'] for cost in costs) / 2**30:.2f} GiB")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.guarded(main))

@@ -20,7 +20,7 @@ def run(params: Params, out: Path) -> dict[str, str]:
     """Prepare the benchmark, learn every unit and print the table; returns the failures."""
     from cl.method import checked
 
-    check_out(out)
+    check_out(out, params.benchmark)
     params = checked(params)
     prepare(params.benchmark, cli.RAW, out / "prepared", say=_say)
     check_prepared(params, out / "prepared")

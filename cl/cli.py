@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cl.errors import UserError, brief
 from cl.literal import WHOLE
 from cl.params import Params, names_in, read
+from cl.paths import option
 
 RAW = Path("data")
 
@@ -17,7 +21,7 @@ RAW = Path("data")
 def parser(program: str, description: str | None) -> argparse.ArgumentParser:
     """The options of a whole run."""
     made = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
-    made.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    made.add_argument("--params", type=option("--params"), default=Path("params.yaml"), help="default: params.yaml")
     made.add_argument(
         "--set",
         action="append",
@@ -28,7 +32,7 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--methods", metavar="A,B", help="default: those of the params file; all: every one that can")
     made.add_argument("--seeds", metavar="0,1", help="default: those of the params file")
-    made.add_argument("--out", type=Path, default=Path("out"), help="default: out")
+    made.add_argument("--out", type=option("--out"), default=Path("out"), help="default: out")
     return made
 
 
@@ -67,10 +71,19 @@ def listed(option: str, text: str | None) -> list[str] | None:
     return names
 
 
+class Ended(KeyboardInterrupt):
+    """As Ctrl-C, by another signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.status = 128 + number
+
+
 def guarded(main: Callable[[], int]) -> int:
     """Run a command's body; what the user can mend, or an interrupt, ends it with one readable line."""
     try:
-        return main()
+        with _signals_as_interrupts():
+            return main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -78,6 +91,24 @@ def guarded(main: Callable[[], int]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}; earlier results are whole", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("\nstopped; nothing finished is lost: the same command goes on from here", file=sys.stderr)
-        return 130
+        return interrupt.status if isinstance(interrupt, Ended) else 130
+
+
+@contextlib.contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
+    """What `kill` sends, and a terminal that is closed, end a command as Ctrl-C does; not where they are ignored."""
+
+    def end(number: int, frame: object) -> None:
+        raise Ended(number)
+
+    here = threading.current_thread() is threading.main_thread()
+    ours = [s for s in (signal.SIGTERM, signal.SIGHUP) if here and signal.getsignal(s) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)

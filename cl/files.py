@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
 import math
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cl.errors import UserError
+from cl.locks import is_at, take, wait_for
 
 SCHEMA = 1
 SEAL = "sha256"
@@ -50,21 +54,18 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is always whole: its old content or its new; raises `OSError` and leaves no rest."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
+    _written(path, data).close()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """As `write_whole`; raises `UserError` naming the file where it cannot be written."""
+    hold(path, data).close()
+
+
+def hold(path: Path, data: bytes) -> BinaryIO:
+    """As `write_bytes`; the file is locked from its first moment until what is returned is closed, or we are dead."""
     try:
-        write_whole(path, data)
+        return _written(path, data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); nothing finished before is lost") from None
 
@@ -73,29 +74,245 @@ def make_way(path: Path, warn: Callable[[str], None], folder: bool = False) -> N
     """Move away what is no file (or no folder) where one of ours belongs; nothing is removed, and `warn` is told."""
     if not os.path.lexists(path) or (path.is_dir() if folder else path.is_file()):
         return
-    number = next(n for n in itertools.count(1) if not os.path.lexists(f"{path}.aside-{n}"))
-    warn(f"{path}: in the way of {'a folder' if folder else 'a file'} of ours; moved to {path.name}.aside-{number}")
-    path.rename(f"{path}.aside-{number}")
+    aside = move_aside(path)
+    warn(f"{path}: in the way of {'a folder' if folder else 'a file'} of ours; moved to {aside.name}")
+
+
+def move_aside(path: Path) -> Path:
+    """Give what is there another name, which is returned; raises `OSError`."""
+    numbered = (path.with_name(f"{path.name}.aside-{number}") for number in itertools.count(1))
+    aside = next(place for place in numbered if not os.path.lexists(place))
+    path.rename(aside)
+    return aside
+
+
+def _written(path: Path, data: bytes) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, descriptor = _begun(path, lambda part: os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+    file = os.fdopen(descriptor, "wb")
+    try:
+        file.write(data)
+        file.flush()
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            file.close()
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+    return file
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes], key: str) -> None:
     """Write a folder of files with a manifest of their SHA-256; it appears at once and whole.
 
-    `key` names everything that went in; `verify` refuses a folder of another key.
+    `key` names everything that went in; `verify` refuses a folder of another key. What somebody has put into the folder
+    stays there: then the files are replaced one by one, and the folder counts as damaged until the last of them.
     """
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    manifest = {"schema": SCHEMA, "key": key, "files": hashes}
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    whole = {**files, "manifest.json": to_json({"schema": SCHEMA, "key": key, "files": hashes})}
+    ours = _checkpoint_files(folder).__contains__
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        for name, data in {**files, "manifest.json": to_json(manifest)}.items():
-            (part / name).write_bytes(data)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+        if not folder.is_symlink() and foreign(folder, ours) is not None:
+            (folder / "manifest.json").unlink(missing_ok=True)
+            for name, data in whole.items():
+                write_whole(folder / name, data)
+            return
+        with making(folder) as part:
+            for name, data in whole.items():
+                (part / name).write_bytes(data)
+            settle(part, folder, ours)
     except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise UserError(f"{folder}: cannot be written ({error.strerror}); earlier checkpoints are whole") from None
+
+
+# Folders. What is in one of ours is known by its name; nothing else is ever removed.
+
+Ours = Callable[[str], object]
+"""Whether we wrote the file of this path within a folder, with slashes."""
+CHECKPOINT = ("manifest.json", "net.safetensors", "record.json", "state.json", "state.safetensors")
+PASSING = {".DS_Store", "Thumbs.db", "desktop.ini"}
+"""What file managers leave in every folder that is looked at; it goes with the folder."""
+TRIES = 100
+
+
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """A new folder beside this one, to be filled and settled; locked as long as this process lives. Raises `OSError`.
+
+    It is gone at the end, whatever happens.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+
+    def make(part: Path) -> int:
+        part.mkdir()
+        return os.open(part, os.O_RDONLY)
+
+    part, descriptor = _begun(folder, make)
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        os.close(descriptor)
+
+
+def settle(part: Path, folder: Path, ours: Ours) -> None:
+    """Put a folder that was made in its place, instead of one of ours; raises `OSError` where that cannot be.
+
+    Whoever does the same at the same time disturbs nothing: the last one stays.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise NotADirectoryError(errno.ENOTDIR, "a link or a file stands there; move it away", str(folder))
+    for _ in range(TRIES):
+        old = _beside(folder)
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(old)
+        try:
+            part.rename(folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                old.rename(folder)
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            _clear_away(old, folder, ours)  # another process was faster
+        else:
+            _clear_away(old, folder, ours)
+            return
+    raise OSError(errno.EBUSY, "other processes go on writing it", str(folder))
+
+
+def _clear_away(old: Path, folder: Path, ours: Ours) -> None:
+    """Remove the folder that was set aside; what came into it in the last moment goes over into the new one."""
+    if not old.exists():
+        return
+    remove(old, ours)
+    for path in old.iterdir() if old.exists() else ():
+        path.rename(folder / path.name)
+    with contextlib.suppress(OSError):
+        old.rmdir()
+
+
+def foreign(folder: Path, ours: Ours) -> Path | None:
+    """The first thing in the folder that we did not write; None where there is none."""
+    for place, folders, files in os.walk(folder):
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        for path in sorted(Path(place, name) for name in [*files, *links]):
+            if path.name not in PASSING and not ours(path.relative_to(folder).as_posix()):
+                return path
+    return None
+
+
+def remove(folder: Path, ours: Ours) -> None:
+    """Remove our files from the folder, and what folders that leaves empty, itself too; all else stays.
+
+    Raises `OSError`, but not for what another process removes meanwhile.
+    """
+    if folder.is_symlink():
+        return
+    for place, _, files in os.walk(folder, topdown=False):
+        theirs = {name for name in files if not ours(Path(place, name).relative_to(folder).as_posix())}
+        for name in files if theirs <= PASSING else set(files) - theirs:
+            Path(place, name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            Path(place).rmdir()
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint's files, and the folder unless there is more in it; raises `OSError`."""
+    if folder.is_dir():
+        remove(folder, _checkpoint_files(folder).__contains__)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether it has the manifest of a checkpoint, and is where it seems to be."""
+    manifest = read_json(folder / "manifest.json")
+    return not folder.is_symlink() and isinstance(manifest, dict) and manifest.keys() == {"schema", "key", "files"}
+
+
+def _checkpoint_files(folder: Path) -> set[str]:
+    manifest = read_json(folder / "manifest.json")
+    listed = manifest.get("files") if isinstance(manifest, dict) else None
+    return {*CHECKPOINT, *(listed if isinstance(listed, dict) else ())}
+
+
+# What is under way is beside its place, under a name of its own, and locked: so what a kill left is told from it.
+
+LEFT = re.compile(r"\.(.+?)\.(\d+)(\.[0-9a-f]{8})?\.part")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+
+
+def _begun(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    """Make a part of this path, and lock it, if the disk knows locks: the part, and its descriptor."""
+    for _ in range(TRIES):
+        part = _beside(path)
+        try:
+            descriptor = make(part)
+        except FileNotFoundError:  # what another process took for left behind, before it was locked
+            path.parent.mkdir(parents=True, exist_ok=True)
+            continue
+        wait_for(descriptor)
+        if is_at(descriptor, part):
+            return part, descriptor
+        os.close(descriptor)
+    raise OSError(errno.EBUSY, "other processes go on removing it", str(path))
+
+
+def sweep(folder: Path, of: Collection[str] = (), *, below: bool = False, sure: bool = False) -> None:
+    """Remove from the folder the parts, of these names or of all, that a kill left behind; raises nothing.
+
+    `below`: from the folders in it too. A part whose process lives is locked, on this machine or another; where the
+    disk knows no locks nothing is removed, unless the caller is `sure`, holding the lock of all who make such parts.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in [*files, *folders]:
+            found = LEFT.fullmatch(name)
+            if found and (not of or found[1] in of):
+                _sweep(Path(place, name), None if found[3] else int(found[2]), sure)
+        folders[:] = [name for name in folders if below and not LEFT.fullmatch(name)]
+
+
+def _sweep(part: Path, process: int | None, sure: bool) -> None:
+    """`process`: of a part of an earlier version, which locked nothing."""
+    if process is None or not _lives(process):
+        remove_left(part, sure=sure)
+
+
+def remove_left(path: Path, *, sure: bool = False) -> bool:
+    """Remove a file or a folder of ours that is locked as long as it is used, unless it is; returns whether it did.
+
+    `sure`: also where the disk knows no locks. Raises nothing.
+    """
+    try:
+        whole = path.is_dir()
+        descriptor = os.open(path, (os.O_RDONLY if whole else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        held = take(descriptor)
+        if held is False or (held is None and not sure) or not is_at(descriptor, path):
+            return False
+        if whole:
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def verify(folder: Path, key: str | None = None, only: str | None = None) -> dict[str, bytes]:

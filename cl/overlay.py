@@ -15,6 +15,7 @@ from typing import Any
 
 from cl.errors import UserError, brief
 from cl.names import method_name, names_in
+from cl.paths import expanded
 from cl.yaml12 import Plain, empty, load, named, odd, parse
 
 LONGEST_CHAIN = 20
@@ -219,13 +220,17 @@ def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         base = tree.pop("extends", Plain(""))
         if empty(base):
             return chain
-        if not isinstance(base, str) or odd(base) or os.path.realpath(path.parent / base) in resolved:
+        try:
+            under = path.parent / expanded(base) if isinstance(base, str) and not odd(base) else path
+        except ValueError as error:
+            raise UserError(f"{named(path)}: extends: {error}") from None
+        if os.path.realpath(under) in resolved:
             raise UserError(
                 f"{named(path)}: extends: has to be the name of a file, seen from this one, that does not extend it"
             )
         if len(chain) == LONGEST_CHAIN:
             raise UserError(f"{named(path)}: extends: more than {LONGEST_CHAIN} files on one another")
-        path = path.parent / base
+        path = under
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from cl.names import closest as closest
 from cl.names import method_name as method_name
 from cl.names import names_in as names_in
 from cl.overlay import Layers, Origin, label_of, path_of, secret
+from cl.paths import SpelledPath, UserAddress, UserPath
 from cl.yaml12 import named
 
 LearningRate = Annotated[float, Field(gt=0, le=100)]
@@ -64,7 +65,7 @@ class Benchmark(Section):
     name: str = "permuted-digits"
     tasks: int | None = Field(None, ge=1, le=1000, description="how many tasks of the benchmark; null: all")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of the splits and of what the benchmark itself draws")
-    path: str | None = Field(None, description="root of the images, for benchmarks read from disk")
+    path: SpelledPath | None = Field(None, description="root of the images, for benchmarks read from disk")
     order: str | list[str] | None = Field(
         None, description="an order that the benchmark knows, or the names of the tasks in the order to learn them"
     )
@@ -102,7 +103,7 @@ class Model(Section):
         None, ge=0, lt=1, description="share of hidden units left out in training; null: 0.5 in AlexNet, else none"
     )
     batch_norm: bool = Field(False, description="batch normalisation behind each convolution of a VGG net")
-    weights: str | None = Field(
+    weights: UserPath | None = Field(
         None, description="to start from, of alexnet and resnet18: imagenet, or the path of a file; null: random ones"
     )
 
@@ -227,8 +228,8 @@ class Tracking(Section):
     """Where MLflow keeps what it shows."""
 
     enabled: bool = True
-    uri: str | None = Field(None, description="of a tracking server; null: an SQLite database")
-    folder: str | None = Field(None, description="of that database; null: `mlflow` in the output folder")
+    uri: UserAddress | None = Field(None, description="of a tracking server; null: an SQLite database")
+    folder: UserPath | None = Field(None, description="of that database; null: `mlflow` in the output folder")
     experiment: str | None = Field(None, description="name of the experiment; null: the benchmark's")
 
 

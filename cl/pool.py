@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from cl.errors import UserError
-from cl.files import make_way, write_bytes
+from cl.files import hold, make_way, remove_left, sweep
 from cl.keys import unit_folder
-from cl.params import Params
+from cl.params import Benchmark, Params
+from cl.paths import apart, expanded
 from cl.unit import publish_if_finished
 
 Event = dict[str, Any]
@@ -84,12 +86,16 @@ class Children:
         self._lock = threading.Lock()
         self.stopped = False
         self._params_file = out / ".work" / f"params-{os.getpid()}.json"
-        self._params_file.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(self._params_file, params.model_dump_json().encode())
+        self._held = hold(self._params_file, params.model_dump_json().encode())
 
     def run(self, unit: UnitOfWork, trial_workers: int = 1) -> str | None:
         """Run one unit to its end; returns why it failed, or None."""
+        try:
+            return self._run(unit, trial_workers)
+        except OSError as error:
+            return f"{error.filename or self.out}: {error.strerror}; mend that and run the same command again"
 
+    def _run(self, unit: UnitOfWork, trial_workers: int) -> str | None:
         def hear(event: Event) -> None:
             with self._lock:
                 self.hear(unit, event)
@@ -102,11 +108,12 @@ class Children:
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             make_way(log, lambda message: hear({"event": "warning", "message": message}))
-            stderr = log.open("w", encoding="utf-8")
+            stderr = log.open("a", encoding="utf-8")  # where the same command runs twice, both write
         except OSError as error:  # it costs no other unit anything
             return f"{log}: cannot be written ({error.strerror})"
         failure = None
         with stderr:
+            stderr.truncate(0)
             with self._lock:
                 if self.stopped:
                     return "stopped before it began"
@@ -141,6 +148,7 @@ class Children:
     def close(self) -> None:
         """Remove what was handed to the children."""
         self._params_file.unlink(missing_ok=True)
+        self._held.close()
 
 
 # Beside other busy processes a second thread makes torch many times slower, not faster.
@@ -252,12 +260,30 @@ def explain(failures: dict[str, str]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in failures.items())
 
 
-def check_out(out: Path) -> None:
-    """Raise `UserError` where the output folder cannot be written."""
+WRITTEN = ("prepared", "results", "checkpoints", "report", ".work", "mlflow", "nights")
+"""The folders that a run writes in its output folder; every run the first five."""
+
+
+def check_out(out: Path, benchmark: Benchmark | None = None) -> None:
+    """Raise `UserError` where the output folder cannot be written, or holds the benchmark's images or is in them.
+
+    Removes what a kill has left there.
+    """
+    places = [out / name for name in WRITTEN]
+    if benchmark is not None and benchmark.path is not None:
+        apart("benchmark.path", Path(expanded(benchmark.path)), *places)
+    for place in places[:5]:
+        if os.path.lexists(place) and not place.is_dir():
+            raise UserError(f"{place}: no folder, and one is needed there; move it away, or choose another with --out")
+    work = out / ".work"
     try:
-        (out / ".work").mkdir(parents=True, exist_ok=True)
-        probe = out / ".work" / f".probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work):
+            pass
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another with --out") from None
+    for name in ("results", "checkpoints", "report", ".work"):
+        sweep(out / name, below=True)
+    for file in work.glob("params-*.json"):
+        if file.stem.removeprefix("params-").isdecimal():
+            remove_left(file)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +25,7 @@ from cl import checkpoint
 from cl.data import Sequence, Task, joined
 from cl.data.prepare import one_label_space
 from cl.errors import UserError
-from cl.files import DamagedCheckpoint, ForeignCheckpoint, write_json
+from cl.files import DamagedCheckpoint, ForeignCheckpoint, remove_checkpoint, write_json
 from cl.keys import chain_key
 from cl.machine import machine, peak_memory
 from cl.method import Method, accuracy, add_task, cannot, make, unbounded
@@ -588,7 +587,7 @@ class Unit:
 
     def _drop_candidates(self, index: int) -> None:
         for folder in self.folder.glob(f"candidate-{index:03d}-*"):
-            shutil.rmtree(folder)
+            remove_checkpoint(folder)
 
     # What is reported.
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import fcntl
 import functools
 import json
 import os
-import shutil
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -24,8 +23,18 @@ from typing import TYPE_CHECKING, Any
 
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
-from cl.files import DamagedCheckpoint, to_json, verify, write_bytes
+from cl.files import (
+    DamagedCheckpoint,
+    is_checkpoint,
+    make_way,
+    remove_checkpoint,
+    sweep,
+    to_json,
+    verify,
+    write_bytes,
+)
 from cl.keys import adopt, parts_of, unit_folder, unit_key
+from cl.locks import alone, wait_for
 from cl.params import Params, read
 from cl.work import FINISHED, PUBLISHED, UNIT, DamagedFile, finished, tidy
 
@@ -44,8 +53,12 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
     from cl.sequence import Unit
 
     folder = unit_folder(params, method, seed, out)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, f"{method}/seed-{seed}", say), contextlib.ExitStack() as stack:
+    waiting = {
+        "event": "warning",
+        "message": f"another process is at work on {method}/seed-{seed} in {folder}; waiting for it",
+    }
+    with alone(folder / "lock", lambda: say(waiting)), contextlib.ExitStack() as stack:
+        sweep(folder, below=True, sure=True)
         pool = None
         if trial_workers > 1:
             executor = stack.enter_context(
@@ -83,19 +96,25 @@ def publish_if_finished(params: Params, unit: tuple[str, int], out: Path, say: S
     if done is not None and done.tasks != tasks:
         return False
     try:
-        publish(folder, *unit, out, say)
+        with alone(folder / "lock", _leave_it):
+            publish(folder, *unit, out, say)
     except DamagedFile as error:
         say({"event": "warning", "message": f"{error}: made again"})
         return False
-    except (UserError, OSError):  # a damaged checkpoint, or a place that cannot be written
+    except (UserError, OSError):  # its process mends it or says why, and waits where another is at work on it
         return False
     return True
+
+
+def _leave_it() -> None:
+    raise BlockingIOError
 
 
 def publish(folder: Path, method: str, seed: int, out: Path, say: Say) -> None:
     """Put the finished unit's files where other programs read them; what is there already and right stays.
 
-    A file of the unit's that is damaged is put back from there. Raises `DamagedFile` where it is damaged there too, and
+    The unit's lock is to be held. What others have put there stays too, but for files of the names of ours. A file of
+    the unit's that is damaged is put back from there. Raises `DamagedFile` where it is damaged there too, and
     `DamagedCheckpoint` for a checkpoint of the unit's.
     """
     target = out / "checkpoints" / method / f"seed-{seed}"
@@ -107,29 +126,45 @@ def publish(folder: Path, method: str, seed: int, out: Path, say: Say) -> None:
     def warn(message: str) -> None:
         say({"event": "warning", "message": message})
 
-    files = {name: done.healed(folder, name, places[name], warn) for name in done.files}
-    for index in range(done.stages):
-        source, place = folder / f"task-{index:03d}", target / f"task-{index}"
-        saved = verify(source)
-        wanted = (source / "manifest.json").read_bytes()
-        if place.exists():
-            try:
-                verify(place)
-                if (place / "manifest.json").read_bytes() == wanted:
-                    continue
-            except DamagedCheckpoint as error:
-                warn(f"{error}: replaced from {source}")
-            shutil.rmtree(place)
-        for name, data in {**saved, "manifest.json": wanted}.items():
-            write_bytes(place / name, data)
-    for extra in target.glob("task-*"):
-        if int(extra.name.removeprefix("task-")) >= done.stages:
-            shutil.rmtree(extra)
-    for name, place in places.items():
-        if name not in files:  # what an earlier run cost says nothing of this one
-            place.unlink(missing_ok=True)
-        elif not place.is_file() or place.read_bytes() != files[name]:
-            write_bytes(place, files[name])
+    with _publishing(folder.parent):
+        files = {name: done.healed(folder, name, places[name], warn) for name in done.files}
+        for index in range(done.stages):
+            source, place = folder / f"task-{index:03d}", target / f"task-{index}"
+            saved = verify(source)
+            wanted = (source / "manifest.json").read_bytes()
+            make_way(place, warn, folder=True)
+            if place.exists():
+                try:
+                    verify(place)
+                    if (place / "manifest.json").read_bytes() == wanted:
+                        continue
+                except DamagedCheckpoint as error:
+                    warn(f"{error}: replaced from {source}")
+            for name, data in {**saved, "manifest.json": wanted}.items():
+                make_way(place / name, warn)
+                write_bytes(place / name, data)
+        for extra in target.glob("task-*"):
+            number = re.fullmatch(r"task-(\d+)", extra.name)
+            if number is not None and int(number[1]) >= done.stages and is_checkpoint(extra):
+                remove_checkpoint(extra)
+        for name, place in places.items():
+            if name not in files:  # what an earlier run cost says nothing of this one
+                place.unlink(missing_ok=True)
+                continue
+            make_way(place, warn)
+            if not place.exists() or place.read_bytes() != files[name]:
+                write_bytes(place, files[name])
+
+
+@contextlib.contextmanager
+def _publishing(folder: Path) -> Iterator[None]:
+    """Units of one method and seed with other params publish to the same place; one after the other, where possible."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        wait_for(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def learner_of(params: Params, method: str, seed: int, out: Path) -> Learner:
@@ -150,17 +185,6 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, name: str, say: Say) -> Iterator[None]:
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            say({"event": "warning", "message": f"another process is at work on {name} in {folder}; waiting for it"})
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 # Trials in processes beside the unit's own.

@@ -14,7 +14,7 @@ from flows.champion import crown
 from flows.engine import Plain, engine
 from flows.follower import tracking_of
 from flows.prepare import prepare
-from flows.report import report, show
+from flows.report import check_folder, report, show
 from flows.train import UnitsFailed, train
 
 
@@ -23,6 +23,7 @@ def stages(params: Params, out: Path, prefect: Plain, tags: Mapping[str, str] | 
 
     Where units fail the others are reported all the same; then it raises `UnitsFailed`.
     """
+    check_folder(out)
     prepare(params, out, prefect)
     failure: UnitsFailed | None = None
     try:

@@ -7,11 +7,12 @@ nothing outlives a driver that was stopped, killed or cut off, and a folder that
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib
 import json
 import os
-import shutil
+import re
 import socket
 import subprocess
 import threading
@@ -24,7 +25,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from cl.errors import UserError
-from cl.files import write_bytes
+from cl.files import hold, remove, remove_left, sweep, write_bytes
 from cl.keys import unit_folder, unit_key
 from cl.params import PACKAGE, Execution, Params, read
 from cl.pool import UNIT_ENVIRONMENT, Event, Hear, UnitOfWork, command_of, how_it_ended
@@ -223,10 +224,10 @@ class Units:
         self._cluster: Cluster | None = None
         if set(units) - self._finished:  # where all is done no cluster is needed
             self._cluster = CLUSTERS[params.execution.runner](params.execution)
+        _sweep(self.out / ".work")
         self._run = self.out / ".work" / f"run-{uuid4().hex}"
+        self._leash = hold(self._run / LEASH, b"")
         write_bytes(self._run / "params.json", params.model_dump_json().encode())
-        self._leash = (self._run / LEASH).open("wb")
-        fcntl.flock(self._leash, fcntl.LOCK_EX)
 
     @property
     def stopped(self) -> bool:
@@ -267,7 +268,7 @@ class Units:
     def close(self) -> None:
         """Let go of the cluster and remove what was handed to it."""
         self._leash.close()
-        shutil.rmtree(self._run, ignore_errors=True)
+        _remove(self._run)
         if self._cluster is not None:
             self._cluster.close()
 
@@ -291,6 +292,23 @@ class Units:
             self._tell(unit, {"event": "warning", "message": say})
         for event in events:
             self._tell(unit, event)
+
+
+HANDED = re.compile(r"params\.json|[a-z_]+/\d+/[^/]+\.jsonl")
+"""What is in a driver's folder, beside its lock."""
+
+
+def _sweep(work: Path) -> None:
+    """Remove the folders of drivers that were killed: their locks are free, or gone."""
+    for run in work.glob("run-*"):
+        if re.fullmatch(r"run-[0-9a-f]{32}", run.name) and (remove_left(run / LEASH) or not (run / LEASH).exists()):
+            _remove(run)
+
+
+def _remove(run: Path) -> None:
+    sweep(run, below=True)
+    with contextlib.suppress(OSError):
+        remove(run, lambda name: name == LEASH or HANDED.fullmatch(name))
 
 
 class _Heard:

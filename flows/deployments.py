@@ -14,6 +14,7 @@ from prefect import flow, runtime
 
 from cl.errors import UserError
 from cl.params import Params, names_in, read
+from cl.paths import option
 from flows import nightly as nights
 from flows import report as reports
 from flows.benchmark import compare, named
@@ -70,7 +71,7 @@ def benchmark(
         settings: Any key of params.yaml, as KEY.PATH=VALUE, for instance training.epochs=20.
         out: The folder of the results, from the project's folder. What is finished there is not done again.
     """
-    compare(chosen(benchmark, methods, seeds, settings), Path(out), engine())
+    compare(chosen(benchmark, methods, seeds, settings), option("out")(out), engine())
 
 
 @flow(name="nightly", flow_run_name=run_name, persist_result=False)
@@ -90,7 +91,7 @@ def nightly(
         settings: Any key of params.yaml, as KEY.PATH=VALUE, for instance training.epochs=20.
         out: The nights are in its folder `nights`, one each.
     """
-    nights.nightly(chosen(benchmark, methods, seeds, settings), Path(out), engine(), datetime.now(UTC))
+    nights.nightly(chosen(benchmark, methods, seeds, settings), option("out")(out), engine(), datetime.now(UTC))
 
 
 @flow(name="add-task", flow_run_name=run_name, persist_result=False)
@@ -114,7 +115,7 @@ def add_task(
     """
     more = [f"benchmark.tasks={'null' if tasks is None else tasks}"]
     params = chosen(benchmark, methods, seeds, [*(settings or []), *more])
-    compare(params, Path(out), engine())
+    compare(params, option("out")(out), engine())
 
 
 @flow(name="report", flow_run_name=run_name, persist_result=False)
@@ -132,4 +133,4 @@ def report(
         settings: Any key of params.yaml, as KEY.PATH=VALUE.
         out: The folder of the results.
     """
-    reports.report(chosen(None, methods, seeds, settings), Path(out), engine())
+    reports.report(chosen(None, methods, seeds, settings), option("out")(out), engine())

@@ -9,8 +9,7 @@ nightly`. Ends with status 1 where something got worse beyond noise (`flows.verd
 
 from __future__ import annotations
 
-import fcntl
-import shutil
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,8 +21,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from cl import cli
+from cl.data.prepare import in_the_way, is_prepared, remove_prepared
 from cl.errors import UserError
-from cl.files import read_object, write_json, write_whole
+from cl.files import read_object, remove, sweep, write_json, write_whole
+from cl.locks import alone
 from cl.metrics import average_accuracy, average_forgetting
 from cl.params import Params
 from flows import provenance, tracking
@@ -38,6 +39,16 @@ from flows.verdict import Verdict, compare_nights, peak_memory, seconds_per_step
 
 KEPT_WHOLE = 3
 """Nights whose checkpoints are kept; of older ones the results are."""
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d")
+"""The name of a night."""
+UNIT = r"[a-z_]+/seed-\d+"
+FILE = r"(manifest|record|state)\.json|(net|state)\.safetensors"
+WORK = rf"(unit|finished|result|trials|cost(-\d+)?)\.json|lock|(stderr|studies)\.log|(task|candidate)-[\d-]+/({FILE})"
+THINNED = {
+    "checkpoints": re.compile(rf"{UNIT}/task-\d+/({FILE})"),
+    ".work": re.compile(rf"tracking\.json|tracking\.locks/[^/]+|{UNIT}/[0-9a-f]{{16}}/({WORK})"),
+}
+"""What is taken from an older night, by the names that we give."""
 SHOWN = 30
 """Nights in the course on the morning's page."""
 
@@ -78,10 +89,17 @@ class _Record(BaseModel):
     methods: dict[str, dict[str, FiniteFloat]]
 
 
+def folders(home: Path) -> list[Path]:
+    """The nights' folders, the oldest first; a folder of another name is somebody's own."""
+    return sorted(path for path in home.glob("nights/*") if TIME.fullmatch(path.name) and path.is_dir())
+
+
 def nights(home: Path, say: Callable[[str], None] = print) -> list[Night]:
     """All nights that have ended, the oldest first; `say` is told of those whose `night.json` is damaged."""
     found = []
-    for path in sorted(home.glob("nights/*/night.json")):
+    for path in (folder / "night.json" for folder in folders(home)):
+        if not path.exists():
+            continue
         record = read_object(path)
         try:
             _Record.model_validate(record)
@@ -115,7 +133,9 @@ def nightly(params: Params, home: Path, prefect: Plain, now: datetime) -> Verdic
     """Run a night and judge it. Raises `Regression`, and `UnitsFailed`, after the page is written."""
     out = home / "nights" / now.strftime("%Y-%m-%dT%H-%M-%S")
     with _alone(home):
-        prepared = sorted(home.glob("nights/*/prepared"))
+        prepared = [
+            f / "prepared" for f in folders(home) if is_prepared(f / "prepared") and not in_the_way(f / "prepared")
+        ]
         out.mkdir(parents=True)
         if prepared:  # of the same data, or it is made anew
             prepared[-1].rename(out / "prepared")
@@ -253,22 +273,23 @@ def line(values: Sequence[float | None], width: int = 120, height: int = 26) -> 
 
 
 def _thin(home: Path) -> None:
-    """Of older nights keep what is compared, not the models."""
-    for folder in sorted(path for path in home.glob("nights/*") if path.is_dir())[:-KEPT_WHOLE]:
-        for name in ("checkpoints", "prepared", ".work"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+    """Of older nights keep what is compared, not the models; and whatever somebody has put there."""
+    for folder in folders(home)[:-KEPT_WHOLE]:
+        remove_prepared(folder / "prepared")
+        for name, found in THINNED.items():
+            remove(folder / name, found.fullmatch)
 
 
 @contextmanager
 def _alone(home: Path) -> Iterator[None]:
     """Two nights at once would only slow each other down, and spoil the times of both."""
     folder = home / "nights"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{folder}: another night is running; this one is not begun") from None
+
+    def busy() -> None:
+        raise UserError(f"{folder}: another night is running; this one is not begun")
+
+    with alone(folder / ".lock", busy):
+        sweep(folder)
         yield
 
 

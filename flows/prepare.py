@@ -10,11 +10,12 @@ from cl.data.prepare import prepare as prepare_data
 from cl.params import Params
 from cl.pool import check_out
 from flows.engine import Plain, engine
+from flows.stage import ends_with_dvc
 
 
 def prepare(params: Params, out: Path, prefect: Plain) -> None:
     """Prepare the benchmark under `<out>/prepared`, unless it is there already."""
-    check_out(out)
+    check_out(out, params.benchmark)
     prefect.flow(
         "prepare",
         f"prepare {params.benchmark.name}",
@@ -25,6 +26,7 @@ def prepare(params: Params, out: Path, prefect: Plain) -> None:
 
 def main() -> int:
     """Prepare the benchmark of the params file."""
+    ends_with_dvc()
     given = cli.parser("flows.prepare", main.__doc__).parse_args()
     prepare(cli.params_of(given), given.out, engine())
     return 0

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl import metrics
 from cl.errors import UserError
-from cl.files import write_whole
+from cl.files import sweep, write_whole
 from flows.results import Run, count, read_runs
 
 if TYPE_CHECKING:
@@ -225,7 +225,8 @@ def build(
     """
     runs = read_runs(out, methods, seeds, failed)
     rows = compare(runs, seeds)
-    folder = out / "report"
+    folder = check_folder(out)
+    sweep(folder, below=True)
     absent = tuple(name for name in methods or () if name not in {run.method for run in runs})
     other = "told the task" if "class-incremental" in runs[0].scenario else "not told the task"
     summary = Summary(runs[0].benchmark_as_run, runs[0].tasks, rows, headline(rows), folder, absent, other)
@@ -241,14 +242,33 @@ def build(
     try:
         for name, content in files.items():
             write_whole(folder / name, content)
-        for stale in {*folder.glob("plots/*.png")} - {folder / name for name in files}:
-            stale.unlink()
+        for stale in {*report_plots.FIGURES} - {*figures}:
+            (folder / "plots" / f"{stale}.png").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"cannot write the report into {folder}: {error.strerror or error}. The results are untouched: "
             "free some space or make the folder writable, then run `python -m flows.report` again."
         ) from error
     return summary
+
+
+OWN = {
+    "index.html": b": which method keeps what it learned</title>",
+    "summary.json": b'"average_accuracy"',
+    "accuracy.csv": b"method,seed,task,average_accuracy",
+}
+"""What each of these files has where it is ours."""
+
+
+def check_folder(out: Path) -> Path:
+    """The report's folder; raises `UserError` where a page of somebody else stands there, which would be replaced."""
+    folder = out / "report"
+    there = [folder / name for name in OWN if (folder / name).is_file()]
+    if there and not any(OWN[path.name] in path.read_bytes() for path in there):
+        raise UserError(
+            f"{there[0]}: is of no report of ours, and would be replaced; move it away, or give another --out"
+        )
+    return folder
 
 
 # Comparing --------------------------------------------------------------------------------------------------
@@ -528,7 +548,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cl import cli
     from flows.engine import engine
     from flows.follower import tracking_of
+    from flows.stage import ends_with_dvc
 
+    ends_with_dvc()
     parser = cli.parser("flows.report", main.__doc__)
     parser.add_argument("--show", action="store_true", help="print the last leaderboard and where to look next")
     given = parser.parse_args(argv)

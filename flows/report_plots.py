@@ -97,6 +97,9 @@ class Drawing:
     svg: str
 
 
+FIGURES = ("average", "curves", "matrices", "tradeoff", "cost", "fronts")
+
+
 def draw(summary: "Summary") -> dict[str, Drawing]:
     """All figures of a comparison by name; `cost` only with cost files, `fronts` only where some were searched for."""
     plots: dict[str, Callable[[Summary], Figure]] = {}

@@ -23,8 +23,10 @@ from cl import cli
 from cl.errors import UserError
 from cl.files import read_json, write_json
 from cl.params import read
+from cl.paths import option
 from flows import QUIET
 from flows.follower import tracking_of
+from flows.stage import started_at
 from flows.tracking import Tracking, comparison_url, ensure, server_command
 
 HOST = "127.0.0.1"
@@ -49,7 +51,7 @@ class Server:
     @property
     def alive(self) -> bool:
         """Whether that very process still runs."""
-        return _started(self.pid) == self.started
+        return started_at(self.pid) == self.started
 
     @property
     def answers(self) -> bool:
@@ -140,7 +142,7 @@ def _launch(name: str, command: list[str], env: Mapping[str, str], address: str,
             env={**os.environ, **env},
             start_new_session=True,
         )
-    server = Server(name, address, health, child.pid, _started(child.pid) or 0, str(log))
+    server = Server(name, address, health, child.pid, started_at(child.pid) or 0, str(log))
     write_json(STATE, {"servers": [asdict(s) for s in {**known(), name: server}.values()]})
     return server
 
@@ -170,15 +172,6 @@ def stop() -> list[str]:
     return sorted(servers)
 
 
-def _started(pid: int) -> int | None:
-    """When a process was started, in clock ticks since boot; None where there is none (or a zombie)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
-
-
 def _taken(port: int) -> bool:
     import socket
 
@@ -190,8 +183,10 @@ def main() -> int:
     """Start, stop or show the servers of this project."""
     parser = argparse.ArgumentParser(prog="python -m flows.serve", description=main.__doc__)
     parser.add_argument("what", choices=("start", "stop", "status"))
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--out", type=Path, default=Path("out"), help="whose MLflow database is shown; default: out")
+    parser.add_argument("--params", type=option("--params"), default=Path("params.yaml"))
+    parser.add_argument(
+        "--out", type=option("--out"), default=Path("out"), help="whose MLflow database is shown; default: out"
+    )
     parser.add_argument("--prefect-port", type=int, default=4200)
     parser.add_argument("--mlflow-port", type=int, default=5000)
     parser.add_argument("--worker-port", type=int, default=8080)

@@ -21,7 +21,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import sqlite3
 import sys
 import threading
@@ -34,6 +33,7 @@ from typing import IO, Any
 
 from cl import metrics
 from cl.errors import UserError
+from cl.files import making, sweep, write_whole
 from flows.results import OTHERWISE
 
 Json = dict[str, Any]
@@ -528,9 +528,7 @@ class _Ledger:
         with _locked(self.locks / "ledger"):
             data = self._read()
             yield self._section(data)
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
-            temporary.replace(self._path)
+            write_whole(self._path, json.dumps(data, indent=1).encode())
 
 
 # MLflow.
@@ -646,18 +644,16 @@ def _create_database(path: Path) -> None:
     """
     from mlflow.store.db import utils
 
-    new = path.parent / "new" / path.name  # a folder, as SQLite keeps journals beside the file
-    if new.parent.exists():  # somebody was killed here
-        shutil.rmtree(new.parent)
-    new.parent.mkdir()
-    database: Any = utils
-    engine = database.create_sqlalchemy_engine(f"sqlite:///{new}")
-    database._initialize_tables(engine)
-    engine.dispose()
-    with contextlib.closing(sqlite3.connect(new)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")  # stays with the file: readers and a writer at once
-    new.replace(path)
-    new.parent.rmdir()
+    sweep(path.parent, [path.name], sure=True)  # somebody may have been killed here
+    with making(path) as part:  # a folder, as SQLite keeps journals beside the file
+        new = part / path.name
+        database: Any = utils
+        engine = database.create_sqlalchemy_engine(f"sqlite:///{new}")
+        database._initialize_tables(engine)
+        engine.dispose()
+        with contextlib.closing(sqlite3.connect(new)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # stays with the file: readers and a writer at once
+        new.replace(path)
 
 
 def _relocate(database: Path, old: str, new: str) -> None:

@@ -16,6 +16,7 @@ from cl.pool import Children, Event, Hear, UnitOfWork, check_out, units_of, widt
 from flows import cluster, provenance
 from flows.engine import Plain, engine
 from flows.follower import Follower
+from flows.stage import ends_with_dvc
 
 
 class UnitsFailed(UserError):
@@ -102,6 +103,7 @@ def _train(
 
 def main() -> int:
     """Learn the prepared benchmark with the methods and seeds of the params file."""
+    ends_with_dvc()
     given = cli.parser("flows.train", main.__doc__).parse_args()
     train(cli.params_of(given), given.out, engine())
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import lzma
 import shutil
 import tarfile
@@ -13,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from cl import locks
 from cl.data.prepare import Say
 from cl.data.progress import Progress
 from cl.errors import UserError
+from cl.files import making, sweep
 
 
 class _Refused(Exception):
@@ -30,15 +31,13 @@ DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOF
 @contextlib.contextmanager
 def alone(folder: Path, say: Say | None) -> Iterator[None]:
     """Hold the folder's lock, so that no two processes write the same file; raises `UserError` for what cannot be."""
+
+    def busy() -> None:
+        if say is not None:
+            say(f"{folder}: another process is at work there; waiting for it")
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("ab") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if say is not None:
-                    say(f"{folder}: another process is at work there; waiting for it")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks.alone(folder / ".lock", busy):
             yield
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from None
@@ -54,21 +53,18 @@ def unpack(archive: Path, folder: Path, say: Say | None) -> Path:
     with alone(folder.parent, say):
         if folder.exists():  # another process was faster
             return folder
-        part = folder.with_name(f"{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
+        sweep(folder.parent, [folder.name], sure=True)
         try:
-            part.mkdir(parents=True)
-            with archive.open("rb") as file:
-                _extract(file, part, Progress(f"unpacking {archive.name}", archive.stat().st_size, say))
-            part.rename(folder)
+            with making(folder) as part:
+                with archive.open("rb") as file:
+                    _extract(file, part, Progress(f"unpacking {archive.name}", archive.stat().st_size, say))
+                part.rename(folder)
         except (*DAMAGED, _Refused) as error:
             raise UserError(f"{archive}: cannot be unpacked ({error}); delete it and fetch it again") from None
         except OSError as error:
             if error.errno is not None:
                 raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
             raise UserError(f"{archive}: cannot be unpacked ({error}); delete it and fetch it again") from None
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

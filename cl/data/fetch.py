@@ -22,8 +22,9 @@ from cl.data.archive import alone, unpack
 from cl.data.prepare import Say
 from cl.data.progress import Progress
 from cl.errors import UserError
-from cl.files import read_json, to_json, write_whole
+from cl.files import read_json, sweep, to_json, write_whole
 from cl.params import Benchmark
+from cl.paths import expanded
 
 __all__ = ["Remote", "fetch", "home_of", "unpack"]
 DOWNLOADS = Path("downloads")
@@ -60,7 +61,7 @@ def home_of(options: Benchmark, name: str | None = None) -> Path:
 
     `name` is that of the data, where several benchmarks are made of the same.
     """
-    return Path(options.path).expanduser() if options.path is not None else DOWNLOADS / (name or options.name)
+    return Path(expanded(options.path)) if options.path is not None else DOWNLOADS / (name or options.name)
 
 
 def fetch(remotes: Sequence[Remote], folder: Path, say: Say | None) -> list[Path]:
@@ -72,6 +73,7 @@ def fetch(remotes: Sequence[Remote], folder: Path, say: Say | None) -> list[Path
     for remote in remotes:
         if _there(folder / remote.name):
             _check(folder / remote.name, remote, say)
+            _sweep(folder / remote.name)
         else:
             missing.append(remote)
     if missing:
@@ -82,6 +84,15 @@ def fetch(remotes: Sequence[Remote], folder: Path, say: Say | None) -> list[Path
                 except _Failed as error:
                     raise UserError(_wanted(missing[index:], folder, error)) from None
     return [folder / remote.name for remote in remotes]
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a kill left in the last moment of a fetch."""
+    part, validator = _part_of(path)
+    if not part.exists():
+        with contextlib.suppress(OSError):
+            validator.unlink()
+    sweep(path.parent, [_memo(path).name])
 
 
 def _there(path: Path) -> bool:
@@ -106,8 +117,12 @@ def _wanted(missing: Sequence[Remote], folder: Path, error: _Failed) -> str:
 def _fetch_one(remote: Remote, path: Path, say: Say | None) -> None:
     if path.exists():  # another process was faster
         return _check(path, remote, say)
-    part, validator = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.validator")
+    part, validator = _part_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if part.exists() and not validator.exists():
+        raise UserError(
+            f"{part}: was not begun by us, so it is not gone on with; move it away, and {remote.url} is fetched"
+        )
     if say is not None:
         say(f"fetching {remote.url}")
     furthest, failures = _size(part), 0
@@ -128,19 +143,24 @@ def _fetch_one(remote: Remote, path: Path, say: Say | None) -> None:
         _check(part, remote, say, fetched=True)
     except UserError:
         part.unlink()
-        raise
-    finally:
         validator.unlink(missing_ok=True)
+        raise
     part.rename(path)
+    validator.unlink(missing_ok=True)
     if remote.md5 is not None:
         _remember(path, remote.md5)  # anew: to be renamed is a change of the file
     return None
 
 
+def _part_of(path: Path) -> tuple[Path, Path]:
+    """Where the file is until it is whole, and what is beside it meanwhile."""
+    return path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.validator")
+
+
 def _receive(remote: Remote, part: Path, validator: Path, say: Say | None) -> None:
     """Bring the part to its full length, going on where it ends if the server can."""
-    start, known = _size(part), validator.read_text(encoding="utf-8") if validator.exists() else None
-    if known is None and remote.md5 is None:
+    start, known = _size(part), validator.read_text(encoding="utf-8") if validator.exists() else ""
+    if not known and remote.md5 is None:
         start = 0  # nothing could tell a half of another version from a half of this
     headers = {"User-Agent": "unforgetting"}
     if start > 0:
@@ -186,13 +206,13 @@ def _copy(response: Any, file: BinaryIO, total: int | None, name: str, say: Say 
 
 
 def _keep_validator(response: Any, validator: Path) -> None:
-    """What names this version of the file on the server: a strong ETag, else the time of its last change."""
+    """What names this version of the file on the server: a strong ETag, the time of its last change, or nothing.
+
+    That the file is there also says that the part beside it is ours.
+    """
     etag = response.headers.get("ETag") or ""
     value = response.headers.get("Last-Modified") if not etag or etag.startswith("W/") else etag
-    if value:
-        validator.write_text(value, encoding="utf-8")
-    else:
-        validator.unlink(missing_ok=True)
+    validator.write_text(value or "", encoding="utf-8")
 
 
 def _unreachable(error: Exception) -> _Failed:

@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import json
 import os
-import shutil
+import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +24,10 @@ import numpy.typing as npt
 
 from cl.data.manifest import checked
 from cl.errors import UserError
-from cl.files import from_json, sealed, write_json
+from cl.files import foreign, from_json, making, move_aside, read_json, remove, sealed, settle, sweep, write_json
+from cl.locks import alone
 from cl.params import Benchmark, Params
+from cl.paths import apart, expanded
 from cl.rng import numpy_generator
 
 SCHEMA = 1
@@ -94,21 +96,34 @@ def benchmark_file(name: str) -> BenchmarkFile:
 def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Path:
     """Prepare the benchmark into `target` unless it is there already; return the manifest's path.
 
-    The folder appears at once and whole (it is made beside and renamed), so a kill leaves nothing half done.
-    Raises `UserError` for data that are missing or damaged, or change while they are read, and for an option that the
-    benchmark does not know.
+    The folder appears at once and whole (it is made beside and renamed), so a kill leaves nothing half done; one that
+    is prepared there by another process is waited for. Raises `UserError` for data that are missing or damaged, or
+    change while they are read, for an option that the benchmark does not know, for images in the target or around it,
+    and where something stands there that was not prepared.
     """
+    if options.path is not None:
+        apart("benchmark.path", Path(expanded(options.path)), target)
+    target = Path(os.path.realpath(target)) if target.is_symlink() else target
+    lock, busy = (
+        target.with_name(f".{target.name}.lock"),
+        f"{target}: another process is preparing there; waiting for it",
+    )
+    with alone(lock, lambda: say(busy), leave=False):
+        return _prepare(options, raw, target, say)
+
+
+def _prepare(options: Benchmark, raw: Path, target: Path, say: Say) -> Path:
     module = benchmark_file(options.name)
     check_options(options)
     manifest_path = target / "manifest.json"
+    sweep(target.parent, [target.name], sure=True)
     if manifest_path.exists() and is_current(options, raw, target, say):
         say(f"prepared: {options.name} is already in {target}")
         return manifest_path
+    _keep_what_is_left(target, say)
+    _refuse(in_the_way(target))
     started = time.monotonic()
-    made = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir(parents=True)
+    with making(target) as made:
         key = _key(options, raw, say)
         entries = copy_context().run(_write_all, options, raw, made, say)
         if _key(options, raw) != key:
@@ -132,13 +147,54 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Pa
             "tasks": entries,
         }
         write_json(made / "manifest.json", sealed(manifest))
-        shutil.rmtree(target, ignore_errors=True)
-        made.rename(target)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
+        _refuse(in_the_way(target))
+        settle(made, target, FILES.fullmatch)
     say(f"prepared: {options.name}, {len(entries)} tasks in {time.monotonic() - started:.1f} s")
     return manifest_path
+
+
+def _refuse(why: str | None) -> None:
+    if why is not None:
+        raise UserError(why)
+
+
+FILES = re.compile(rf"manifest\.json|task-\d{{3,}}/({'|'.join(SPLITS)})-(images|labels)\.npy")
+"""What a prepared folder holds."""
+
+
+def in_the_way(target: Path) -> str | None:
+    """What keeps the target from being prepared, in a sentence: something stands there that we did not prepare."""
+    away = "move it elsewhere, or give another --out"
+    if not target.exists():
+        return None
+    if not target.is_dir():
+        return f"{target}: a file, where the prepared data would be a folder; {away}"
+    found = foreign(target, FILES.fullmatch)
+    if found is not None:
+        return f"{found}: was not prepared by us, and would be removed with what was; {away}"
+    if any(target.iterdir()) and not is_prepared(target):
+        return f"{target}: has no manifest.json of ours, so it is not replaced; {away}"
+    return None
+
+
+def _keep_what_is_left(target: Path, say: Say) -> None:
+    """Move aside arrays of ours without a manifest: they cannot be trusted, and without it not be removed."""
+    if is_prepared(target) or not any(target.glob("task-*/*.npy")) or foreign(target, FILES.fullmatch):
+        return
+    aside = move_aside(target)
+    say(f"prepared: warning: {target}: its manifest.json is missing or damaged; moved to {aside.name}")
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether the folder has the manifest of a prepared benchmark, of this version."""
+    manifest = read_json(folder / "manifest.json")
+    return isinstance(manifest, dict) and manifest.get("schema") == SCHEMA and "tasks" in manifest
+
+
+def remove_prepared(folder: Path) -> None:
+    """Remove what was prepared there, and the folder unless there is more in it; raises `OSError`."""
+    if is_prepared(folder):
+        remove(folder, FILES.fullmatch)
 
 
 def is_current(options: Benchmark, raw: Path, target: Path, say: Say = print) -> bool:

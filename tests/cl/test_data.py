@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from cl.data.prepare import benchmark_file, damaged, is_current, prepare, read_m
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import generator, numpy_generator, seed_of
-from tests.cl.small import CPU
+from tests.cl.small import CPU, REPOSITORY
 from tests.conftest import RAW
 
 SPLITS = ("train", "validation", "test")
@@ -287,6 +289,95 @@ def test_interrupted_preparation_leaves_the_old_one(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         made(folder, seed=5)
     assert contents(folder) == whole
+
+
+# What is not ours, and others at work.
+
+
+def test_what_was_not_prepared_is_never_removed(tmp_path: Path) -> None:
+    """Nor is anything read for it: there are no raw data."""
+    target = tmp_path / "p"
+    theirs: dict[str, str] = {
+        "thesis.txt": "was not prepared by us",
+        "task-000/notes.txt": "was not prepared by us",
+        "task-000/train-images.npy": r"no manifest\.json of ours",
+    }
+    for name, said in theirs.items():
+        place = target / name
+        place.parent.mkdir(parents=True)
+        place.write_text("thesis")
+        with pytest.raises(UserError, match=f"{said}.*move it elsewhere, or give another --out"):
+            prepare(Benchmark(), tmp_path, target)
+        assert contents(tmp_path) == {f"p/{name}": b"thesis"}
+        shutil.rmtree(target)
+    target.write_text("thesis")
+    with pytest.raises(UserError, match="a file, where the prepared data would be a folder"):
+        prepare(Benchmark(), tmp_path, target)
+    assert contents(tmp_path) == {"p": b"thesis"}
+
+
+def test_what_somebody_has_put_beside_prepared_data_is_never_removed(tmp_path: Path) -> None:
+    folder = made(tmp_path / "p")
+    (folder / "task-001/notes.txt").write_text("thesis")
+    before = contents(tmp_path)
+    made(folder)
+    with pytest.raises(UserError, match=r"p/task-001/notes\.txt: was not prepared by us"):
+        made(folder, tasks=1)
+    assert contents(tmp_path) == before
+    (folder / "task-001/notes.txt").rename(folder / "task-001/.DS_Store")
+    made(folder, tasks=1)
+    assert "task-001/.DS_Store" not in contents(folder)
+
+
+def test_images_within_the_target_are_never_removed(tmp_path: Path) -> None:
+    (tmp_path / "p/photos/a/b").mkdir(parents=True)
+    (tmp_path / "p/photos/a/b/x.png").touch()
+    for path in ("p/photos", "p", "."):
+        with pytest.raises(UserError, match=r"benchmark\.path"):
+            prepare(Benchmark(name="folder", path=str(tmp_path / path)), RAW, tmp_path / "p")
+    assert contents(tmp_path) == {"p/photos/a/b/x.png": b""}
+
+
+def test_a_target_by_a_link_is_prepared_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "p").symlink_to("disk/data")
+    for tasks in (1, 2):
+        made(tmp_path / "p", tasks=tasks)
+    assert (tmp_path / "p").is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["data"]
+    assert contents(tmp_path / "disk/data") == contents(made(tmp_path / "q"))
+
+
+def test_what_a_killed_preparation_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    for name in (".p.4194305.0a1b2c3d.part", ".p.4194305.part"):  # a number that no process has
+        (tmp_path / name / "task-000").mkdir(parents=True)
+        (tmp_path / name / "task-000/train-images.npy").write_bytes(b"half")
+    (tmp_path / ".other.4194305.part").mkdir()
+    made(tmp_path / "p")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.4194305.part", "p"]
+    (tmp_path / ".p.4194305.part").mkdir()
+    made(tmp_path / "p")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.4194305.part", "p"]
+
+
+def test_two_prepare_the_same_and_different_things_at_once(tmp_path: Path) -> None:
+    """Six times over, in two processes: each finds what it asked for, whole, or makes it; one waits for the other."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom cl.data.prepare import prepare\nfrom cl.params import Benchmark\n"
+        "for number in range(6):\n"
+        "    tasks = 1 + (number + int(sys.argv[2])) % 2\n"
+        "    options = Benchmark(tasks=tasks, train_per_class=5)\n"
+        "    prepare(options, Path('data'), Path(sys.argv[1]), say=lambda line: None)\n"
+    )
+    for shift in ("0", "1"):  # the same each time; and what the other does not want
+        command = [sys.executable, "-c", code, str(tmp_path / "p")]
+        runs = [
+            subprocess.Popen([*command, given], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+            for given in ("0", shift)
+        ]
+        assert [(run.communicate(timeout=120)[1], run.returncode) for run in runs] == [("", 0), ("", 0)]
+        assert damaged(tmp_path / "p") == []
+        assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
 # Keys.

@@ -245,8 +245,26 @@ def test_the_name_of_an_old_version_is_forgotten(server: Server, tmp_path: Path)
 @pytest.mark.parametrize(("part", "requests"), [(DATA, 1), (DATA + b"more", 2), (OTHER + OTHER, 2)])
 def test_nothing_left_to_send(server: Server, part: bytes, requests: int, tmp_path: Path) -> None:
     (tmp_path / "file.bin.part").write_bytes(part)
+    (tmp_path / "file.bin.part.validator").touch()
     fetched(server, tmp_path)
     assert len(server.asked) == requests
+
+
+def test_a_part_of_somebody_else_is_left_alone(server: Server, tmp_path: Path) -> None:
+    """As a browser makes it beside what it downloads."""
+    (tmp_path / "file.bin.part").write_bytes(DATA[:HALF])
+    with pytest.raises(UserError, match=r"file\.bin\.part: was not begun by us.*move it away"):
+        fetch([server.of()], tmp_path, None)
+    assert (tmp_path / "file.bin.part").read_bytes() == DATA[:HALF]
+    assert server.asked == []
+
+
+def test_killed_in_the_last_moment_of_a_fetch(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.bin").write_bytes(DATA)
+    (tmp_path / "file.bin.part.validator").write_text('"one"')
+    (tmp_path / "..file.bin.md5.json.4194305.0a1b2c3d.part").write_text("{")
+    fetched(server, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".file.bin.md5.json", "file.bin"]
 
 
 def test_another_part_than_asked_for_is_not_taken(server: Server, tmp_path: Path) -> None:
@@ -444,16 +462,18 @@ def packed(path: Path, kind: str, files: dict[str, bytes] = FILES) -> Path:
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz"])
 def test_unpacked_once_whatever_the_kind_and_name(kind: str, tmp_path: Path) -> None:
     archive = packed(tmp_path / "archive", kind)
-    (tmp_path / "out.part").mkdir()
-    (tmp_path / "out.part" / "of a killed one").touch()
+    for name in (".out.4194305.0a1b2c3d.part", "out.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "of a killed one, or of somebody else").touch()
     assert unpack(archive, tmp_path / "out", None) == tmp_path / "out"
     found = {str(p.relative_to(tmp_path / "out")): p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert found == FILES
-    assert names(tmp_path) == ["archive", "out"]
+    assert names(tmp_path) == ["archive", "out", "out.part"]
+    assert not list(tmp_path.glob(".*.part"))
     archive.unlink()
     (tmp_path / ".lock").unlink()
     assert unpack(archive, tmp_path / "out", None) == tmp_path / "out"
-    assert names(tmp_path) == ["out"]
+    assert names(tmp_path) == ["out", "out.part"]
     assert not (tmp_path / ".lock").exists(), "nothing is written where nothing is to be done"
 
 

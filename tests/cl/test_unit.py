@@ -18,6 +18,7 @@ import pytest
 
 from cl.data.prepare import prepare
 from cl.errors import UserError
+from cl.files import verify
 from cl.keys import unit_folder, unit_key
 from cl.params import Benchmark, Params
 from cl.unit import choose_device, publish_if_finished
@@ -307,6 +308,51 @@ def test_tasks_taken_away_leave_no_trace(prepared: dict[int, Path], tmp_path: Pa
     run(params, output(out, prepared[2]))
     run(params, fresh)
     assert published(out) == published(fresh)
+
+
+def test_what_somebody_has_put_among_checkpoints_stays(prepared: dict[int, Path], tmp_path: Path) -> None:
+    """Beside ours, in the name of a task, and in a task that is taken away."""
+    out, params = output(tmp_path, prepared[3]), params_for("si")
+    run(params, out)
+    home = out / "checkpoints/si/seed-0"
+    theirs = ("task-notes/x", "task-7/thesis.txt", "task-007", "task-2/notes.txt", "task-0/notes.txt", "mine.txt")
+    for name in theirs:
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).write_text("thesis")
+    (home / "task-0/record.json").write_text("{}")
+    before = published(out)
+    run(params, output(out, prepared[2]))
+    after = published(out)
+    names = {f"checkpoints/si/seed-0/{name}" for name in theirs}
+    assert names <= after.keys()
+    gone = {name for name in before if name.startswith("checkpoints/si/seed-0/task-2/")} - names
+    assert len(gone) == 5
+    assert after.keys() == before.keys() - gone
+    verify(home / "task-0")
+
+
+def test_two_publish_the_same_unit_at_once(prepared: dict[int, Path], tmp_path: Path) -> None:
+    """Over and over, after what was there is gone, damaged, or of other knobs."""
+    out, params = output(tmp_path, prepared[2]), params_for("si", selection=OFF)
+    run(params_for("si", selection=OFF, training={"epochs": 1}), out)
+    run(params, out)
+    expected = published(out)
+    (out / "params.json").write_text(params.model_dump_json())
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom cl.params import read\nfrom cl.unit import publish_if_finished\n"
+        "out = Path(sys.argv[1])\nparams, places = read(out / 'params.json'), []\n"
+        "done = 0\n"
+        "while done < 50:\n"
+        "    (out / 'checkpoints/si/seed-0/task-0/manifest.json').unlink(missing_ok=True)\n"
+        "    (out / 'results/si/seed-0.json').write_text('{}')\n"
+        "    done += publish_if_finished(params, ('si', 0), out, lambda event: None)\n"
+    )
+    command = [sys.executable, "-c", code, str(out)]
+    runs = [subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(run.communicate(timeout=120)[1], run.returncode) for run in runs] == [("", 0), ("", 0)]
+    assert publish_if_finished(params, ("si", 0), out, print)
+    assert published(out) == expected
+    assert not list(out.rglob("*.part"))
 
 
 # Errors.

@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from cl.errors import UserError
+from cl.files import write_bytes
 from cl.keys import unit_key
 from cl.params import Execution, Params
 from cl.pool import Event, UnitOfWork
@@ -310,6 +311,29 @@ def test_where_all_is_learned_no_cluster_is_needed(finished: Finished, tmp_path:
     done = run("flows.benchmark", options(*nobody, out=out))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("finished before") == 4
+
+
+def test_the_folders_of_killed_drivers_are_removed_and_those_of_living_ones_stay(
+    tmp_path: Path,
+) -> None:
+    """Nothing is to be learned, so no cluster is needed."""
+    work = tmp_path / ".work"
+    dead, living, theirs = (work / f"run-{letter * 32}" for letter in "abc")
+    for run_folder in (dead, living):
+        write_bytes(run_folder / "params.json", b"{}")
+        write_bytes(run_folder / "ewc/0/host-1.jsonl", b"{}")
+        (run_folder / cluster.LEASH).touch()
+    (theirs / "notes").mkdir(parents=True)
+    (theirs / "notes/thesis.txt").touch()
+    with (living / cluster.LEASH).open("r+b") as leash:
+        fcntl.flock(leash, fcntl.LOCK_EX)
+        units = cluster.Units(Params(methods={"si": {}}), tmp_path, lambda unit, event: None, [])
+        (own,) = set(work.glob("run-*")) - {dead, living, theirs}
+        assert not dead.exists()
+        assert (own / "params.json").exists()
+        units.close()
+        assert set(work.glob("run-*")) == {living, theirs}
+    assert (theirs / "notes/thesis.txt").exists()
 
 
 def test_a_cluster_that_does_not_answer_is_named(

@@ -202,8 +202,9 @@ def test_a_unit_that_fails_is_a_failed_task_in_a_failed_flow(
     assert units == {"icarl/seed-0": "Failed", "ewc/seed-0": "Completed"}
 
 
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_it_and_its_children(
-    server: Server, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    end: signal.Signals, server: Server, finished: Finished, tmp_path: Path
 ) -> None:
     out = finished.copy(tmp_path / "out")
     settings = {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(tmp_path / "home")}
@@ -211,9 +212,9 @@ def test_an_interrupt_ends_it_and_its_children(
     with Started([*command, *options(*ENDLESS, out=out)], tmp_path) as started:
         started.wait_for(lambda: len([line for line in started.alive() if "cl.unit" in line]) == 2, "two children")
         time.sleep(1)
-        os.kill(started.process.pid, signal.SIGINT)
+        os.kill(started.process.pid, end)
         started.dies_with_children(seconds=15)
-        assert started.process.returncode == 130
+        assert started.process.returncode == 128 + end
         assert "the same command goes on from here" in started.stderr
     assert published(out) == published(finished.out)
 

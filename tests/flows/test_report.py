@@ -431,7 +431,9 @@ def test_works_without_costs_and_trials_and_drops_the_stale_figure(small):
     report.build(small)
     for path in [*small.glob("results/*/*.cost.json"), *small.glob("results/*/*.trials.json")]:
         path.unlink()
+    (small / "report/plots/mine.png").write_bytes(b"thesis")
     summary = report.build(small)
+    assert (small / "report/plots/mine.png").read_bytes() == b"thesis"
     assert row(summary, "ewc").relative_time is None
     assert "No cost was recorded" in (summary.folder / "index.html").read_text()
     assert not (summary.folder / "plots/cost.png").exists()
@@ -455,6 +457,21 @@ def test_intervals_wider_than_there_can_be_are_drawn_as_far_as_there_is(tmp_path
     path.write_text(json.dumps(result))
     report.build(out)
     assert (out / "report" / "plots" / "tradeoff.png").exists()
+
+
+@pytest.mark.parametrize("name", ["index.html", "summary.json", "accuracy.csv"])
+def test_a_page_of_somebody_else_is_not_replaced(name, small):
+    (small / "report").mkdir()
+    (small / "report" / name).write_text("<title>My thesis</title>")
+    with pytest.raises(UserError, match=f"{name}: is of no report of ours.*--out"):
+        report.build(small)
+    assert (small / "report" / name).read_text() == "<title>My thesis</title>"
+    (small / "report" / name).unlink()
+    folder = report.build(small).folder
+    whole = digests(folder)
+    (folder / name).write_text("damaged")
+    report.build(small)
+    assert digests(folder) == whole, "of ours, a damaged file is made whole"
 
 
 def test_a_report_that_cannot_be_written_leaves_the_results_alone(small):

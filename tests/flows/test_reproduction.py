@@ -46,6 +46,33 @@ def test_raw_results_are_kept(project: Path) -> None:
     assert {path.relative_to(kept) for path in kept.rglob("*.json")} == files | {Path("summary.json")}
 
 
+def test_what_somebody_wrote_beside_what_is_kept_stays(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = project / "reproduction/tiny-imagenet-scaled"
+    (kept / "notes.md").write_text("thesis")
+    (kept / "results/ewc/seed-9.json").write_text("of an earlier run")
+    keep(monkeypatch, project / "out")
+    assert (kept / "notes.md").read_text() == "thesis"
+    assert not (kept / "results/ewc/seed-9.json").exists()
+
+
+@pytest.mark.parametrize("out", ["reproduction/tiny-imagenet-scaled", "reproduction/tiny-imagenet-scaled/results/.."])
+def test_what_is_kept_is_not_kept_from_itself(out: str, project: Path) -> None:
+    before = {path: path.read_bytes() for path in (project / "reproduction").rglob("*.json")}
+    with pytest.raises(UserError, match=r"--out: .* is in reproduction"):
+        reproduction.keep(project / out, "tiny-imagenet-scaled")
+    assert {path: path.read_bytes() for path in (project / "reproduction").rglob("*.json")} == before
+
+
+def test_a_study_is_a_name_and_no_path(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "mine.yaml").write_text("")
+    (project / "mine").mkdir()
+    (project / "mine/summary.json").write_text("thesis")
+    monkeypatch.setattr("sys.argv", ["reproduction", "--out", "out", "--study", "../mine"])
+    with pytest.raises(UserError, match="--study"):
+        reproduction.main()
+    assert (project / "mine/summary.json").read_text() == "thesis"
+
+
 def test_table_has_each_method_beside_the_published_figures(project: Path) -> None:
     text = block(project, "tiny-imagenet-scaled")
     lines = [line for line in text.splitlines() if line.startswith("| ")][2:]

@@ -165,17 +165,23 @@ def test_killed_at_several_moments_it_ends_in_the_same_bytes(
     assert (done.returncode, done.stderr) == (0, "")
     assert 0 < len(learned(done.stdout)) < 8, "goes on from where it was"
     assert published(tmp_path / "out") == undisturbed
+    left = [path.name for path in (tmp_path / "out").rglob("*") if path.name.startswith(("params-", ".prepared."))]
+    assert left + [path.name for path in (tmp_path / "out").rglob("*.part")] == []
 
 
-@pytest.mark.parametrize("to", ["the terminal's group", "the process"])
 @pytest.mark.parametrize(
-    "module",
+    ("module", "to", "end"),
     [
-        "flows.benchmark",
-        "cl",
+        ("flows.benchmark", "the terminal's group", signal.SIGINT),
+        ("cl", "the process", signal.SIGINT),
+        ("flows.benchmark", "the process", signal.SIGTERM),
+        ("cl", "the process", signal.SIGTERM),
+        ("cl", "the process", signal.SIGHUP),
     ],
 )
-def test_an_interrupt_ends_it_at_once(module: str, to: str, finished: Finished, tmp_path: Path) -> None:
+def test_an_interrupt_ends_it_at_once(
+    module: str, to: str, end: signal.Signals, finished: Finished, tmp_path: Path
+) -> None:
     out = finished.copy(tmp_path / "out")
     before = everything(out)
     command = [sys.executable, "-m", module, *options(*ENDLESS, out=out, methods="si,ewc,finetune")]
@@ -183,9 +189,10 @@ def test_an_interrupt_ends_it_at_once(module: str, to: str, finished: Finished, 
         started.wait_for(lambda: len([line for line in started.alive() if "cl.unit" in line]) == 2, "two children")
         time.sleep(1)
         send = os.killpg if to == "the terminal's group" else os.kill
-        send(started.process.pid, signal.SIGINT)
+        send(started.process.pid, end)
         started.dies_with_children()
-    assert started.process.returncode == 130
+    assert started.process.returncode == 128 + end
+    assert not list((out / ".work").glob("params-*"))
     (line,) = started.stderr.strip().splitlines()
     assert "the same command goes on from here" in line
     assert "Traceback" not in started.stdout

@@ -514,6 +514,11 @@ def test_a_lost_answer_anywhere_doubles_nothing(
 
 def test_processes_that_start_at_once_share_a_new_database(tmp_path: Path) -> None:
     out = tmp_path / "out"
+    left = out / "mlflow/.mlflow.db.4194305.0a1b2c3d.part/mlflow.db"  # by a process that was killed
+    theirs = out / "mlflow/new/thesis.txt"
+    for file in (left, theirs):
+        file.parent.mkdir(parents=True)
+        file.touch()
     units = [FakeUnit(out, method).learn() for method in ("ewc", "si", "lwf")]
     processes = [child(out, unit, "finish") for unit in units]
     assert [process.communicate() for process in processes] == [("True\n", "")] * 3
@@ -521,6 +526,8 @@ def test_processes_that_start_at_once_share_a_new_database(tmp_path: Path) -> No
     assert len(runs(out)) == 3 * 4
     assert query(out, "PRAGMA journal_mode") == [("wal",)]
     assert set(points(out).values()) == {1}
+    assert theirs.exists()
+    assert not list((out / "mlflow").glob(".*.part"))
 
 
 def test_names_and_values_beyond_what_mlflow_takes(out: Path) -> None:

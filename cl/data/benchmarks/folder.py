@@ -17,6 +17,7 @@ from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say, chosen, composed
 from cl.data.source import entries, is_output
 from cl.errors import UserError, brief
 from cl.params import Benchmark
+from cl.paths import expanded
 from cl.rng import seed_of
 
 __all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
@@ -54,7 +55,7 @@ def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
 def _root(options: Benchmark) -> Path:
     if options.path is None:
         raise UserError("benchmark.path: the benchmark 'folder' needs it: the root of <task>/<class>/<image>")
-    return Path(options.path).expanduser()
+    return Path(expanded(options.path))
 
 
 def _listings(root: Path, options: Benchmark, say: Say | None = None) -> list[Listing]:

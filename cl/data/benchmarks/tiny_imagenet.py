@@ -18,6 +18,7 @@ from cl.data.prepare import LabelsAre, RawTask, Say, chosen
 from cl.data.source import Archive, Folder, source
 from cl.errors import UserError
 from cl.params import Benchmark
+from cl.paths import expanded
 from cl.rng import numpy_generator
 
 __all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
@@ -56,7 +57,7 @@ def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
 
 def _files(options: Benchmark, say: Say | None = None) -> Folder:
     if options.path is not None:
-        return source(Path(options.path).expanduser())
+        return source(Path(expanded(options.path)))
     return source(fetch([ARCHIVE], home_of(options), say)[0])
 
 

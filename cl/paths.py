@@ -1,0 +1,86 @@
+"""Paths as users write them, and the addresses that are made of them: all of them are read here, in one way.
+
+`~` is the home folder. A text without anything in it is no path: a variable that is not set would else be the current
+folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from cl.errors import UserError
+
+HOME_IN_ADDRESS = re.compile(r"(?:(sqlite(?:\+\w+)?|file):/{0,3})?(~.*)", re.DOTALL)
+"""An address of a file that begins with `~`, as `sqlite:///~/mlflow.db`; or that path alone."""
+
+
+def expanded(text: str) -> str:
+    """The path as it is written, but for `~` or `~name` at its start; raises `ValueError` for what can be no path."""
+    if not text.strip():
+        raise ValueError("is empty; give a path, or leave it out")
+    if "\0" in text:
+        raise ValueError(f"{text!r}: holds the character NUL, which no path can")
+    if not text.startswith("~"):
+        return text
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        name = text.partition("/")[0]
+        raise ValueError(f"{text!r}: no home folder {name} is known; write ./{text} for what is named so")
+    return found
+
+
+def spelled(text: str) -> str:
+    """The same text, to be expanded where it is used; raises `ValueError` as `expanded`."""
+    expanded(text)
+    return text
+
+
+def address(uri: str) -> str:
+    """An address in which `~` at the start of a file's path is the home folder; raises `ValueError`."""
+    found = HOME_IN_ADDRESS.fullmatch(uri)
+    if found is None:
+        return spelled(uri)
+    scheme, path = found[1], expanded(found[2])
+    if scheme is None:
+        return path
+    return f"{scheme}://{'' if scheme == 'file' else '/'}{path}"
+
+
+UserPath = Annotated[str, AfterValidator(expanded)]
+"""A path in params, expanded as soon as it is read: two spellings of one file are one setting."""
+SpelledPath = Annotated[str, AfterValidator(spelled)]
+"""A path in params that is kept as it is written, and expanded where it is used: it is the same in every home."""
+UserAddress = Annotated[str, AfterValidator(address)]
+
+
+def option(name: str) -> Callable[[str], Path]:
+    """What makes the path of a command line's argument of this name, for argparse; it raises `UserError`."""
+
+    def path(text: str) -> Path:
+        try:
+            return Path(expanded(text))
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
+
+    return path
+
+
+def apart(name: str, source: Path, *targets: Path) -> None:
+    """Raise `UserError` where what is read, named `name`, and a folder that is written are in one another."""
+    real = Path(os.path.realpath(source))
+    for target in targets:
+        written = Path(os.path.realpath(target))
+        if real == written or written in real.parents:
+            raise UserError(
+                f"{name}: {source} is in {target}, which is written anew; move it out of there, or give another --out"
+            )
+        if real in written.parents:
+            raise UserError(
+                f"{name}: {source} holds {target}, which would be taken for a part of it; give an --out outside of it"
+            )
