@@ -297,19 +297,20 @@ def test_interrupted_preparation_leaves_the_old_one(tmp_path: Path, monkeypatch:
 def test_what_was_not_prepared_is_never_removed(tmp_path: Path) -> None:
     """Nor is anything read for it: there are no raw data."""
     target = tmp_path / "p"
-    theirs: dict[str, str] = {
-        "thesis.txt": "was not prepared by us",
-        "task-000/notes.txt": "was not prepared by us",
-        "task-000/train-images.npy": r"no manifest\.json of ours",
-    }
-    for name, said in theirs.items():
+    for name in ("thesis.txt", "task-000/notes.txt", "task-000/train-images.npy.old"):
         place = target / name
         place.parent.mkdir(parents=True)
         place.write_text("thesis")
-        with pytest.raises(UserError, match=f"{said}.*move it elsewhere, or give another --out"):
+        with pytest.raises(UserError, match=r"was not prepared by us.*move it elsewhere, or give another --out"):
             prepare(Benchmark(), tmp_path, target)
         assert contents(tmp_path) == {f"p/{name}": b"thesis"}
         shutil.rmtree(target)
+    (target / "task-000").mkdir(parents=True)
+    (target / "task-000/train-images.npy").write_text("thesis")
+    with pytest.raises(UserError, match="not there"):  # named as ours are, without a manifest: it is moved aside
+        prepare(Benchmark(), tmp_path, target)
+    assert contents(tmp_path) == {"p.aside-1/task-000/train-images.npy": b"thesis"}
+    shutil.rmtree(tmp_path / "p.aside-1")
     target.write_text("thesis")
     with pytest.raises(UserError, match="a file, where the prepared data would be a folder"):
         prepare(Benchmark(), tmp_path, target)

@@ -15,7 +15,7 @@ from cl.files import write_folder, write_json, write_whole
 from cl.params import Benchmark
 from flows import nightly
 from flows.engine import Plain
-from tests.cl.small import params_for
+from tests.cl.small import output, params_for, run
 from tests.conftest import RAW
 
 NAMES = [f"2026-01-0{day}T02-00-00" for day in range(1, 6)]
@@ -65,6 +65,17 @@ def test_of_older_nights_what_we_made_goes_and_nothing_else(tmp_path: Path) -> N
         assert files(home / name) == before[name]
 
 
+def test_all_that_a_unit_leaves_is_known_by_its_name(prepared: dict[int, Path], tmp_path: Path) -> None:
+    out = output(tmp_path / "nights" / NAMES[0], prepared[2])
+    run(params_for("finetune"), out)
+    assert files(out / ".work")
+    assert files(out / "checkpoints")
+    for name in NAMES[1:]:
+        (tmp_path / "nights" / name).mkdir()
+    nightly._thin(tmp_path)
+    assert sorted(path.name for path in out.iterdir()) == ["prepared", "results"], "what is by a link stays"
+
+
 def test_prepared_data_are_taken_from_the_last_night_that_has_nothing_else_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,8 +103,9 @@ def test_prepared_data_are_taken_from_the_last_night_that_has_nothing_else_there
 
 
 def test_a_folder_of_another_name_is_no_night(tmp_path: Path) -> None:
+    record = {"good": True, "sequence": {"benchmark": "b", "tasks": []}, "from": {}, "params": {}, "methods": {}}
     for name in (NAMES[0], "copy of it", f"{NAMES[0]}-old"):
-        write_json(tmp_path / "nights" / name / "night.json", {"good": True})
+        write_json(tmp_path / "nights" / name / "night.json", record)
     assert [found.name for found in nightly.nights(tmp_path)] == [NAMES[0]]
 
 
