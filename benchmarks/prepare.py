@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import resource
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ from PIL import Image
 from cl import cli
 from cl.data.prepare import prepare, read_manifest
 from cl.data.source import source
+from cl.machine import processors
 from cl.params import Benchmark
 
 
@@ -34,7 +34,7 @@ def decode(root: Path, part: int, parts: int) -> None:
 
 def bare(root: Path) -> float:
     """Seconds to decode all pictures in as many processes as there are cores."""
-    cores = len(os.sched_getaffinity(0))
+    cores = processors()
     command = [sys.executable, "-m", "benchmarks.prepare", str(root), "--decode"]
     started = time.monotonic()
     running = [subprocess.Popen([*command, str(part), str(cores)]) for part in range(cores)]

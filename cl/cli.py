@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from cl import streams
 from cl.errors import UserError
 from cl.params import Params, names_in, read
 
@@ -59,16 +61,43 @@ def _listed(option: str, text: str | None) -> list[str] | None:
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """Run a command's body; what the user can mend, or an interrupt, ends it with one readable line."""
+    """Run a command's body; what the user can mend, or an interrupt, ends it with one readable line.
+
+    Where nobody reads what it prints any more (`| head -1`) it ends without a word, as other commands do: the work that
+    is finished is kept, and the same command goes on from there.
+    """
+    streams.settle()
+    code = _ended(main)
+    return _unheard(fault, code) if (fault := streams.fault()) else code
+
+
+def _ended(main: Callable[[], int]) -> int:
     try:
         return main()
+    except SystemExit as error:  # argparse's, which has said why
+        return error.code if isinstance(error.code, int) else 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
         return 2
     except OSError as error:
+        if fault := streams.fault(error):
+            return _unheard(fault, 2)
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}; earlier results are whole", file=sys.stderr)
+        _complain(f"error: {where}{error.strerror or error}; earlier results are whole")
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; nothing finished is lost: the same command goes on from here", file=sys.stderr)
+        _complain("\nstopped; nothing finished is lost: the same command goes on from here")
         return 130
+
+
+def _unheard(fault: OSError, code: int) -> int:
+    """The exit status of a command whose output was not taken."""
+    if isinstance(fault, BrokenPipeError):
+        return streams.READER_GONE
+    _complain(f"error: what was to be printed: {fault.strerror}; earlier results are whole")
+    return code or 2
+
+
+def _complain(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may be there to hear it
+        print(line, file=sys.stderr)

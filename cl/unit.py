@@ -22,6 +22,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl import cli
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.files import DamagedCheckpoint, read_json, to_json, verify, write_bytes
@@ -232,4 +233,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.guarded(main))

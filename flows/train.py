@@ -103,6 +103,7 @@ def _train(
 def main() -> int:
     """Learn the prepared benchmark with the methods and seeds of the params file."""
     given = cli.parser("flows.train", main.__doc__).parse_args()
+    provenance.recordable(given.out)
     train(cli.params_of(given), given.out, engine())
     return 0
 
