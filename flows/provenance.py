@@ -43,8 +43,8 @@ def tags(out: Path) -> dict[str, str]:
     commit = git_commit()
     if commit:
         found["git.commit"] = commit
-    if DATA.exists() and manifest["options"]["path"] is None:
-        found |= {"dvc.data": md5 for md5 in list(_kept(DATA).values())[:1]}
+    if DATA.exists() and manifest["options"]["path"] is None and (hashes := _kept(DATA)):
+        found["dvc.data"] = next(iter(hashes.values()))
     for tag, variable in (("dvc.stage", "DVC_STAGE"), ("dvc.experiment", "DVC_EXP_NAME")):
         if value := os.environ.get(variable):
             found[tag] = value
