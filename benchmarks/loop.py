@@ -7,7 +7,9 @@ and the ratio is taken pair by pair.
 
 from __future__ import annotations
 
+import argparse
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cl import cli
 from cl.data import Task, load
 from cl.data.prepare import prepare
 from cl.method import make
@@ -60,8 +63,9 @@ def by_hand(task: Task) -> int:
     return steps
 
 
-def main() -> None:
+def main() -> int:
     """Print microseconds a step of both, and the ratio."""
+    argparse.ArgumentParser(prog="python -m benchmarks.loop", description=(__doc__ or "").splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "prepared"
@@ -80,7 +84,8 @@ def main() -> None:
     print(f"the loop:     {statistics.median(p[0] for p in pairs):6.0f} us a step")
     print(f"by hand:      {statistics.median(p[1] for p in pairs):6.0f} us a step")
     print(f"ratio:        {statistics.median(ratios):6.3f} (of {PAIRS} pairs {min(ratios):.3f} to {max(ratios):.3f})")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.guarded(main))

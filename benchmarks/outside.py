@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from cl import cli
 from cl.data import Sequence as TaskSequence
 from cl.data import Task, joined, load
 from cl.data.prepare import prepare
@@ -305,8 +306,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.outside", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=numbers, default=list(range(5)))
-    parser.add_argument("--tasks", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--tasks", type=cli.positive, default=5)
+    parser.add_argument("--epochs", type=cli.positive, default=25)
     parser.add_argument("--methods", type=names, default=[pair.here for pair in PAIRS])
     return parser.parse_args(arguments)
 
@@ -319,7 +320,7 @@ def pairs_for(methods: Sequence[str]) -> list[Pair]:
     return [pair for pair in PAIRS if pair.here in methods]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print one line a unit to standard error, and the table."""
     options = parsed(arguments)
     if importlib.util.find_spec(PACKAGE) is None:
@@ -348,11 +349,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{options.tasks} tasks, {options.epochs} epochs, seeds {options.seeds}; {versions}\n")
     print("| method here / there | here | Avalanche | difference | agree? | time ratio |")
     print("|---|---|---|---|---|---|", *lines, sep="\n")
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    sys.exit(cli.guarded(main))

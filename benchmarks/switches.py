@@ -42,8 +42,7 @@ def results_of(method: str, knobs: dict[str, Any], given: argparse.Namespace) ->
     named = "-".join(f"{name}={value}" for name, value in knobs.items()) or "default"
     out = given.out / f"{method}-{named}"
     overrides = [*given.overrides, *(f"methods.{method}.{name}={json.dumps(value)}" for name, value in knobs.items())]
-    seeds = [int(seed) for seed in given.seeds.split(",")] if given.seeds else None
-    params = read(given.params, overrides, [method], seeds)
+    params = read(given.params, overrides, [method], cli.seeds_of(given.seeds))
     prepare(params.benchmark, cli.RAW, given.out / "prepared", say=_say)
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "prepared").exists():
@@ -122,7 +121,7 @@ def main() -> int:
     parser = cli.parser("benchmarks.switches", __doc__.splitlines()[0] if __doc__ else None)
     parser.set_defaults(out=Path("out/switches"))
     options = parser.parse_args()
-    chosen = options.methods.split(",") if options.methods else names_in("methods")
+    chosen = cli.methods_of(options.methods)
     rows = [row(method, name, value, options) for method, name, value in settings() if method in chosen]
     print(table(rows))
     write_json(options.out / "switches.json", rows)

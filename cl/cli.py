@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cl import streams
 from cl.errors import UserError
-from cl.params import Params, names_in, read
+from cl.params import Params, method_name, names_in, read
 
 RAW = Path("data")
 
@@ -35,16 +35,38 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
 
 def params_of(given: argparse.Namespace) -> Params:
     """The checked params of the given options; raises `UserError`."""
-    methods, given_seeds = _listed("--methods", given.methods), _listed("--seeds", given.seeds)
+    methods = _listed("--methods", given.methods)
     overrides = list(given.overrides)
     if methods == ["all"]:
         methods = names_in("methods")
         overrides.insert(0, "scenario.unable=leave-out")
+    return read(given.params, overrides, methods, seeds_of(given.seeds))
+
+
+def seeds_of(text: str | None) -> list[int] | None:
+    """What `--seeds` names; raises `UserError`."""
+    named = _listed("--seeds", text)
     try:
-        seeds = None if given_seeds is None else [int(seed) for seed in given_seeds]
+        return None if named is None else [int(seed) for seed in named]
     except ValueError:
-        raise UserError(f"--seeds {given.seeds}: has to be whole numbers with commas between, as 0,1,2") from None
-    return read(given.params, overrides, methods, seeds)
+        raise UserError(f"--seeds {text}: has to be whole numbers with commas between, as 0,1,2") from None
+
+
+def methods_of(text: str | None) -> list[str]:
+    """What `--methods` names, and without it every method there is; raises `UserError`."""
+    named = _listed("--methods", text)
+    try:
+        return names_in("methods") if named is None else [method_name(name) for name in named]
+    except ValueError as error:
+        raise UserError(f"--methods: {error}") from None
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1. Raises `ValueError`, which argparse turns into its own message."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def _listed(option: str, text: str | None) -> list[str] | None:

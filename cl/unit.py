@@ -55,15 +55,19 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
     with _alone(folder, f"{method}/seed-{seed}", say), contextlib.ExitStack() as stack:
         pool = None
         if trial_workers > 1:
-            executor = stack.enter_context(
-                ProcessPoolExecutor(
-                    trial_workers,
-                    mp_context=get_context("spawn"),
-                    initializer=_start_searcher,
-                    initargs=(params.model_dump(mode="json"), method, seed, str(out)),
+            try:
+                executor = stack.enter_context(
+                    ProcessPoolExecutor(
+                        trial_workers,
+                        mp_context=get_context("spawn"),
+                        initializer=_start_searcher,
+                        initargs=(params.model_dump(mode="json"), method, seed, str(out)),
+                    )
                 )
-            )
-            pool = functools.partial(_submit, executor, str(folder))
+                pool = functools.partial(_submit, executor, str(folder))
+            except OSError as error:  # its semaphores are files in /dev/shm
+                message = f"trials one after the other, as processes cannot share /dev/shm ({error.strerror})"
+                say({"event": "warning", "message": message})
         if not (folder / "unit.json").exists():
             write_bytes(folder / "unit.json", to_json(parts_of(params, method, seed)))
         if params.execution.after_upgrade == "continue" and (count := adopt(params, method, seed, out)):
@@ -139,7 +143,7 @@ def choose_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def _alone(folder: Path, name: str, say: Say) -> Iterator[None]:
-    with (folder / "lock").open("w") as lock:
+    with (folder / "lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
