@@ -43,8 +43,7 @@ def rate(params: Params, seed: int, out: Path) -> float:
 def row(benchmark: str, given: argparse.Namespace) -> str:
     """A line of the table, in per cent over the seeds."""
     out = given.out / benchmark
-    seeds = [int(seed) for seed in given.seeds.split(",")] if given.seeds else None
-    params = read(given.params, [f"benchmark.name={benchmark}", *given.overrides], [METHOD], seeds)
+    params = read(given.params, [f"benchmark.name={benchmark}", *given.overrides], [METHOD], cli.seeds_of(given.seeds))
     out.mkdir(parents=True, exist_ok=True)
     prepare(params.benchmark, cli.RAW, out / "prepared", say=_say)
     units = units_of(params)
