@@ -15,7 +15,7 @@ import numbers
 import reprlib
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +135,10 @@ class Classifier(PythonModel):
             return None
         if isinstance(value, str) and value in names:
             return names.index(value)
-        # Pandas has 1.0 for 1 where another row has no task.
-        if isinstance(value, numbers.Real) and not isinstance(value, bool) and value in range(len(names)):
-            return int(value)
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            for index in range(len(names)):
+                if value == index:  # pandas has 1.0 for 1 where another row has no task
+                    return index
         raise _refused(row, f"no task {reprlib.repr(value)}; there are {', '.join(names)} (or 0 to {len(names) - 1})")
 
     def _image(self, value: Any, row: int) -> Tensor:
@@ -195,7 +196,7 @@ def answer_in_a_sentence() -> None:
 
     By itself it sends back the whole request and, where it cannot read it, a stack trace, or it answers with 500.
     """
-    asked = scoring_server.invocations
+    asked: Callable[..., Any] = scoring_server.invocations
     if hasattr(asked, "__wrapped__"):  # by another model in this process
         return
 
