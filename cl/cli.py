@@ -97,7 +97,7 @@ def _ended(main: Callable[[], int]) -> int:
     try:
         return main()
     except SystemExit as error:  # argparse's, which has said why
-        return error.code if isinstance(error.code, int) else 0
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except UserError as error:
         _complain(f"error: {error}")
         return 2
@@ -106,6 +106,9 @@ def _ended(main: Callable[[], int]) -> int:
             return _unheard(fault, 2)
         where = f"{error.filename}: " if error.filename else ""
         _complain(f"error: {where}{error.strerror or error}; earlier results are whole")
+        return 2
+    except MemoryError:
+        _complain("error: there is not enough memory; earlier results are whole")
         return 2
     except KeyboardInterrupt:
         _complain("\nstopped; nothing finished is lost: the same command goes on from here")
