@@ -19,6 +19,12 @@ export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
+# The embedded data. Outside git, as in an unpacked archive, DVC has to be told that it can do without.
+define FETCH
+@git rev-parse --git-dir >/dev/null 2>&1 || test -e .git || dvc config --local core.no_scm true
+@dvc pull -r embedded data.dvc >/dev/null
+endef
+
 .PHONY: help setup run serve stop test test-all lint bench clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,7 +39,7 @@ $(READY): constraints.txt pyproject.toml
 	@touch $@
 
 run: $(READY)  ## the main job: data, training of every method, report, leaderboard
-	@dvc pull --quiet -r embedded data.dvc
+	$(FETCH)
 	@dvc repro --keep-going; status=$$?; \
 	test $$status -eq 0 || python -m flows.report; \
 	python -m flows.report --show; exit $$status
@@ -53,7 +59,7 @@ test-all: $(READY) data/digits  ## every test
 	python -m pytest -n 2 --dist loadfile
 
 data/digits: $(READY)
-	@dvc pull --quiet -r embedded data.dvc
+	$(FETCH)
 
 lint: $(READY)  ## format, lint, types
 	ruff format . && ruff check --fix . && mypy

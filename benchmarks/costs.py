@@ -34,7 +34,7 @@ from cl.errors import UserError
 from cl.machine import machine, resident
 from cl.method import method_class
 from cl.nets import build
-from cl.params import Model, Params, method_name, names_in, validate
+from cl.params import Model, Params, names_in, validate
 from cl.rng import generator
 from cl.selection import Knobs
 from cl.sequence import Learner
@@ -176,7 +176,7 @@ class Memory:
             torch.cuda.reset_peak_memory_stats()
             return
         try:
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         except OSError as error:
             raise UserError(
                 f"/proc/self/clear_refs: {error.strerror}; the peak of the memory can be had on Linux, or on a GPU"
@@ -281,7 +281,7 @@ def run(method: str, what: str, scale: Scale) -> Measured:
     """Measure a method in a process of its own; `what` is memory or time. Raises `UserError` where it fails."""
     settings = WHOLE_TENSORS if what == "memory" else KEPT_MEMORY
     command = [sys.executable, "-m", "benchmarks.costs", "--one", json.dumps([method, what, asdict(scale)])]
-    done = subprocess.run(command, env=os.environ | settings, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env=os.environ | settings, stdout=subprocess.PIPE, encoding="utf-8")
     if done.returncode:
         raise UserError(f"{method}: measuring its {what} ended with status {done.returncode}; the lines above say why")
     return Measured(**json.loads(done.stdout))
@@ -388,12 +388,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.costs", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--methods", metavar="A,B", help="default: every one there is")
-    parser.add_argument("--tasks", type=positive, default=5)
-    parser.add_argument("--samples", type=positive, default=200, help="training images a task; default 200")
-    parser.add_argument("--batch-size", type=positive, default=25)
-    parser.add_argument("--epochs", type=positive, default=10, help="of the last task; default 10")
+    parser.add_argument("--tasks", type=cli.positive, default=5)
+    parser.add_argument("--samples", type=cli.positive, default=200, help="training images a task; default 200")
+    parser.add_argument("--batch-size", type=cli.positive, default=25)
+    parser.add_argument("--epochs", type=cli.positive, default=10, help="of the last task; default 10")
     parser.add_argument(
-        "--memory-per-task", type=positive, default=48, help="images a task in replay memories; default 48"
+        "--memory-per-task", type=cli.positive, default=48, help="images a task in replay memories; default 48"
     )
     parser.add_argument("--net", choices=("small", "base", "wide", "deep"), default="small")
     parser.add_argument(
@@ -403,25 +403,20 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="a YAML value for every method that has such a knob, as estimator=batch-sum; may be given again and again",
     )
-    parser.add_argument("--rounds", type=positive, default=2, help="processes a method for its times; default 2")
+    parser.add_argument("--rounds", type=cli.positive, default=2, help="processes a method for its times; default 2")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1. Raises `ValueError`, which argparse turns into its own message."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
 
 
 def _knob(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
     if not any(name in method_class(method).knobs for method in names_in("methods")):
         raise UserError(f"--knob {text}: no method has a knob {name!r}; write it as estimator=batch-sum")
-    return name, yaml.safe_load(value)
+    try:
+        return name, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        raise UserError(f"--knob {text}: not a YAML value") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -438,10 +433,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scale = Scale(**options, given=dict(map(_knob, given)))
     if choose_device(scale.device).type != "cuda" and not Path("/proc/self/clear_refs").exists():
         raise UserError("the peak of the memory can be had on Linux, or on a GPU; this machine is neither")
-    try:
-        methods = [method_name(name) for name in names.split(",")] if names else names_in("methods")
-    except ValueError as error:
-        raise UserError(f"--methods: {error}") from None
+    methods = cli.methods_of(names)
     memory: dict[str, Measured] = {}
     times: dict[str, list[Measured]] = {method: [] for method in methods}
     for number in range(rounds + 1):

@@ -20,7 +20,6 @@ from cl import cli
 from cl.errors import UserError
 from cl.files import write_json
 from cl.method import Value
-from cl.overlay import spelled_methods
 
 ELSEWHERE = ("benchmark.seed=1", "benchmark.tasks=5")
 SEEDS = "10,11,12"
@@ -59,8 +58,7 @@ def main() -> int:
     parser.set_defaults(out=Path("out/knobs"), seeds=SEEDS)
     given = parser.parse_args()
     given.overrides = [*ELSEWHERE, *given.overrides]
-    named = cli.listed("--methods", given.methods)
-    chosen = list(CANDIDATES) if named is None or named == ["all"] else spelled_methods(named)
+    chosen = cli.methods_of(given.methods) if given.methods else list(CANDIDATES)
     if strange := [name for name in chosen if name not in CANDIDATES]:
         raise UserError(f"--methods: there are no candidates for {', '.join(strange)}; known: {', '.join(CANDIDATES)}")
     found = []

@@ -7,6 +7,7 @@ and the ratio is taken pair by pair.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import tempfile
@@ -64,6 +65,7 @@ def by_hand(task: Task) -> int:
 
 def main() -> int:
     """Print microseconds a step of both, and the ratio."""
+    argparse.ArgumentParser(prog="python -m benchmarks.loop", description=(__doc__ or "").splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "prepared"

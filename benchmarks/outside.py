@@ -317,8 +317,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.outside", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=numbers, default=list(range(5)))
-    parser.add_argument("--tasks", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--tasks", type=cli.positive, default=5)
+    parser.add_argument("--epochs", type=cli.positive, default=25)
     parser.add_argument("--methods", type=names, default=[pair.here for pair in PAIRS])
     return parser.parse_args(arguments)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import resource
 import statistics
 import subprocess
@@ -22,6 +21,8 @@ from PIL import Image
 from cl import cli
 from cl.data.prepare import prepare, read_manifest
 from cl.data.source import source
+from cl.errors import UserError
+from cl.machine import processors
 from cl.params import Benchmark
 from cl.paths import option
 
@@ -35,12 +36,13 @@ def decode(root: Path, part: int, parts: int) -> None:
 
 def bare(root: Path) -> float:
     """Seconds to decode all pictures in as many processes as there are cores."""
-    cores = len(os.sched_getaffinity(0))
+    cores = processors()
     command = [sys.executable, "-m", "benchmarks.prepare", str(root), "--decode"]
     started = time.monotonic()
     running = [subprocess.Popen([*command, str(part), str(cores)]) for part in range(cores)]
     codes = [process.wait() for process in running]
-    assert not any(codes), codes
+    if any(codes):
+        raise UserError(f"{root}: could not be decoded; the lines above say why")
     return time.monotonic() - started
 
 
@@ -63,16 +65,20 @@ def main() -> int:
     """Compare in rounds."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path", type=option("PATH"), help="of tiny-imagenet-200.zip, or the folder that was in it")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=cli.positive, default=3)
     parser.add_argument(
         "--decode", type=int, nargs=2, metavar=("PART", "PARTS"), help="only this part, without preparing"
     )
     given = parser.parse_args()
     if given.decode:
+        if not 0 <= given.decode[0] < given.decode[1]:
+            parser.error("--decode: PART is from 0 to PARTS - 1")
         decode(given.path, *given.decode)
         return 0
     pictures = sum(name.endswith(".JPEG") for name in source(given.path).names())
     tasks = pictures // (550 * 20)
+    if not tasks:
+        raise UserError(f"{given.path}: is not Tiny ImageNet (it holds {pictures} pictures named .JPEG)")
     ratios = []
     for _ in range(given.rounds):
         seconds, images = prepared(given.path, tasks)

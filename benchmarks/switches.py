@@ -20,7 +20,6 @@ from cl.errors import UserError
 from cl.files import write_json
 from cl.method import Value, method_class
 from cl.metrics import interval
-from cl.overlay import spelled_methods
 from cl.params import names_in, read
 from cl.pool import Progress, explain, run_all, units_of
 
@@ -122,8 +121,7 @@ def main() -> int:
     parser = cli.parser("benchmarks.switches", __doc__.splitlines()[0] if __doc__ else None)
     parser.set_defaults(out=Path("out/switches"))
     options = parser.parse_args()
-    named = cli.listed("--methods", options.methods)
-    chosen = names_in("methods") if named is None or named == ["all"] else spelled_methods(named)
+    chosen = cli.methods_of(options.methods)
     rows = [row(method, name, value, options) for method, name, value in settings() if method in chosen]
     print(table(rows))
     write_json(options.out / "switches.json", rows)

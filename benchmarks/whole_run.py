@@ -6,6 +6,7 @@ compares the processor time of all its processes with what was spent in training
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
@@ -15,16 +16,19 @@ import time
 from pathlib import Path
 
 from cl import cli
+from cl.errors import UserError
 
 
 def main() -> int:
     """Print wall-clock and processor time, the share of training steps, and the peak memory of a process."""
+    description = (__doc__ or "").splitlines()[0]
+    argparse.ArgumentParser(prog="python -m benchmarks.whole_run", description=description).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
-        subprocess.run(["git", "clone", "--quiet", ".", str(clone)], check=True)
+        _run(["git", "clone", "--quiet", ".", str(clone)], Path())
         started = time.monotonic()
         for command in (["dvc", "pull", "--quiet", "-r", "embedded", "data.dvc"], ["dvc", "repro"]):
-            subprocess.run(command, cwd=clone, check=True)
+            _run(command, clone)
         wall = time.monotonic() - started
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         costs = [json.loads(path.read_bytes()) for path in clone.glob("out/results/*/seed-*.cost.json")]
@@ -38,6 +42,11 @@ def main() -> int:
     print(f"  in training steps:     {steps:.0f} s ({steps / process:.0%})")
     print(f"peak memory, one process: {max(cost['peak_memory_bytes'] for cost in costs) / 2**30:.2f} GiB")
     return 0
+
+
+def _run(command: list[str], folder: Path) -> None:
+    if subprocess.run(command, cwd=folder, check=False).returncode:
+        raise UserError(f"`{' '.join(command)}` failed; the lines above say why")
 
 
 if __name__ == "__main__":

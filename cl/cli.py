@@ -10,8 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cl import streams
 from cl.errors import UserError, brief
 from cl.literal import WHOLE
+from cl.overlay import spelled_methods
 from cl.params import Params, names_in, read
 from cl.paths import option
 
@@ -44,6 +46,20 @@ def params_of(given: argparse.Namespace) -> Params:
         methods = names_in("methods")
         overrides.insert(0, "scenario.unable=leave-out")
     return read(given.params, overrides, methods, seeds_of(given.seeds))
+
+
+def methods_of(text: str | None) -> list[str]:
+    """The methods that `--methods` names, and without it every one there is; raises `UserError`."""
+    named = listed("--methods", text)
+    return names_in("methods") if named is None or named == ["all"] else spelled_methods(named)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1. Raises `ValueError`, which argparse turns into its own message."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def seeds_of(text: str | None) -> list[int] | None:
@@ -80,19 +96,36 @@ class Ended(KeyboardInterrupt):
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """Run a command's body; what the user can mend, or an interrupt, ends it with one readable line."""
+    """Run a command's body; what the user can mend, or an interrupt, ends it with one readable line.
+
+    Where nobody reads what it prints any more (`| head -1`) it ends without a word, as other commands do: the work that
+    is finished is kept, and the same command goes on from there.
+    """
+    streams.settle()
+    code = _ended(main)
+    return _unheard(fault, code) if (fault := streams.fault()) else code
+
+
+def _ended(main: Callable[[], int]) -> int:
     try:
         with _signals_as_interrupts():
             return main()
+    except SystemExit as error:  # argparse's, which has said why
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
         return 2
     except OSError as error:
+        if fault := streams.fault(error):
+            return _unheard(fault, 2)
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}; earlier results are whole", file=sys.stderr)
+        _complain(f"error: {where}{error.strerror or error}; earlier results are whole")
+        return 2
+    except MemoryError:
+        _complain("error: there is not enough memory; earlier results are whole")
         return 2
     except KeyboardInterrupt as interrupt:
-        print("\nstopped; nothing finished is lost: the same command goes on from here", file=sys.stderr)
+        _complain("\nstopped; nothing finished is lost: the same command goes on from here")
         return interrupt.status if isinstance(interrupt, Ended) else 130
 
 
@@ -112,3 +145,16 @@ def _signals_as_interrupts() -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _unheard(fault: OSError, code: int) -> int:
+    """The exit status of a command whose output was not taken."""
+    if isinstance(fault, BrokenPipeError):
+        return streams.READER_GONE
+    _complain(f"error: what was to be printed: {fault.strerror}; earlier results are whole")
+    return code or 2
+
+
+def _complain(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may be there to hear it
+        print(line, file=sys.stderr)

@@ -1,19 +1,59 @@
-"""What a process runs on, and how much memory it takes."""
+"""What a process runs on: its processors, and how much memory it takes. Needs no torch."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import resource
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
+
+GROUPS, GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where Linux keeps the limits of groups of processes, and which group this one is in."""
+
+
+def processors() -> int:
+    """The processors that this process may use: those it is bound to, and no more than a container's limit."""
+    known = hasattr(os, "sched_getaffinity")  # not on macOS
+    bound = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return min([bound, *_limits()])
+
+
+def _limits() -> list[int]:
+    """In whole processors, what the control groups above this process allow (`docker run --cpus`), of both versions."""
+    try:
+        lines = GROUP.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        room = GROUPS / "cpu" if controllers else GROUPS
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+        own = room / path.strip("/")
+        for group in [own, *own.parents]:
+            try:
+                quota, period = (int(n) for name in names for n in (group / name).read_text(encoding="ascii").split())
+            except (OSError, ValueError):  # no such file, or "max" for no limit
+                quota, period = -1, 1
+            if quota > 0 < period:
+                found.append(math.ceil(quota / period))
+            if group == room:
+                break
+    return found
 
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the times were measured on."""
+    import torch
+
     return {
         "platform": platform.platform(),
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
@@ -25,7 +65,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def resident(field: Literal["VmRSS", "VmHWM"]) -> int:
     """Of this process's resident memory, in bytes: VmRSS what it has, VmHWM the most it had. Linux only."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 

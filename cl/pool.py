@@ -22,6 +22,7 @@ from typing import Any
 from cl.errors import UserError
 from cl.files import hold, make_way, remove_left, sweep
 from cl.keys import unit_folder
+from cl.machine import processors
 from cl.params import Benchmark, Params
 from cl.paths import apart, expanded
 from cl.unit import publish_if_finished
@@ -58,7 +59,7 @@ def width(params: Params, units: int) -> tuple[int, int]:
     With a few more units than cores, all rounds but the last would be full and the last nearly empty; so the units
     of the last round are spread over the earlier ones, one or two processes above the cores.
     """
-    cores = params.execution.workers or len(os.sched_getaffinity(0))
+    cores = params.execution.workers or processors()
     if params.execution.workers is not None or units <= cores:
         return min(units, cores), max(1, cores // max(units, 1))
     return -(-units // (units // cores)), 1
@@ -68,6 +69,15 @@ def command_of(params_file: Path, unit: UnitOfWork, out: Path) -> list[str]:
     """The command of a unit, for a child of this process, with which it dies."""
     command = [sys.executable, "-m", "cl.unit", "--params", str(params_file), "--method", unit.method]
     return [*command, "--seed", str(unit.seed), "--out", str(out), "--parent", str(os.getpid())]
+
+
+def event_of(line: str | bytes) -> Event | None:
+    """The event on this line of what a unit has printed; None where a library printed it."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
 def how_it_ended(code: int, log: Path) -> str:
@@ -121,7 +131,8 @@ class Children:
                     command,
                     stdout=subprocess.PIPE,
                     stderr=stderr,
-                    text=True,
+                    encoding="utf-8",
+                    errors="replace",
                     env={**os.environ, **UNIT_ENVIRONMENT},
                     process_group=0,
                 )
@@ -129,7 +140,10 @@ class Children:
             assert child.stdout is not None
             with child.stdout:
                 for line in child.stdout:
-                    event = json.loads(line)
+                    event = event_of(line)
+                    if event is None:
+                        print(line, end="", file=stderr, flush=True)
+                        continue
                     if event["event"] == "error":
                         failure = event["message"]
                     hear(event)

@@ -21,6 +21,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl import cli
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.files import (
@@ -61,15 +62,19 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
         sweep(folder, below=True, sure=True)
         pool = None
         if trial_workers > 1:
-            executor = stack.enter_context(
-                ProcessPoolExecutor(
-                    trial_workers,
-                    mp_context=get_context("spawn"),
-                    initializer=_start_searcher,
-                    initargs=(params.model_dump(mode="json"), method, seed, str(out)),
+            try:
+                executor = stack.enter_context(
+                    ProcessPoolExecutor(
+                        trial_workers,
+                        mp_context=get_context("spawn"),
+                        initializer=_start_searcher,
+                        initargs=(params.model_dump(mode="json"), method, seed, str(out)),
+                    )
                 )
-            )
-            pool = functools.partial(_submit, executor, str(folder))
+                pool = functools.partial(_submit, executor, str(folder))
+            except OSError as error:  # its semaphores are files in /dev/shm
+                message = f"trials one after the other, as processes cannot share /dev/shm ({error.strerror})"
+                say({"event": "warning", "message": message})
         tidy(folder, lambda message: say({"event": "warning", "message": message}))
         parts = to_json(parts_of(params, method, seed))
         if not (folder / UNIT).exists() or (folder / UNIT).read_bytes() != parts:
@@ -272,4 +277,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.guarded(main))

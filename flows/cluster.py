@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib
-import json
 import os
 import re
 import socket
@@ -27,8 +26,9 @@ from uuid import uuid4
 from cl.errors import UserError
 from cl.files import hold, remove, remove_left, sweep, write_bytes
 from cl.keys import unit_folder, unit_key
+from cl.machine import processors
 from cl.params import PACKAGE, Execution, Params, read
-from cl.pool import UNIT_ENVIRONMENT, Event, Hear, UnitOfWork, command_of, how_it_ended
+from cl.pool import UNIT_ENVIRONMENT, Event, Hear, UnitOfWork, command_of, event_of, how_it_ended
 from cl.unit import publish_if_finished
 
 POLL_SECONDS = 0.25
@@ -339,7 +339,7 @@ class _Heard:
                 lines.seek(self._read[path])
                 whole = lines.read().rpartition(b"\n")[0]
             self._read[path] += len(whole) + 1 if whole else 0
-            events += [json.loads(line) for line in whole.splitlines()]
+            events += [event for line in whole.splitlines() if (event := event_of(line)) is not None]
         for event in events:
             if event["event"] == "error":
                 self.error = event["message"]
@@ -348,7 +348,7 @@ class _Heard:
 
 def cores(execution: Execution) -> int:
     """The workers of a cluster on this machine alone."""
-    return execution.workers or len(os.sched_getaffinity(0))
+    return execution.workers or processors()
 
 
 def at_once(execution: Execution, units: int) -> int:

@@ -9,6 +9,7 @@ from cl import cli
 from cl.data.prepare import prepare as prepare_data
 from cl.params import Params
 from cl.pool import check_out
+from flows import provenance
 from flows.engine import Plain, engine
 from flows.stage import ends_with_dvc
 
@@ -28,6 +29,7 @@ def main() -> int:
     """Prepare the benchmark of the params file."""
     ends_with_dvc()
     given = cli.parser("flows.prepare", main.__doc__).parse_args()
+    provenance.recordable(given.out)
     prepare(cli.params_of(given), given.out, engine())
     return 0
 

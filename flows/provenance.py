@@ -15,7 +15,6 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -27,7 +26,9 @@ from flows import tracking
 from flows.follower import tracking_of
 from flows.results import Run, read_runs
 
-LOCK = Path("dvc.lock")
+LOCK, DATA = Path("dvc.lock"), Path("data.dvc")
+ROOMS = ("prepared", "results", "checkpoints", "report")
+"""Of the output folder, what DVC keeps."""
 
 
 def tags(out: Path) -> dict[str, str]:
@@ -35,18 +36,15 @@ def tags(out: Path) -> dict[str, str]:
 
     git.commit (with -dirty where tracked files differ from it), dvc.data (the hash in data.dvc, unless the images are
     read from elsewhere), data.sha256 (over the prepared tasks), dvc.stage and dvc.experiment (set by DVC), torch.
+    Raises `UserError` where data.dvc is damaged.
     """
     manifest = read_manifest(out / "prepared")
     found = {"torch": version("torch"), "data.sha256": digest([task["digest"] for task in manifest["tasks"]])}
     commit = git_commit()
     if commit:
         found["git.commit"] = commit
-    pointer = Path("data.dvc")
-    if pointer.exists() and manifest["options"].get("path") is None:
-        made = _outs(pointer, _of_dvc(pointer))
-        if not made:
-            raise _foreign(pointer)
-        found["dvc.data"] = next(iter(made.values()))
+    if DATA.exists() and manifest["options"].get("path") is None and (hashes := _kept(DATA)):
+        found["dvc.data"] = next(iter(hashes.values()))
     for tag, variable in (("dvc.stage", "DVC_STAGE"), ("dvc.experiment", "DVC_EXP_NAME")):
         if value := os.environ.get(variable):
             found[tag] = value
@@ -68,18 +66,42 @@ def git_commit() -> str | None:
         return None
 
 
+def recordable(out: Path) -> None:
+    """Where DVC runs this as one of its stages: raise `UserError` if it will not record what the stage is to make.
+
+    It would say so itself, but after the work.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return
+    settings = [path.read_text(encoding="utf-8") for path in Path(".dvc").glob("config*") if path.is_file()]
+    if any("no_scm = true" in text for text in settings):
+        return
+    try:
+        root = Path(_git("rev-parse", "--show-toplevel"))
+        tracked = _git("ls-files", "--", *(str(out / room) for room in ROOMS)).splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return
+    if not out.resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            f"{out}: leads to {out.resolve()}, out of the git repository, and DVC records nothing there; "
+            f"have a folder in its place, or run python -m flows.benchmark --out {out}, which needs no DVC"
+        )
+    if tracked:
+        raise UserError(
+            f"{tracked[0]}: tracked by git, so DVC would refuse to keep it; run git rm -r --cached {out} and commit"
+        )
+
+
 def recorded(out: Path) -> dict[str, dict[str, str]]:
     """By method, the hashes `dvc.results` and `dvc.checkpoints` in dvc.lock, where that has the results as they are.
 
     The results are looked at and speak for the checkpoints, which may be large: DVC records the outputs of a stage
-    together, and the times among the results tell every run from every other.
+    together, and the times among the results tell every run from every other. Raises `UserError` where dvc.lock is
+    damaged.
     """
     if not LOCK.exists():
         return {}
-    stages = _of_dvc(LOCK).get("stages", {})
-    if not isinstance(stages, dict):
-        raise _foreign(LOCK)
-    known = {Path(path).absolute(): md5 for stage in stages.values() for path, md5 in _outs(LOCK, stage).items()}
+    known = {path.absolute(): md5 for path, md5 in _kept(LOCK).items()}
     found = {}
     for results in sorted((out / "results").absolute().glob("*/")):
         checkpoints = (out / "checkpoints" / results.name).absolute()
@@ -88,27 +110,15 @@ def recorded(out: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def _of_dvc(path: Path) -> dict[str, Any]:
-    """A file of DVC's; raises `UserError` where it is none."""
+def _kept(file: Path) -> dict[Path, str]:
+    """The outputs in a file of DVC's, each with its hash; raises `UserError` where the file is damaged."""
     try:
-        found = yaml.safe_load(path.read_bytes())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        raise _foreign(path) from None
-    if not isinstance(found, dict):
-        raise _foreign(path)
-    return found
-
-
-def _outs(path: Path, stage: Any) -> dict[str, str]:
-    """What a stage of such a file has made, as far as DVC names it by a hash: by path, that hash."""
-    outs = stage.get("outs", []) if isinstance(stage, dict) else None
-    if not isinstance(outs, list) or not all(isinstance(out, dict) for out in outs):
-        raise _foreign(path)
-    return {str(out["path"]): str(out["md5"]) for out in outs if {"path", "md5"} <= set(out)}
-
-
-def _foreign(path: Path) -> UserError:
-    return UserError(f"{path}: is not as DVC writes it; put it back (git checkout {path})")
+        read = yaml.safe_load(file.read_bytes())
+        stages = read["stages"].values() if "stages" in read else [read]
+        return {Path(kept["path"]): str(kept["md5"]) for stage in stages for kept in stage.get("outs", ())}
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
+        remedy = f"git checkout {file} brings back the committed one"
+        raise UserError(f"{file}: damaged, or half of a merge; {remedy}") from None
 
 
 def folder_hash(folder: Path) -> str:
@@ -119,9 +129,18 @@ def folder_hash(folder: Path) -> str:
 
 
 def point(params: Params, out: Path) -> None:
-    """Tag the MLflow runs of what DVC has recorded with its hashes, so that a run leads to its files."""
-    hashes = {method: found for method, found in recorded(out).items() if method in params.methods}
-    if not params.tracking.enabled or not hashes:
+    """Tag the MLflow runs of what DVC has recorded with its hashes, so that a run leads to its files.
+
+    Where dvc.lock is damaged it says so and leaves it at that: the results do not come from there.
+    """
+    if not params.tracking.enabled:
+        return
+    try:
+        hashes = {method: found for method, found in recorded(out).items() if method in params.methods}
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return
+    if not hashes:
         return
     where = tracking_of(params, out)
     runs = [(tracking.run_showing(where, run.path), run.method) for run in read_runs(out, hashes, params.seeds)]
@@ -183,7 +202,7 @@ def _md5(data: bytes) -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True)
     return done.stdout.strip()
 
 

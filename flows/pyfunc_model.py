@@ -7,10 +7,14 @@ checkpoint's safetensors and JSON. It needs `cl` alone, of which the model holds
 from __future__ import annotations
 
 import base64
+import functools
+import logging
 import math
+import numbers
+import reprlib
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,8 @@ import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import torch
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import scoring_server
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
 from torch import Tensor
@@ -38,6 +43,8 @@ from cl.train import Snapshot
 
 AGAIN = "register the model again: python -m flows.champion"
 RGB = 3
+SENTENCE = 500
+"""Characters of an answer to a request that is refused, at most."""
 WHITE = 255
 """Of a picture's bytes; a benchmark may have fewer levels of grey (`scale` of its manifest)."""
 
@@ -83,6 +90,7 @@ class Classifier(PythonModel):
         net.eval()
         # The server answers each request in a thread of its own, and a method may lay its masks on the one network.
         self.lock = threading.Lock()
+        answer_in_a_sentence()
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -92,6 +100,8 @@ class Classifier(PythonModel):
         Rows of one task go through the network together, in chunks as at test time.
         """
         rows: list[dict[str, Any]] = model_input.to_dict("records")
+        if not rows:
+            raise MlflowException("no rows: there is nothing to classify", error_code=INVALID_PARAMETER_VALUE)
         answers: list[dict[str, Any]] = [{}] * len(rows)
         with self.lock, torch.no_grad():
             tasks = [self._task(row.get("task"), number) for number, row in enumerate(rows)]
@@ -137,11 +147,13 @@ class Classifier(PythonModel):
             if self.method.needs_task_id:
                 raise _refused(row, f"{self.name} needs the task of an image: give `task`, one of {', '.join(names)}")
             return None
-        if value in names:
+        if isinstance(value, str) and value in names:
             return names.index(value)
-        if not isinstance(value, str) and value in range(len(names)):
-            return int(value)
-        raise _refused(row, f"no task {value!r}; there are {', '.join(names)} (or 0 to {len(names) - 1})")
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            for index in range(len(names)):
+                if value == index:  # pandas has 1.0 for 1 where another row has no task
+                    return index
+        raise _refused(row, f"no task {reprlib.repr(value)}; there are {', '.join(names)} (or 0 to {len(names) - 1})")
 
     def _image(self, value: Any, row: int) -> Tensor:
         """The image as it would stand in the prepared data: (C, H, W) uint8."""
@@ -191,6 +203,34 @@ def _missing(value: Any) -> bool:
 def _ranked(scores: Tensor) -> tuple[list[int], list[list[float]]]:
     """Of each row (N, classes) the best column, and the softmax; a method's scores need not be logits."""
     return scores.argmax(1).tolist(), scores.softmax(1).tolist()
+
+
+def answer_in_a_sentence() -> None:
+    """Let MLflow's server in this process say what is wrong with a request, and no more.
+
+    By itself it sends back the whole request and, where it cannot read it, a stack trace, or it answers with 500.
+    """
+    asked: Callable[..., Any] = scoring_server.invocations
+    if hasattr(asked, "__wrapped__"):  # by another model in this process
+        return
+
+    @functools.wraps(asked)
+    def invocations(data: Any, content_type: str | None, *others: Any) -> Any:
+        if content_type is None:
+            raise MlflowException("no Content-Type; it has to be application/json", error_code=BAD_REQUEST)
+        try:
+            return asked(data, content_type, *others)
+        except MlflowException as error:
+            if trace := error.json_kwargs.pop("stack_trace", None):
+                logging.getLogger(__name__).error("%s", trace)
+            # MLflow puts the request before the message, which it leaves in `args`; after it where it is no JSON.
+            message = str(error.args[0]).rpartition("'. Error: ")[2].partition("\nInput:")[0]
+            error.message = " ".join(message.split())[:SENTENCE]
+            raise
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits; lists of lists of lists ...
+            raise MlflowException(f"the request cannot be read: {error}", error_code=BAD_REQUEST) from None
+
+    scoring_server.invocations = invocations
 
 
 def _refused(row: int, why: str) -> MlflowException:

@@ -546,6 +546,7 @@ def report(params: Params, out: Path, prefect: Plain, failed: Collection[str] = 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the report of the methods and seeds of the params file, or print the last one's leaderboard."""
     from cl import cli
+    from flows import provenance
     from flows.engine import engine
     from flows.follower import tracking_of
     from flows.stage import ends_with_dvc
@@ -558,6 +559,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.show:
         print(show(tracking_of(params, given.out)))
     else:
+        provenance.recordable(given.out)
         report(params, given.out, engine())
     return 0
 

@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from cl import cli
 from cl.errors import UserError
 from cl.files import read_json, write_json
@@ -64,9 +66,16 @@ class Server:
 
 
 def known() -> dict[str, Server]:
-    """The servers of this project that run."""
-    entries = (read_json(STATE) or {}).get("servers", [])
-    return {s.name: s for s in (Server(**entry) for entry in entries) if s.alive}
+    """The servers of this project that run; raises `UserError` where the record of what was started is damaged."""
+    if not STATE.exists():
+        return {}
+    try:
+        started = TypeAdapter(list[Server]).validate_python(read_json(STATE)["servers"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{STATE}: damaged; end its servers (`pgrep -af 'prefect|mlflow'` lists all there are) and remove the file"
+        ) from None
+    return {server.name: server for server in started if server.alive}
 
 
 def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: int) -> dict[str, Server]:
@@ -119,7 +128,8 @@ def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: 
         [*prefect, "--no-prompt", "deploy", "--all"],
         env={**os.environ, **env, "PWD": str(Path.cwd())},  # prefect.yaml asks for it; a parent may have left another
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
     )
     if done.returncode != 0:
@@ -128,9 +138,9 @@ def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: 
 
 
 def _launch(name: str, command: list[str], env: Mapping[str, str], address: str, health: str) -> Server:
-    port = address.split(":")[2].split("/")[0]
-    if _taken(int(port)):
-        raise UserError(f"port {port}, for {name}, is taken by another program; give another with --{name}-port")
+    number = address.split(":")[2].split("/")[0]
+    if _taken(int(number)):
+        raise UserError(f"port {number}, for {name}, is taken by another program; give another with --{name}-port")
     log = HOME / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -179,6 +189,13 @@ def _taken(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
+def port(text: str) -> int:
+    """The number of a port as it is given; raises `ArgumentTypeError`."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; take a number from 1 to 65535")
+    return int(text)
+
+
 def main() -> int:
     """Start, stop or show the servers of this project."""
     parser = argparse.ArgumentParser(prog="python -m flows.serve", description=main.__doc__)
@@ -187,9 +204,9 @@ def main() -> int:
     parser.add_argument(
         "--out", type=option("--out"), default=Path("out"), help="whose MLflow database is shown; default: out"
     )
-    parser.add_argument("--prefect-port", type=int, default=4200)
-    parser.add_argument("--mlflow-port", type=int, default=5000)
-    parser.add_argument("--worker-port", type=int, default=8080)
+    parser.add_argument("--prefect-port", type=port, default=4200)
+    parser.add_argument("--mlflow-port", type=port, default=5000)
+    parser.add_argument("--worker-port", type=port, default=8080)
     given = parser.parse_args()
     if given.what == "stop":
         print(f"stopped: {', '.join(stop()) or 'nothing was running'}")

@@ -105,6 +105,7 @@ def main() -> int:
     """Learn the prepared benchmark with the methods and seeds of the params file."""
     ends_with_dvc()
     given = cli.parser("flows.train", main.__doc__).parse_args()
+    provenance.recordable(given.out)
     train(cli.params_of(given), given.out, engine())
     return 0
 

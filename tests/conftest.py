@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,33 @@ os.environ.update(
     }
 )
 
-RAW = Path(__file__).parents[1] / "data"
+REPOSITORY = Path(__file__).parents[1]
+RAW = REPOSITORY / "data"
+
+
+def sources() -> list[str]:
+    """The files of the working tree, less what .gitignore names; also where there is no git to list them."""
+    if (REPOSITORY / ".git").exists() and shutil.which("git"):
+        command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, encoding="utf-8", check=True).stdout
+        names = filter(None, listed.split("\0"))
+    else:
+        names = _walk(REPOSITORY, ())
+    return sorted(name for name in names if (REPOSITORY / name).is_file())  # git lists what was deleted too
+
+
+def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[str]:
+    ignored = folder / ".gitignore"
+    own = ignored.read_text(encoding="utf-8").split() if ignored.exists() else []
+    below = (*above, *(rule.rstrip("/") for rule in own if not rule.startswith("/")))
+    rules = (*below, *(rule.strip("/") for rule in own if rule.startswith("/")))
+    for path in folder.iterdir():
+        if path.name == ".git" or any(fnmatch(path.name, rule) for rule in rules):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _walk(path, below)
+        else:
+            yield path.relative_to(REPOSITORY).as_posix()
 
 
 @pytest.fixture(scope="session")

@@ -133,3 +133,29 @@ def test_nets_and_data_know_nothing_above(folder: str) -> None:
     for path in (REPOSITORY / "cl" / folder).rglob("*.py"):
         for module in imported(path):
             assert not re.match(r"cl\.(method|methods|train|selection|sequence|unit|pool)\b", module), path
+
+
+ALL = sorted(path for room in ("cl", "flows", "benchmarks") for path in (REPOSITORY / room).rglob("*.py"))
+
+
+def test_texts_are_of_an_encoding_that_is_named() -> None:
+    """Not of the one that the user's locale happens to have."""
+    for path in ALL:
+        for call in (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)):
+            called = ast.unparse(call.func)
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            words = [ast.unparse(argument) for argument in call.args]
+            named = "encoding" in given or (called.endswith(".read_text") and words)
+            texts = called.endswith((".read_text", ".write_text"))
+            if called == "open" or (called.endswith(".open") and called not in {"tarfile.open", "gzip.open"}):
+                modes = words[called == "open" :]
+                texts = all(re.fullmatch("'[rwa+]+'", mode) for mode in modes)
+            assert named or not texts, f"{path}:{call.lineno}: {ast.unparse(call)}"
+            assert "True" not in {given.get("text"), given.get("universal_newlines")}, f"{path}:{call.lineno}"
+
+
+def test_every_command_ends_in_a_sentence() -> None:
+    """By the one function that knows how; a process that decodes speaks to its parent alone."""
+    for path in ALL:
+        _, found, ending = path.read_text(encoding="utf-8").partition('if __name__ == "__main__":')
+        assert not found or "sys.exit(cli.guarded(main))" in ending or path.name == "decode.py", path

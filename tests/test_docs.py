@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[1]
-TRACKED = subprocess.run(
-    ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-    cwd=REPOSITORY, capture_output=True, text=True, check=True,
-).stdout.splitlines()  # fmt: skip
-PAGES = [name for name in TRACKED if name.endswith(".md") and (REPOSITORY / name).exists()]
+from tests.conftest import REPOSITORY, sources
+
+SOURCES = sources()
+PAGES = [name for name in SOURCES if name.endswith(".md")]
 REGISTER = REPOSITORY / "docs" / "differences.md"
 
 
@@ -38,9 +35,9 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_every_number_of_the_register_is_in_it() -> None:
     registered = re.findall(r"^\| (Q\d\d) \|", REGISTER.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(registered) == len(set(registered))
-    for name in TRACKED:
+    for name in SOURCES:
         path = REPOSITORY / name
-        if path.suffix in {".md", ".py"} and path.exists():
+        if path.suffix in {".md", ".py"}:
             used = set(re.findall(r"\bQ\d\d\b", path.read_text(encoding="utf-8")))
             assert used <= set(registered), name
 

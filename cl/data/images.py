@@ -28,6 +28,7 @@ from cl.data import decode
 from cl.data.prepare import WORKPLACE, Format, Images, Labels, RawTask, Say, writing
 from cl.data.source import source
 from cl.errors import UserError, plain
+from cl.machine import processors
 
 IMAGENET = Format(scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
 """How the survey normalises every set of photographs (its dataset preparation; ImageNet's statistics)."""
@@ -171,7 +172,7 @@ class _Readers:
         self.source, self.paths = source(root), (folder / f"{number}.npy" for number in itertools.count())
         self.done, self.started, self.said = 0, time.monotonic(), time.monotonic()
         self.batch = max(1, min(BATCH, BATCH_BYTES // (3 * size * size)))
-        count = max(1, min(len(os.sched_getaffinity(0)), total // self.batch))
+        count = max(1, min(processors(), total // self.batch))
         self._all = [_Reader(root, self.batch, size, keep) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
         for reader in self._all:
@@ -259,11 +260,19 @@ class _Readers:
         return faults
 
 
+def _nameless_file() -> int:
+    """The descriptor of a file in memory; of one on the disk where the system has no such (macOS)."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("images")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 class _Reader:
     """A process that runs `decode.serve`: no process with threads is forked, no main module imported twice."""
 
     def __init__(self, root: Path, count: int, size: int, keep: float) -> None:
-        shared = os.memfd_create("images")
+        shared = _nameless_file()
         os.truncate(shared, count * 3 * size * size)
         self.size, self.memory = size, mmap.mmap(shared, 0)
         command = [sys.executable, "-P", decode.__file__, str(shared), str(size), str(root), str(keep)]

@@ -31,13 +31,20 @@ def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
         )
     path = raw / FILE
     if not path.exists():
-        raise UserError(f"{path}: not there; fetch the embedded data with: dvc pull -r embedded data.dvc")
+        raise UserError(f"{path}: not there; fetch the embedded data, in the checkout, with: {_fetching()}")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != SHA256:
         raise UserError(
             f"{path}: damaged (sha256 {found[:12]}..., not {SHA256[:12]}...); dvc checkout --force data.dvc"
         )
     return found
+
+
+def _fetching() -> str:
+    """The command; outside git, as in an unpacked archive, DVC has to be told that it can do without."""
+    here = Path.cwd()
+    in_git = any((folder / ".git").exists() for folder in (here, *here.parents))
+    return ("" if in_git else "dvc config --local core.no_scm true; ") + "dvc pull -r embedded data.dvc"
 
 
 def read(raw: Path) -> tuple[Images, Labels]:
