@@ -17,7 +17,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from cl.errors import UserError
 from cl.redact import without_password
@@ -36,9 +37,9 @@ class Plain:
 
     url: str | None = None
 
-    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T], at_once: int = 1) -> T:
-        """Run the body as a flow of this name, with so many tasks at once."""
-        del name, run_name, tags, at_once
+    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T]) -> T:
+        """Run the body as a flow of this name."""
+        del name, run_name, tags
         return body()
 
     def each(
@@ -90,7 +91,12 @@ class Plain:
     def progress(self, key: str, share: float, description: str) -> None:
         """Show how far a unit is, `share` in [0, 1]."""
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Wait, for some seconds at most, until those who are told of the run know all."""
 
 
@@ -107,21 +113,14 @@ class WithServer(Plain):
     def _run(self) -> Run | None:
         return _current.get() or self._around
 
-    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T], at_once: int = 1) -> T:
+    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T]) -> T:
         """Run the body as a flow run; a `UserError` from it fails that with its message, and is raised again."""
         run = self._teller.flow(name, run_name, tags, self._run)
-        interrupted = False
-        try:
-            with self._told(run):
-                return super().flow(name, run_name, tags, body, at_once)
-        except Exception:
-            raise
-        except BaseException:
-            interrupted = True
-            raise
-        finally:
+        with contextlib.ExitStack() as stack:
             if run.parent is None:
-                self._teller.flush(interrupted)
+                stack.enter_context(self)
+            with self._told(run):
+                return super().flow(name, run_name, tags, body)
 
     def each(
         self, units: Sequence[U], body: Callable[[U], T], at_once: int, name: Callable[[U], str]
@@ -204,8 +203,10 @@ class WithServer(Plain):
         if (run := self._run) is not None:
             self._teller.progress(run, key, share, description)
 
-    def close(self) -> None:
-        self._teller.flush()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._teller.flush(_interrupts(error))
 
 
 _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("run", default=None)
@@ -217,6 +218,10 @@ def _run_by_prefect() -> Run | None:
         return None
     found = context.FlowRunContext.get()
     return None if found is None or found.flow_run is None else Run("flow", (), identity=str(found.flow_run.id))
+
+
+def _interrupts(error: BaseException | None) -> bool:
+    return error is not None and not isinstance(error, Exception)
 
 
 def _reason(error: Exception) -> str:

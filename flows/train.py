@@ -47,7 +47,7 @@ def train(params: Params, out: Path, prefect: Plain, tags: Mapping[str, str] | N
         ):
             _train(params, out, prefect, mlflow, show, units, at_once, trial_workers)
 
-    prefect.flow("train", f"train {params.benchmark.name}: {name}", labels, body, at_once)
+    prefect.flow("train", f"train {params.benchmark.name}: {name}", labels, body)
 
 
 def _train(
@@ -80,8 +80,8 @@ def _train(
 
     def learn(unit: UnitOfWork) -> None:
         reason = children.run(unit, trial_workers)
-        if children.stopped:  # an interrupt: no unit's fault
-            return
+        if children.stopped:  # no unit's fault
+            raise KeyboardInterrupt
         folder = unit_folder(params, unit.method, unit.seed, out)
         mlflow.look(folder, finished=reason is None, failed=reason)
         if reason is not None:
