@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cl.errors import UserError
 from cl.params import Params, names_in, read
+from cl.redact import without_password
 
 RAW = Path("data")
 
@@ -63,7 +64,7 @@ def guarded(main: Callable[[], int]) -> int:
     try:
         return main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_password(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

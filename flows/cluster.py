@@ -27,7 +27,7 @@ from cl.errors import UserError
 from cl.files import write_bytes
 from cl.keys import unit_folder, unit_key
 from cl.params import PACKAGE, Execution, Params, read
-from cl.pool import UNIT_ENVIRONMENT, Event, Hear, UnitOfWork, command_of, how_it_ended
+from cl.pool import UNIT_ENVIRONMENT, Event, Hear, UnitOfWork, command_of, how_it_ended, told_to_units
 from cl.unit import publish_if_finished
 
 POLL_SECONDS = 0.25
@@ -224,7 +224,7 @@ class Units:
         if set(units) - self._finished:  # where all is done no cluster is needed
             self._cluster = CLUSTERS[params.execution.runner](params.execution)
         self._run = self.out / ".work" / f"run-{uuid4().hex}"
-        write_bytes(self._run / "params.json", params.model_dump_json().encode())
+        write_bytes(self._run / "params.json", told_to_units(params))
         self._leash = (self._run / LEASH).open("wb")
         fcntl.flock(self._leash, fcntl.LOCK_EX)
 

@@ -6,6 +6,7 @@ The timeout of a socket begins anew with every byte, so a server that drips woul
 from __future__ import annotations
 
 import base64
+import contextlib
 import contextvars
 import queue
 import threading
@@ -35,10 +36,10 @@ def within(seconds: float, body: Callable[[], T]) -> T:
 
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(run,), name="request", daemon=True).start()
-    try:
-        value, error = ended.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no whole answer within {seconds:g} s") from None
+    found: tuple[T | None, BaseException | None] = (None, TimeoutError(f"no whole answer within {seconds:g} s"))
+    with contextlib.suppress(queue.Empty):
+        found = ended.get(timeout=seconds)
+    value, error = found
     if error is not None:
         raise error
     return value  # type: ignore[return-value]  # None where the body returns it

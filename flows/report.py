@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from cl import metrics
 from cl.errors import UserError
 from cl.files import write_whole
+from cl.redact import without_password
 from flows.results import Run, count, read_runs
 
 if TYPE_CHECKING:
@@ -458,7 +459,7 @@ def where_to_look_next(where: Tracking) -> str:
     comparison = tracking.comparison_url(where.target if served else "http://127.0.0.1:5000", where)
     mlflow = [comparison] if served else [tracking.ui_command(where), f"then {comparison}"]
     if api := os.environ.get("PREFECT_API_URL"):
-        prefect = [api.rstrip("/").removesuffix("/api")]
+        prefect = [without_password(api.rstrip("/").removesuffix("/api"))]
     else:
         home = os.environ.get("PREFECT_HOME")
         settings = ["DO_NOT_TRACK=true", "PREFECT_SERVER_ANALYTICS_ENABLED=false"]

@@ -52,7 +52,7 @@ from flows.registry import (
     register,
     save,
 )
-from flows.tracking import ENVIRONMENT, TIMEOUT
+from flows.mlflow_server import ENVIRONMENT, TIMEOUT
 from tests.conftest import RAW
 from tests.flows.conftest import REPOSITORY, SMALL, Started, environment, options, run
 

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from cl import metrics
-from flows import tracking
+from flows import mlflow_server
 from flows.tracking import Tracker, Tracking, comparison_url, ui_command
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +141,7 @@ class FakeUnit:
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: making one takes seconds."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking._create_database(path)
+    mlflow_server.create_database(path)
     return path
 
 
@@ -488,7 +488,7 @@ def test_a_lost_answer_anywhere_doubles_nothing(
     for name in requests.split():
         setattr(Lossy, name, lossy(name))
     monkeypatch.setattr(mlflow, "MlflowClient", Lossy)
-    monkeypatch.setattr(tracking, "METRICS", 15)  # so that a task takes several requests
+    monkeypatch.setattr(mlflow_server, "METRICS", 15)  # so that a task takes several requests
 
     def done(lost: int | None) -> tuple[Path, bool]:
         out = furnish(tmp_path / f"lost-{lost}", database)
@@ -618,7 +618,7 @@ def test_only_tracking_imports_mlflow_and_only_when_needed() -> None:
                 name = path.relative_to(ROOT).as_posix()
                 importers.add(name)
                 assert name == run_by_mlflow or node not in tree.body, f"{path} imports MLflow before it is needed"
-    assert importers == {"flows/tracking.py", "flows/registry.py", run_by_mlflow}
+    assert importers == {"flows/mlflow_server.py", "flows/registry.py", run_by_mlflow}
 
 
 # Servers.
