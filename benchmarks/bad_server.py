@@ -28,11 +28,11 @@ class BadServer:
     """Listens on loopback at `port`; as a context it is closed at the end, with every connection.
 
     `behind` is the port of the good server; `kind` is None while it passes on, or one of `KINDS`. `asked`
-    counts the requests that came while it was bad.
+    counts the requests that came while it was bad. A `healthy` one says that it is well, whatever it does else.
     """
 
-    def __init__(self, behind: int | None = None, kind: str | None = None) -> None:
-        self._behind, self.kind = behind, kind
+    def __init__(self, behind: int | None = None, kind: str | None = None, *, healthy: bool = False) -> None:
+        self._behind, self.kind, self._healthy = behind, kind, healthy
         self.asked = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -101,6 +101,9 @@ class BadServer:
                     good.sendall(data)
                     continue
                 self.asked += 1
+                if self._healthy and b"/health" in data.partition(b"\r\n")[0]:
+                    client.sendall(_answer_of("200 OK", "application/json", b"true"))
+                    break
                 if self._answer(client):
                     break
         if good is not None:
@@ -138,3 +141,8 @@ class BadServer:
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_WR)
         return True
+
+
+def _answer_of(status: str, kind: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body

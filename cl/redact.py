@@ -11,7 +11,7 @@ _SECRET = re.compile(
     r"(?i)([?&;#](?:[\w.\-]*(?:token|secret|passw(?:or)?d|passphrase|credentials?|signature|api_?-?key|access_?-?key)"
     r"|pass|pwd|pw|key|auth|authorization|sig)=)[^&;#\s]+"
 )
-_HEADER = re.compile(r"(?i)\b(basic|bearer)\s+[\w.~+/\-]{8,}=*")
+_HEADER = re.compile(r"(?i)(authorization\W{1,4}(?:basic|bearer)\s+)\S+")
 
 
 def without_password(text: str) -> str:
@@ -19,7 +19,7 @@ def without_password(text: str) -> str:
 
     An @ is taken for the end of a password, wherever in an address it stands.
     """
-    return _HEADER.sub(r"\1 ***", _SECRET.sub(r"\1***", _USER.sub("", text)))
+    return _HEADER.sub(r"\1***", _SECRET.sub(r"\1***", _USER.sub("", text)))
 
 
 def encoded(address: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from cl import cli
 from cl.errors import UserError
 from cl.params import Params
 from flows.choice import choose
+from flows.deadline import finish
 from flows.engine import Plain, engine
 from flows.follower import tracking_of
 from flows.mlflow_server import ENVIRONMENT, TIMEOUT, UPLOAD_TIMEOUT
@@ -66,4 +66,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

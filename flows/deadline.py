@@ -8,17 +8,39 @@ from __future__ import annotations
 import base64
 import contextlib
 import contextvars
+import os
 import queue
+import sys
 import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from cl.redact import without_password
+from cl.redact import encoded, without_password
 
 T = TypeVar("T")
+
+_left_behind: set[threading.Thread] = set()
+
+
+def leave_behind(thread: threading.Thread) -> None:
+    """Nobody waits for this thread any more; see `finish`."""
+    _left_behind.add(thread)
+
+
+def finish(status: int) -> NoReturn:
+    """End the process with this status: at once, where a thread that was left behind still runs.
+
+    At its end Python takes such a thread down wherever it is; in code of C++ or Rust that aborts the process.
+    """
+    if any(thread.is_alive() for thread in _left_behind):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def within(seconds: float, body: Callable[[], T]) -> T:
@@ -35,11 +57,13 @@ def within(seconds: float, body: Callable[[], T]) -> T:
             ended.put((None, error))
 
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(run,), name="request", daemon=True).start()
-    found: tuple[T | None, BaseException | None] = (None, TimeoutError(f"no whole answer within {seconds:g} s"))
-    with contextlib.suppress(queue.Empty):
-        found = ended.get(timeout=seconds)
-    value, error = found
+    thread = threading.Thread(target=context.run, args=(run,), name="request", daemon=True)
+    thread.start()
+    try:
+        value, error = ended.get(timeout=seconds)
+    except queue.Empty:
+        leave_behind(thread)
+        value, error = None, TimeoutError(f"no whole answer within {seconds:g} s")
     if error is not None:
         raise error
     return value  # type: ignore[return-value]  # None where the body returns it
@@ -62,7 +86,7 @@ def check_answer(address: str, seconds: float) -> None:
 
 def _request(address: str) -> urllib.request.Request:
     """The request for an address that may hold a user name and a password, which urllib does not know of."""
-    parts = urllib.parse.urlsplit(address)
+    parts = urllib.parse.urlsplit(encoded(address))
     user, at, host = parts.netloc.rpartition("@")
     request = urllib.request.Request(urllib.parse.urlunsplit(parts._replace(netloc=host)))
     if at:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cl.params import Params
+from flows.deadline import leave_behind
 from flows.tracking import Tracker, Tracking
 
 SECONDS_BETWEEN_LOOKS = 15.0
@@ -73,8 +74,10 @@ class Follower:
         self._queue.put(None)
         interrupted = error is not None and not isinstance(error, Exception)
         self._thread.join(LEAVE_SECONDS["interrupted"] if interrupted else self._seconds)
-        if self._thread.is_alive() and not interrupted:
-            print("tracking: MLflow takes too long; the next run sends the rest", file=sys.stderr, flush=True)
+        if self._thread.is_alive():
+            leave_behind(self._thread)
+            if not interrupted:
+                print("tracking: MLflow takes too long; the next run sends the rest", file=sys.stderr, flush=True)
 
     def _work(self) -> None:
         while (look := self._queue.get()) is not None:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,10 @@ class Server:
     def artifacts(self, run: Any, texts: Mapping[str, str]) -> None:
         """Store texts under their file names."""
         for name, text in texts.items():
-            self.client.carrying(len(text)).log_text(run.info.run_id, text, name)
+            with tempfile.TemporaryDirectory() as folder:  # ours, so that it goes away whatever becomes of the request
+                path = Path(folder, name)
+                path.write_text(text, encoding="utf-8")
+                self.client.carrying(path.stat().st_size).log_artifact(run.info.run_id, str(path))
 
     def status(self, run: Any, status: str, end: int) -> None:
         """End a run at `end`, in milliseconds since the epoch, or let it go on."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from cl.params import Params
 from flows import provenance, tracking
 from flows.benchmark import named, stages
 from flows.champion import crown
+from flows.deadline import finish
 from flows.engine import Plain, engine
 from flows.follower import tracking_of
 from flows.results import Run, read_runs
@@ -144,7 +144,10 @@ def _judge(params: Params, home: Path, out: Path, failure: UnitsFailed | None, p
         tags = {"headline": verdict.headline, "good": str(record["good"]).lower(), **record["from"]}
         texts = {"morning.html": page, "morning.md": text}
         where = tracking_of(params, out)
-        prefect.retried("track the night", lambda: tracking.record(where, f"night {out.name}", values, tags, texts))
+        try:
+            prefect.retried("track the night", lambda: tracking.record(where, f"night {out.name}", values, tags, texts))
+        except UserError as error:  # the verdict stands all the same
+            prefect.say(f"warning: the night is not in MLflow: {error}")
     return verdict
 
 
@@ -246,4 +249,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

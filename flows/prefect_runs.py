@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cl.redact import encoded, without_password
-from flows.deadline import within
+from flows.deadline import leave_behind, within
 
 Json = dict[str, Any]
 
@@ -27,9 +27,9 @@ WAITS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds before a request that failed is tried again, from the first time on; then the last one for ever."""
 QUIET_SECONDS = 5.0
 """A server that answers again within that time is not complained of."""
-IDLE_SECONDS, FLUSH_SECONDS = 8.0, 60.0
+END_SECONDS = (8.0, 60.0)
 """At the end of a run: how long a server is waited for that takes nothing any more, and one that goes on taking."""
-INTERRUPTED_SECONDS = 3.0
+INTERRUPTED_SECONDS = (3.0, 10.0)
 """The same where the run was interrupted."""
 LINES, LINE_LENGTH = 200, 20_000
 """Lines of a log that are sent at once, and how long each may be."""
@@ -66,7 +66,7 @@ class Teller:
         self._client: Any = None
         self._artifacts: dict[str, str] = {}
         self._taken = time.monotonic()  # when the server last took something
-        self._last_try = self._gave_up = self._warned = False
+        self._ready = self._last_try = self._gave_up = self._warned = False
 
     # What it can be told.
 
@@ -155,19 +155,21 @@ class Teller:
 
     def flush(self, interrupted: bool = False) -> None:
         """Wait until the server knows all, as long as it goes on taking what it is told."""
-        idle = INTERRUPTED_SECONDS if interrupted else IDLE_SECONDS
-        end = time.monotonic() + (INTERRUPTED_SECONDS if interrupted else FLUSH_SECONDS)
+        idle, whole = INTERRUPTED_SECONDS if interrupted else END_SECONDS
+        end = time.monotonic() + whole
         with self._changed:
             self._taken = time.monotonic()
             self._last_try = True
             self._changed.notify_all()
             while self._jobs and not self._gave_up:
-                left = min(self._taken + idle, end) - time.monotonic()
+                left = (min(self._taken + idle, end) if self._ready else end) - time.monotonic()
                 if left <= 0:
                     self._give_up("it takes too long")
                 else:
                     self._changed.wait(left)
             self._last_try = False
+        if self._gave_up and self._thread is not None:
+            leave_behind(self._thread)
 
     # The thread.
 
@@ -188,6 +190,9 @@ class Teller:
             with self._changed:
                 self._give_up(_said(error))
             return
+        with self._changed:
+            self._ready, self._taken = True, time.monotonic()
+            self._changed.notify_all()
         with settings:
             while True:
                 with self._changed:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from cl import cli
 from cl.data.prepare import prepare as prepare_data
 from cl.params import Params
 from cl.pool import check_out
+from flows.deadline import finish
 from flows.engine import Plain, engine
 
 
@@ -31,4 +31,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from cl import cli
 from cl.data.prepare import digest, read_manifest
 from cl.params import Params
 from flows import tracking
+from flows.deadline import finish
 from flows.follower import tracking_of
 from flows.results import Run, read_runs
 
@@ -165,4 +165,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

@@ -25,6 +25,7 @@ from cl import metrics
 from cl.errors import UserError
 from cl.files import write_whole
 from cl.redact import without_password
+from flows.deadline import finish
 from flows.results import Run, count, read_runs
 
 if TYPE_CHECKING:
@@ -526,4 +527,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     from cl import cli
 
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

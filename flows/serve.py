@@ -25,7 +25,7 @@ from cl.errors import UserError
 from cl.files import read_json, write_json
 from cl.params import read
 from flows import QUIET
-from flows.deadline import check_answer
+from flows.deadline import check_answer, finish
 from flows.follower import tracking_of
 from flows.tracking import Tracking, comparison_url, ensure, server_command
 
@@ -253,4 +253,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

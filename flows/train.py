@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cl.live import shown
 from cl.params import Params
 from cl.pool import Children, Event, Hear, UnitOfWork, check_out, units_of, width
 from flows import cluster, provenance
+from flows.deadline import finish
 from flows.engine import Plain, engine
 from flows.follower import Follower
 
@@ -108,4 +108,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

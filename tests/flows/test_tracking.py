@@ -484,7 +484,7 @@ def test_a_lost_answer_anywhere_doubles_nothing(
 
         return request
 
-    requests = "search_runs create_run log_batch set_terminated log_text get_metric_history create_experiment"
+    requests = "search_runs create_run log_batch set_terminated log_artifact get_metric_history create_experiment"
     for name in requests.split():
         setattr(Lossy, name, lossy(name))
     monkeypatch.setattr(mlflow, "MlflowClient", Lossy)
@@ -726,7 +726,8 @@ def test_a_server_that_never_answers_does_not_stall_training(
 
 def test_what_is_said_of_an_error_holds_no_password() -> None:
     error = ConnectionError("HTTPConnection: http://user:secret@tracking.example:5000/api refused")
-    assert tracking._root(error) == "ConnectionError: HTTPConnection: http://tracking.example:5000/api refused"
+    said = mlflow_server.said_of(error, Tracking(Path("out"), "http://tracking.example:5000", ""))
+    assert said == "ConnectionError: HTTPConnection: http://tracking.example:5000/api refused"
 
 
 def test_the_command_that_is_shown_holds_no_password(out: Path) -> None:
