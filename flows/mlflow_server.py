@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import sqlite3
 import tempfile
@@ -107,6 +106,7 @@ class Server:
         if self._tracking.uri is None:
             if not self._tracking.has_database:
                 create_database(self._tracking.database)
+            check_database(self._tracking.database)
             artifacts = (self._tracking.folder / "artifacts").as_uri()
         seconds = None if self._tracking.uri is None else _request_seconds()
         self.client = _InTime(MlflowClient(tracking_uri=self._tracking.address), seconds)
@@ -210,6 +210,38 @@ def create_database(path: Path) -> None:
     new.parent.rmdir()
 
 
+def check_database(path: Path) -> None:
+    """Raises `UserError` where the embedded database is damaged: MLflow itself would say so in pages of tracebacks."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+            pages, page = int.from_bytes(head[28:32]), int.from_bytes(head[16:18])
+            if pages * max(page, 2) > path.stat().st_size and not path.with_name(f"{path.name}-wal").exists():
+                raise sqlite3.DatabaseError("it is cut short")
+            for question in _MUST_ANSWER:
+                connection.execute(question)
+            if path.stat().st_size < CHECKED_BYTES:
+                ((found,), *_) = connection.execute("PRAGMA quick_check(1)").fetchall()
+                if found != "ok":
+                    raise sqlite3.DatabaseError(" ".join(found.split()))
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
+            raise  # it is locked, or the disk is full
+        raise UserError(
+            f"{path} is damaged ({error}); move it away, then it is made anew and filled from what is here"
+        ) from None
+
+
+_MUST_ANSWER = (
+    "SELECT experiment_id, name FROM experiments LIMIT 1",
+    "SELECT run_uuid, experiment_id FROM runs LIMIT 1",
+    "SELECT version_num FROM alembic_version",
+)
+CHECKED_BYTES = 2**27
+"""A larger database is not read through."""
+
+
 def _relocate(database: Path, old: str, new: str) -> None:
     """Correct the addresses of artifacts, which are absolute, after the project was moved or copied."""
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
@@ -282,14 +314,9 @@ def troubles() -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError, sqlite3.Error, OSError
 
 
-def said_of(error: BaseException, tracking: Tracking) -> str:
+def said_of(error: BaseException) -> str:
     """What an error comes from, on one line of reasonable length, without a password that an address may hold."""
     while not isinstance(error, UserError) and (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     text = without_password(" ".join(str(error).split()))[:300]
-    if isinstance(error, sqlite3.DatabaseError) and tracking.uri is None and _DAMAGED.search(text):
-        return f"{tracking.database} is damaged ({text}); move it away, then it is made anew and filled from here"
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-
-
-_DAMAGED = re.compile(r"not a database|malformed|no such (table|column)|has no column|unsupported file format")

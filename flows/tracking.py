@@ -130,7 +130,7 @@ class Tracker:
             self._failures += 1
             self._costly = now - began > COSTLY_SECONDS and self._tracking.uri is not None
             if not self._warned:
-                place, why = self._tracking.target, said_of(error, self._tracking)
+                place, why = self._tracking.target, said_of(error)
                 later = "training goes on, what is missing is sent later"
                 _say(f"MLflow ({place}) is not up to date with {what}: {why}; {later}")
             self._warned = True
@@ -238,7 +238,7 @@ def refused(tracking: Tracking) -> Iterator[None]:
     except UserError:
         raise
     except troubles() as error:
-        raise UserError(f"MLflow ({tracking.target}): {said_of(error, tracking)}") from None
+        raise UserError(f"MLflow ({tracking.target}): {said_of(error)}") from None
 
 
 def connected(tracking: Tracking) -> tuple[Any, str]:
@@ -311,7 +311,7 @@ def tag(tracking: Tracking, tags: Mapping[str, Mapping[str, str]]) -> None:
         for run, pairs in tags.items():
             client.log_batch(run, tags=[RunTag(key, value) for key, value in pairs.items()])
     except Exception as error:
-        why = said_of(error, tracking)
+        why = said_of(error)
         _say(f"MLflow ({tracking.target}) lacks DVC's hashes: {why}; `python -m flows.report` sends them")
 
 
