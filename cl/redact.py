@@ -9,9 +9,9 @@ from urllib.parse import quote, unquote
 _USER = re.compile(r"(?<=://)(?=[^/\s])\S*@")
 _SECRET = re.compile(
     r"(?i)([?&;#](?:[\w.\-]*(?:token|secret|passw(?:or)?d|passphrase|credentials?|signature|api_?-?key|access_?-?key)"
-    r"|pass|pwd|pw|key|auth|authorization|sig)=)[^&;#\s]+"
+    r"|pass|pwd|pw|key|auth|authorization|sig)=)(?!\*\*\*)[^&;#\s]+"
 )
-_HEADER = re.compile(r"(?i)(authorization\W{1,4}(?:basic|bearer)\s+)\S+")
+_HEADER = re.compile(r"(?i)(authorization\W{1,4}(?:basic|bearer)\s+)(?!\*\*\*)\S+")
 
 
 def without_password(text: str) -> str:

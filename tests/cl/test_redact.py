@@ -31,6 +31,7 @@ from cl.redact import encoded, without_password
 )
 def test_no_password_is_shown(text: str, shown: str) -> None:
     assert without_password(text) == shown
+    assert without_password(f"({shown}): why") == f"({shown}): why"
 
 
 @pytest.mark.parametrize(
