@@ -16,6 +16,7 @@ from cl.literal import WHOLE
 from cl.overlay import spelled_methods
 from cl.params import Params, names_in, read
 from cl.paths import option
+from cl.redact import without_password
 
 RAW = Path("data")
 
@@ -113,7 +114,7 @@ def _ended(main: Callable[[], int]) -> int:
     except SystemExit as error:  # argparse's, which has said why
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except UserError as error:
-        _complain(f"error: {error}")
+        _complain(f"error: {without_password(str(error))}")
         return 2
     except OSError as error:
         if fault := streams.fault(error):

@@ -80,6 +80,11 @@ def event_of(line: str | bytes) -> Event | None:
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
+def told_to_units(params: Params) -> bytes:
+    """The params file of the units. Where a run is tracked is none of their business, and may hold a password."""
+    return params.model_dump_json(exclude={"tracking"}).encode()
+
+
 def how_it_ended(code: int, log: Path) -> str:
     """What is known of a unit that told nothing itself: its exit status and the last it wrote to its log."""
     last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
@@ -96,7 +101,7 @@ class Children:
         self._lock = threading.Lock()
         self.stopped = False
         self._params_file = out / ".work" / f"params-{os.getpid()}.json"
-        self._held = hold(self._params_file, params.model_dump_json().encode())
+        self._held = hold(self._params_file, told_to_units(params))
 
     def run(self, unit: UnitOfWork, trial_workers: int = 1) -> str | None:
         """Run one unit to its end; returns why it failed, or None."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from cl.errors import UserError
 from cl.params import Params
 from flows import provenance
 from flows.champion import crown
+from flows.deadline import finish
 from flows.engine import Plain, engine
 from flows.follower import tracking_of
 from flows.prepare import prepare
@@ -67,4 +67,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

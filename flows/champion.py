@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from cl import cli
 from cl.errors import UserError
 from cl.params import Params
 from flows.choice import choose
+from flows.deadline import finish
 from flows.engine import Plain, engine
 from flows.follower import tracking_of
+from flows.mlflow_server import ENVIRONMENT, TIMEOUT, UPLOAD_TIMEOUT
 from flows.registry import ALIAS, register
-from flows.tracking import ENVIRONMENT, TIMEOUT
-
-UPLOAD_SECONDS = "120"
 
 
 def crown(params: Params, out: Path, prefect: Plain, method: str | None = None, seed: int | None = None) -> None:
@@ -30,7 +28,7 @@ def crown(params: Params, out: Path, prefect: Plain, method: str | None = None, 
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     if os.environ[TIMEOUT] == ENVIRONMENT[TIMEOUT]:  # ours, also from the tracking of this run: an upload takes longer
-        os.environ[TIMEOUT] = UPLOAD_SECONDS
+        os.environ[TIMEOUT] = UPLOAD_TIMEOUT
     choice = choose(params, out, method, seed)
     tracking = tracking_of(params, out)
     said = register(params, out, choice, tracking)
@@ -68,4 +66,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

@@ -28,7 +28,7 @@ from cl.files import hold, remove, remove_left, sweep, write_bytes
 from cl.keys import unit_folder, unit_key
 from cl.machine import processors
 from cl.params import PACKAGE, Execution, Params, read
-from cl.pool import UNIT_ENVIRONMENT, Event, Hear, UnitOfWork, command_of, event_of, how_it_ended
+from cl.pool import UNIT_ENVIRONMENT, Event, Hear, UnitOfWork, command_of, event_of, how_it_ended, told_to_units
 from cl.unit import publish_if_finished
 
 POLL_SECONDS = 0.25
@@ -227,7 +227,7 @@ class Units:
         _sweep(self.out / ".work")
         self._run = self.out / ".work" / f"run-{uuid4().hex}"
         self._leash = hold(self._run / LEASH, b"")
-        write_bytes(self._run / "params.json", params.model_dump_json().encode())
+        write_bytes(self._run / "params.json", told_to_units(params))
 
     @property
     def stopped(self) -> bool:

@@ -71,7 +71,8 @@ def benchmark(
         settings: Any key of params.yaml, as KEY.PATH=VALUE, for instance training.epochs=20.
         out: The folder of the results, from the project's folder. What is finished there is not done again.
     """
-    compare(chosen(benchmark, methods, seeds, settings), option("out")(out), engine())
+    with engine() as prefect:
+        compare(chosen(benchmark, methods, seeds, settings), option("out")(out), prefect)
 
 
 @flow(name="nightly", flow_run_name=run_name, persist_result=False)
@@ -91,7 +92,8 @@ def nightly(
         settings: Any key of params.yaml, as KEY.PATH=VALUE, for instance training.epochs=20.
         out: The nights are in its folder `nights`, one each.
     """
-    nights.nightly(chosen(benchmark, methods, seeds, settings), option("out")(out), engine(), datetime.now(UTC))
+    with engine() as prefect:
+        nights.nightly(chosen(benchmark, methods, seeds, settings), option("out")(out), prefect, datetime.now(UTC))
 
 
 @flow(name="add-task", flow_run_name=run_name, persist_result=False)
@@ -115,7 +117,8 @@ def add_task(
     """
     more = [f"benchmark.tasks={'null' if tasks is None else tasks}"]
     params = chosen(benchmark, methods, seeds, [*(settings or []), *more])
-    compare(params, option("out")(out), engine())
+    with engine() as prefect:
+        compare(params, option("out")(out), prefect)
 
 
 @flow(name="report", flow_run_name=run_name, persist_result=False)
@@ -133,4 +136,5 @@ def report(
         settings: Any key of params.yaml, as KEY.PATH=VALUE.
         out: The folder of the results.
     """
-    reports.report(chosen(None, methods, seeds, settings), option("out")(out), engine())
+    with engine() as prefect:
+        reports.report(chosen(None, methods, seeds, settings), option("out")(out), prefect)

@@ -1,21 +1,29 @@
 """Prefect where there is a server, nothing at all where there is none.
 
-A stage is written once, as a plain function. With a Prefect server configured (`PREFECT_API_URL`) it runs as a
-named and tagged flow, its units as tasks; without one it is simply called, and Prefect is not even imported: the
-temporary server that Prefect would start instead costs ten seconds a stage.
+A stage is written once, as a plain function, and runs as one. Where a Prefect server is configured (`PREFECT_API_URL`)
+it is told of the stage as a named and tagged flow run, and of the units as task runs; where none is, Prefect is not
+even imported.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import json
+import logging
 import os
+import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from cl.errors import UserError
+from cl.redact import without_password
+from flows.deadline import check_answer
+from flows.prefect_runs import Run, Teller
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -29,9 +37,9 @@ class Plain:
 
     url: str | None = None
 
-    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T], at_once: int = 1) -> T:
-        """Run the body as a flow of this name, with so many tasks at once."""
-        del name, run_name, tags, at_once
+    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T]) -> T:
+        """Run the body as a flow of this name."""
+        del name, run_name, tags
         return body()
 
     def each(
@@ -83,106 +91,151 @@ class Plain:
     def progress(self, key: str, share: float, description: str) -> None:
         """Show how far a unit is, `share` in [0, 1]."""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait, for some seconds at most, until those who are told of the run know all."""
+
 
 class WithServer(Plain):
-    """Flows and tasks on the Prefect server at `url`."""
+    """Runs all as without a server, and tells the one at `url` of flow and task runs (`flows.prefect_runs`)."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._progress: dict[str, Any] = {}
+        self._teller = Teller(url)
+        self._around = _run_by_prefect()
+        """The flow run that Prefect itself runs us in, as a deployment."""
 
-    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T], at_once: int = 1) -> T:
-        """Run the body as a flow; a `UserError` from it fails the flow with its message, and is raised again."""
-        import prefect
-        from prefect.task_runners import ThreadPoolTaskRunner
+    @property
+    def _run(self) -> Run | None:
+        return _current.get() or self._around
 
-        runner: Any = ThreadPoolTaskRunner(max_workers=at_once)
-        made = prefect.flow(name=name, flow_run_name=run_name, task_runner=runner, persist_result=False)(body)
-        with prefect.tags(*tags):
-            return made()
+    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T]) -> T:
+        """Run the body as a flow run; a `UserError` from it fails that with its message, and is raised again."""
+        run = self._teller.flow(name, run_name, tags, self._run)
+        with contextlib.ExitStack() as stack:
+            if run.parent is None:
+                stack.enter_context(self)
+            with self._told(run):
+                return super().flow(name, run_name, tags, body)
 
     def each(
         self, units: Sequence[U], body: Callable[[U], T], at_once: int, name: Callable[[U], str]
     ) -> list[T | UserError]:
-        """Run the body as a task for every unit; one that raises is a failed task, and no more."""
-        import prefect
-        from prefect.cache_policies import NO_CACHE
+        """Run the body as a task run for every unit; one that raises has failed, and no more."""
+        around = self._run
+        if around is None:
+            return super().each(units, body, at_once, name)
 
-        del at_once  # the flow's
-        made = prefect.task(name="unit", cache_policy=NO_CACHE, persist_result=False)(body)
-        futures = [made.with_options(task_run_name=name(unit)).submit(unit) for unit in units]
-        found: list[T | UserError] = []
-        for future in futures:
-            result = future.result(raise_on_failure=False)
-            if isinstance(result, BaseException) and not isinstance(result, UserError):
-                raise result
-            found.append(result)
-        return found
+        def told(unit: U) -> T:
+            with self._told(self._teller.task("unit", name(unit), around)):
+                return body(unit)
+
+        return super().each(units, told, at_once, name)
 
     def retried(self, name: str, body: Callable[[], T]) -> T:
-        """Run it as a task with retries."""
-        import prefect
-        from prefect.cache_policies import NO_CACHE
+        """Run it as a task run, of which the server sees every try."""
+        if (around := self._run) is None:
+            return super().retried(name, body)
+        run = self._teller.task(name, name, around)
+        tries = 0
 
-        delays = list(RETRIES)
-        made = prefect.task(
-            name=name,
-            retries=len(delays),
-            retry_delay_seconds=delays,
-            cache_policy=NO_CACHE,
-            persist_result=False,
-        )(body)
-        return made()
+        def told() -> T:
+            nonlocal tries
+            tries += 1
+            if tries > 1:
+                self._teller.goes_on(run)
+            try:
+                return body()
+            except Exception as error:
+                if tries <= len(RETRIES):
+                    self._teller.waits(run, _reason(error))
+                raise
+
+        with self._told(run):
+            return super().retried(name, told)
+
+    @contextlib.contextmanager
+    def _told(self, run: Run) -> Iterator[None]:
+        """Be this run, and tell how it ends."""
+        token = _current.set(run)
+        try:
+            yield
+        except Exception as error:
+            detail = "" if isinstance(error, UserError) else f"\n{traceback.format_exc()}"
+            self._teller.line(run, f"{_reason(error)}{detail}", logging.ERROR)
+            self._teller.end(run, "FAILED", _reason(error))
+            raise
+        except BaseException as error:  # an interrupt
+            self._teller.end(run, "CRASHED", type(error).__name__)
+            raise
+        else:
+            self._teller.end(run, "COMPLETED")
+        finally:
+            _current.reset(token)
 
     def say(self, line: str) -> None:
-        """Log the line to the run, which also prints it."""
-        import prefect
-        from prefect.exceptions import MissingContextError
-
-        try:
-            prefect.get_run_logger().info(line)
-        except MissingContextError:  # before or after the run
-            super().say(line)
+        """Show the line, here and in the run's log."""
+        super().say(line)
+        if (run := self._run) is not None:
+            self._teller.line(run, line)
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
         """Store a table artifact under the key, so that the UI keeps its history."""
-        from prefect.artifacts import create_table_artifact
-
-        create_table_artifact(table=[dict(row) for row in rows], key=key, description=description)
+        if (run := self._run) is not None:
+            self._teller.artifact(run, key, "table", json.dumps([dict(row) for row in rows]), description)
 
     def link(self, key: str, address: str, description: str) -> None:
         """Store a link artifact under the key."""
-        from prefect.artifacts import create_link_artifact
-
-        create_link_artifact(link=address, key=key, description=description)
+        if (run := self._run) is not None:
+            self._teller.artifact(run, key, "markdown", f"[{address}]({address})", description)
 
     def page(self, key: str, markdown: str, description: str) -> None:
         """Store a Markdown artifact under the key."""
-        from prefect.artifacts import create_markdown_artifact
-
-        create_markdown_artifact(markdown=markdown, key=key, description=description)
+        if (run := self._run) is not None:
+            self._teller.artifact(run, key, "markdown", markdown, description)
 
     def progress(self, key: str, share: float, description: str) -> None:
         """Keep a progress artifact under the key up to date: it stands above the unit's task in the run's graph."""
-        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+        if (run := self._run) is not None:
+            self._teller.progress(run, key, share, description)
 
-        told: dict[str, Any] = {"progress": round(100 * share, 1), "description": description}
-        known = self._progress.get(key)
-        if known is None:
-            self._progress[key] = create_progress_artifact(key=key, **told)
-        else:
-            update_progress_artifact(artifact_id=known, **told)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._teller.flush(_interrupts(error))
+
+
+_current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("run", default=None)
+
+
+def _run_by_prefect() -> Run | None:
+    """The flow run whose process this is, where Prefect started it: it is told of by Prefect."""
+    if (context := sys.modules.get("prefect.context")) is None:
+        return None
+    found = context.FlowRunContext.get()
+    return None if found is None or found.flow_run is None else Run("flow", (), identity=str(found.flow_run.id))
+
+
+def _interrupts(error: BaseException | None) -> bool:
+    return error is not None and not isinstance(error, Exception)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def engine() -> Plain:
     """Prefect where `PREFECT_API_URL` names a server that answers; else none, saying so where one was named."""
-    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    url = os.environ.get("PREFECT_API_URL", "").strip().rstrip("/")
     if not url:
         return Plain()
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=HEALTH_SECONDS):
-            pass
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        print(f"warning: no Prefect server answers at {url} ({error}); going on without", flush=True)
+        check_answer(f"{url}/health", HEALTH_SECONDS)
+    except ConnectionError as error:
+        print(f"warning: no Prefect server answers at {without_password(url)} ({error}); going on without", flush=True)
         return Plain()
     return WithServer(url)

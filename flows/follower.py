@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -10,10 +11,13 @@ from pathlib import Path
 from types import TracebackType
 
 from cl.params import Params
+from flows.deadline import leave_behind
 from flows.tracking import Tracker, Tracking
 
 SECONDS_BETWEEN_LOOKS = 15.0
 """A unit that is still running is logged no more often than this; short runs are logged once, at their end."""
+LEAVE_SECONDS = {"server": 75.0, "embedded": 300.0, "interrupted": 5.0}
+"""How long what is left may take at the end of a run; afterwards it is left for the next one."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,14 @@ def tracking_of(params: Params, out: Path) -> Tracking:
 
 
 class Follower:
-    """Hands unit folders to the tracker, in order; leaving the context waits for what is left."""
+    """Hands unit folders to the tracker, in order; leaving the context waits for what is left, for so long at most."""
 
-    def __init__(self, tracker: Tracker | None) -> None:
+    def __init__(self, tracker: Tracker | None, seconds: float = LEAVE_SECONDS["embedded"]) -> None:
         self._tracker = tracker
+        self._seconds = seconds
         self._queue: queue.Queue[_Look | None] = queue.Queue()
         self._last: dict[Path, float] = {}
+        # A daemon: where a tracker hangs, the process ends all the same.
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
     @staticmethod
@@ -45,7 +51,9 @@ class Follower:
         if not params.tracking.enabled:
             return Follower(None)
         settings = params.model_dump(mode="json", exclude={"seeds", "tracking", "champion", "execution"})
-        return Follower(Tracker(tracking_of(params, out), tags, settings))
+        where = tracking_of(params, out)
+        seconds = LEAVE_SECONDS["embedded" if where.uri is None else "server"]
+        return Follower(Tracker(where, tags, settings), seconds)
 
     def look(self, unit: Path, finished: bool = False, failed: str | None = None) -> None:
         """The unit has come further (or to its end)."""
@@ -64,7 +72,12 @@ class Follower:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._queue.put(None)
-        self._thread.join()
+        interrupted = error is not None and not isinstance(error, Exception)
+        self._thread.join(LEAVE_SECONDS["interrupted"] if interrupted else self._seconds)
+        if self._thread.is_alive():
+            leave_behind(self._thread)
+            if not interrupted:
+                print("tracking: MLflow takes too long; the next run sends the rest", file=sys.stderr, flush=True)
 
     def _work(self) -> None:
         while (look := self._queue.get()) is not None:

@@ -10,7 +10,6 @@ nightly`. Ends with status 1 where something got worse beyond noise (`flows.verd
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from cl.params import Params
 from flows import provenance, tracking
 from flows.benchmark import named, stages
 from flows.champion import crown
+from flows.deadline import finish
 from flows.engine import Plain, engine
 from flows.follower import tracking_of
 from flows.results import Run, read_runs
@@ -202,7 +202,10 @@ def _judge(params: Params, home: Path, out: Path, failure: UnitsFailed | None, p
         tags = {"headline": verdict.headline, "good": str(record["good"]).lower(), **record["from"]}
         texts = {"morning.html": page, "morning.md": text}
         where = tracking_of(params, out)
-        prefect.retried("track the night", lambda: tracking.record(where, f"night {out.name}", values, tags, texts))
+        try:
+            prefect.retried("track the night", lambda: tracking.record(where, f"night {out.name}", values, tags, texts))
+        except UserError as error:  # the verdict stands all the same
+            prefect.say(f"warning: the night is not in MLflow: {error}")
     return verdict
 
 
@@ -305,4 +308,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

@@ -8,14 +8,19 @@ is kept in the block, encrypted, so that it may hold a token.
 from __future__ import annotations
 
 import argparse
-import sys
+import os
+import re
 from typing import Any
 
 from cl import cli
 from cl.errors import UserError
+from cl.redact import encoded, without_password
+from flows.deadline import finish, within
 from flows.engine import WithServer, engine
 
 NAME = "nightly-failed"
+SECONDS = 30.0
+"""For all that is asked of the server."""
 BODY = """{
   "run": {{ flow_run.name | tojson }},
   "state": {{ flow_run.state.name | tojson }},
@@ -66,13 +71,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.notify", description=main.__doc__)
     parser.add_argument("url", help="to POST to")
     given = parser.parse_args()
-    if not isinstance(engine(), WithServer):
+    if not re.match(r"https?://[^/\s]+", given.url):
+        raise UserError("the URL has to begin with http:// or https:// and the name of a host")
+    prefect = engine()
+    if not isinstance(prefect, WithServer):
         raise UserError(
             "PREFECT_API_URL has to name a Prefect server that answers; `make serve` starts one and says which"
         )
-    print(f"automation {NAME}: {notify(given.url)}")
+    os.environ["PREFECT_API_URL"] = encoded(prefect.url or "")  # for Prefect's own settings
+    try:
+        made = within(SECONDS, lambda: notify(given.url))
+    except UserError:
+        raise
+    except Exception as error:  # Prefect's client has many for a server that fails or answers nonsense
+        said = without_password(" ".join(str(error).split()).replace(given.url, "the URL"))[:200]
+        where = without_password(prefect.url or "")
+        raise UserError(f"the Prefect server at {where} has not taken it ({type(error).__name__}: {said})") from None
+    print(f"automation {NAME}: {made}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from cl import cli
@@ -10,6 +9,7 @@ from cl.data.prepare import prepare as prepare_data
 from cl.params import Params
 from cl.pool import check_out
 from flows import provenance
+from flows.deadline import finish
 from flows.engine import Plain, engine
 from flows.stage import ends_with_dvc
 
@@ -35,4 +35,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

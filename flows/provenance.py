@@ -23,6 +23,7 @@ from cl.data.prepare import digest, read_manifest
 from cl.errors import UserError
 from cl.params import Params
 from flows import tracking
+from flows.deadline import finish
 from flows.follower import tracking_of
 from flows.results import Run, read_runs
 
@@ -214,4 +215,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

@@ -24,7 +24,7 @@ from flows import provenance
 from flows.choice import Choice, barred
 from flows.results import Run
 from flows.templates import template
-from flows.tracking import Tracking, connected, run_of, without_password
+from flows.tracking import Tracking, connected, refused, run_of
 
 ALIAS = "champion"
 SCORE, SEQUENCE, CHECKPOINT = "mean_average_accuracy", "data.sha256", "checkpoint.sha256"
@@ -145,13 +145,8 @@ def register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> s
 
     Returns what was decided, in a sentence. Raises `UserError` where MLflow refuses.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with refused(tracking):
         return _register(params, out, choice, tracking)
-    except MlflowException as error:
-        text = without_password(" ".join(error.message.split()))
-        raise UserError(f"MLflow ({tracking.target}): {text[:300]}") from None
 
 
 def _register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> str:
@@ -231,7 +226,8 @@ def _log(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "model")
         save(folder, choice, facts, card)
-        client.log_model_artifacts(logged.model_id, str(folder))
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        client.carrying(size).log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
     if source is not None:
         client.log_outputs(source, [LoggedModelOutput(logged.model_id, 0)])

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 from cl import metrics
 from cl.errors import UserError
 from cl.files import sweep, write_whole
+from cl.redact import without_password
+from flows.deadline import finish
 from flows.results import Run, count, read_runs
 
 if TYPE_CHECKING:
@@ -496,7 +498,7 @@ def where_to_look_next(where: Tracking) -> str:
     comparison = tracking.comparison_url(where.target if served else "http://127.0.0.1:5000", where)
     mlflow = [comparison] if served else [tracking.ui_command(where), f"then {comparison}"]
     if api := os.environ.get("PREFECT_API_URL"):
-        prefect = [api.rstrip("/").removesuffix("/api")]
+        prefect = [without_password(api.rstrip("/").removesuffix("/api"))]
     else:
         home = os.environ.get("PREFECT_HOME")
         settings = ["DO_NOT_TRACK=true", "PREFECT_SERVER_ANALYTICS_ENABLED=false"]
@@ -567,4 +569,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     from cl import cli
 
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

@@ -7,14 +7,15 @@ ends just these processes, and never another that has got the same number since.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from cl.files import read_json, write_json
 from cl.params import read
 from cl.paths import option
 from flows import QUIET
+from flows.deadline import check_answer, finish
 from flows.follower import tracking_of
 from flows.stage import started_at
 from flows.tracking import Tracking, comparison_url, ensure, server_command
@@ -35,7 +37,7 @@ HOST = "127.0.0.1"
 HOME = Path(".prefect")
 STATE = HOME / "servers.json"
 POOL = "local"
-SECONDS_TO_START, SECONDS_TO_STOP = 120.0, 15.0
+SECONDS_TO_START, SECONDS_TO_STOP, SECONDS_TO_DEPLOY, ANSWER_SECONDS = 120.0, 15.0, 120.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,10 @@ class Server:
     def answers(self) -> bool:
         """Whether it is ready."""
         try:
-            with urllib.request.urlopen(self.health, timeout=2):
-                return True
-        except (urllib.error.URLError, OSError):
+            check_answer(self.health, ANSWER_SECONDS)
+        except ConnectionError:
             return False
+        return True
 
 
 def known() -> dict[str, Server]:
@@ -84,7 +86,7 @@ def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: 
     Raises `UserError` where a port is taken or a server does not come up, naming its log.
     """
     servers = known()
-    api = f"http://{HOST}:{prefect_port}/api"
+    api = f"{servers['prefect'].address if 'prefect' in servers else f'http://{HOST}:{prefect_port}'}/api"
     env = {
         **QUIET,
         "PREFECT_HOME": str(HOME.resolve()),
@@ -124,14 +126,25 @@ def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: 
         servers["worker"] = _launch("worker", command, env, health, health)
     for server in servers.values():
         _wait(server)
-    done = subprocess.run(
-        [*prefect, "--no-prompt", "deploy", "--all"],
-        env={**os.environ, **env, "PWD": str(Path.cwd())},  # prefect.yaml asks for it; a parent may have left another
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [*prefect, "--no-prompt", "deploy", "--all"],
+            env={
+                **os.environ,
+                **env,
+                "PWD": str(Path.cwd()),
+            },  # prefect.yaml asks for it; a parent may have left another
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=SECONDS_TO_DEPLOY,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"prefect.yaml could not be deployed within {SECONDS_TO_DEPLOY:.0f} s: the Prefect server at {api} does "
+            "not answer; end it with `make stop` and start again"
+        ) from None
     if done.returncode != 0:
         raise UserError(f"prefect.yaml cannot be deployed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
     return servers
@@ -139,8 +152,8 @@ def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: 
 
 def _launch(name: str, command: list[str], env: Mapping[str, str], address: str, health: str) -> Server:
     number = address.split(":")[2].split("/")[0]
-    if _taken(int(number)):
-        raise UserError(f"port {number}, for {name}, is taken by another program; give another with --{name}-port")
+    if (why := _unusable(int(number))) is not None:
+        raise UserError(f"port {number}, for {name}, {why}; give another with --{name}-port")
     log = HOME / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -161,9 +174,11 @@ def _wait(server: Server) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
     while not server.answers:
         if not server.alive or time.monotonic() > deadline:
-            why = "ended" if not server.alive else f"did not answer within {SECONDS_TO_START:.0f} s"
-            last = "".join(Path(server.log).read_text(encoding="utf-8", errors="replace").splitlines(True)[-5:])
-            raise UserError(f"{server.name} {why}; the end of {server.log}:\n{last}")
+            late = f"did not answer within {SECONDS_TO_START:.0f} s (end it with `make stop`)"
+            why = late if server.alive else "ended"
+            log = Path(server.log)
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines(True) if log.exists() else []
+            raise UserError(f"{server.name} {why}; the end of {server.log}:\n{''.join(lines[-5:])}")
         time.sleep(0.3)
 
 
@@ -172,21 +187,27 @@ def stop() -> list[str]:
     servers = known()
     for name in sorted(servers, reverse=True):
         server = servers[name]
-        os.killpg(server.pid, signal.SIGTERM)
-        deadline = time.monotonic() + SECONDS_TO_STOP
-        while server.alive and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if server.alive:
-            os.killpg(server.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.killpg(server.pid, signal.SIGTERM)
+            deadline = time.monotonic() + SECONDS_TO_STOP
+            while server.alive and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if server.alive:
+                os.killpg(server.pid, signal.SIGKILL)
     STATE.unlink(missing_ok=True)
     return sorted(servers)
 
 
-def _taken(port: int) -> bool:
-    import socket
-
+def _unusable(number: int) -> str | None:
+    """Why no server can have the port."""
     with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
+        try:
+            probe.bind((HOST, number))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            return "is taken by another program" if taken else f"cannot be used ({error.strerror})"
+    return None
 
 
 def port(text: str) -> int:
@@ -221,11 +242,13 @@ def main() -> int:
     if not servers:
         print("nothing is running; start it with `make serve`")
         return 0
-    mlflow = servers["mlflow"].address if "mlflow" in servers else tracking.uri or ""
+    mlflow = servers["mlflow"].address if "mlflow" in servers else tracking.target
     print(f"compare  {comparison_url(mlflow, tracking)}")
-    print(f"runs from this shell show up with: export PREFECT_API_URL={shlex.quote(servers['prefect'].address)}/api")
+    if "prefect" in servers:
+        api = f"{servers['prefect'].address}/api"
+        print(f"runs from this shell show up with: export PREFECT_API_URL={shlex.quote(api)}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cl.live import shown
 from cl.params import Params
 from cl.pool import Children, Event, Hear, UnitOfWork, check_out, units_of, width
 from flows import cluster, provenance
+from flows.deadline import finish
 from flows.engine import Plain, engine
 from flows.follower import Follower
 from flows.stage import ends_with_dvc
@@ -48,7 +48,7 @@ def train(params: Params, out: Path, prefect: Plain, tags: Mapping[str, str] | N
         ):
             _train(params, out, prefect, mlflow, show, units, at_once, trial_workers)
 
-    prefect.flow("train", f"train {params.benchmark.name}: {name}", labels, body, at_once)
+    prefect.flow("train", f"train {params.benchmark.name}: {name}", labels, body)
 
 
 def _train(
@@ -81,8 +81,8 @@ def _train(
 
     def learn(unit: UnitOfWork) -> None:
         reason = children.run(unit, trial_workers)
-        if children.stopped:  # an interrupt: no unit's fault
-            return
+        if children.stopped:  # no unit's fault
+            raise KeyboardInterrupt
         folder = unit_folder(params, unit.method, unit.seed, out)
         mlflow.look(folder, finished=reason is None, failed=reason)
         if reason is not None:
@@ -111,4 +111,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    finish(cli.guarded(main))

@@ -41,6 +41,7 @@ from flows.champion import UPLOAD_SECONDS
 from flows.choice import Choice, barred, choose
 from flows.engine import Plain
 from flows.follower import Follower, tracking_of
+from flows.mlflow_server import ENVIRONMENT, TIMEOUT
 from flows.registry import (
     ALIAS,
     DESCRIPTION_LENGTH,
@@ -53,7 +54,6 @@ from flows.registry import (
     register,
     save,
 )
-from flows.tracking import ENVIRONMENT, TIMEOUT
 from tests.conftest import RAW
 from tests.flows.conftest import REPOSITORY, SMALL, Started, environment, options, run
 

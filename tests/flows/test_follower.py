@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -106,6 +107,25 @@ def test_a_slow_tracker_is_waited_for_at_the_end_only(tmp_path: Path, recorder: 
         recorder.free.set()
     assert len(recorder.calls) == 100
     assert recorder.closed
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_a_tracker_that_hangs_is_left_behind(
+    error: type[BaseException] | None, tmp_path: Path, recorder: Recorder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = unit(tmp_path, "slow")
+    recorder.free.clear()
+    before = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setitem(follower.LEAVE_SECONDS, "interrupted", 0.3)
+        with Follower(cast(Tracker, recorder), 0.3 if error is None else 60.0) as mlflow:
+            mlflow.look(folder, finished=True)
+            if error is not None:
+                raise error
+    assert 0.3 <= time.monotonic() - before < 3
+    said = "" if error else "tracking: MLflow takes too long; the next run sends the rest\n"
+    assert capfd.readouterr().err == said
+    recorder.free.set()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

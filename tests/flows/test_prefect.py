@@ -35,11 +35,14 @@ class Server:
 
     def rows(self, kind: str) -> list[Json]:
         """All flow runs, task runs or artifacts, the oldest first."""
-        request = urllib.request.Request(
-            f"{self.url}/{kind}/filter", b"{}", {"Content-Type": "application/json"}, method="POST"
-        )
+        return sorted(self.ask(f"/{kind}/filter", {}), key=lambda row: str(row["created"]))
+
+    def ask(self, path: str, body: Json) -> list[Json]:
+        """Ask for a list."""
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), headers, method="POST")
         with urllib.request.urlopen(request, timeout=30) as answer:
-            return sorted(json.load(answer), key=lambda row: str(row["created"]))
+            return list(json.load(answer))
 
     def row(self, kind: str, identity: str) -> Json:
         """One flow, by its id."""

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -23,9 +24,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.bad_server import KINDS, BadServer
 from cl import metrics
-from flows import tracking
-from flows.tracking import Tracker, Tracking, comparison_url, ui_command
+from cl.errors import UserError
+from flows import mlflow_server, tracking
+from flows.tracking import Tracker, Tracking, comparison_url, ensure, record, tagged, ui_command
 
 ROOT = Path(__file__).parents[2]
 PARAMS = {"training": {"epochs": 70}, "methods.ewc.strength": 400.0, "methods.si.strength": 1.0, "note": ""}
@@ -141,7 +144,7 @@ class FakeUnit:
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: making one takes seconds."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking._create_database(path)
+    mlflow_server.create_database(path)
     return path
 
 
@@ -168,7 +171,8 @@ def tracker(out: Path, **settings: Any) -> Tracker:
 def child(out: Path, unit: Path | str = "", how: str = "", uri: str = "") -> "subprocess.Popen[str]":
     """Start a process of its own on the unit."""
     command = [sys.executable, "-c", CHILD, str(out), uri, str(unit), how]
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    env = {**os.environ, "MLFLOW_HTTP_REQUEST_TIMEOUT": "1"} if how == "hastily" else None
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
 
 
 def query(out: Path, sql: str) -> list[Any]:
@@ -484,11 +488,11 @@ def test_a_lost_answer_anywhere_doubles_nothing(
 
         return request
 
-    requests = "search_runs create_run log_batch set_terminated log_text get_metric_history create_experiment"
+    requests = "search_runs create_run log_batch set_terminated log_artifact get_metric_history create_experiment"
     for name in requests.split():
         setattr(Lossy, name, lossy(name))
     monkeypatch.setattr(mlflow, "MlflowClient", Lossy)
-    monkeypatch.setattr(tracking, "METRICS", 15)  # so that a task takes several requests
+    monkeypatch.setattr(mlflow_server, "METRICS", 15)  # so that a task takes several requests
 
     def done(lost: int | None) -> tuple[Path, bool]:
         out = furnish(tmp_path / f"lost-{lost}", database)
@@ -544,39 +548,147 @@ def test_names_and_values_beyond_what_mlflow_takes(out: Path) -> None:
     assert values == {"long": 6000 * "v", "odd_key_": "null"}
 
 
-def test_a_damaged_database_or_file_costs_one_line(
-    out: Path, database: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_file_costs_one_line(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
     unit = FakeUnit(out)
     (unit.learn() / "result.json").write_text('{"schema": 1, "acc')
-    embedded(out).database.write_bytes(b"not a database" * 1000)
     track = tracker(out, retry_seconds=0.0)
     for _ in range(3):
         assert not track.sync(unit.folder, finished=True)
-    assert capfd.readouterr().err == (
-        "tracking: MLflow (embedded) is not up to date with ewc/seed-0/k1: DatabaseError: file is not a database; "
-        "training goes on, what is missing is sent later\n"
-    )
     track.close()
-    not_sent = "tracking: not sent to MLflow (embedded): ewc/seed-0; the next run sends it\n"
-    assert capfd.readouterr().err == not_sent
-
-    shutil.copy(database, embedded(out).database)
-    tracker(out).close()
-    first, last = capfd.readouterr().err.splitlines(keepends=True)
+    first, last = capfd.readouterr().err.splitlines()
     assert f"{unit.folder / 'result.json'} is damaged" in first
-    assert last == not_sent
+    assert last == "tracking: not sent to MLflow (embedded): ewc/seed-0; the next run sends it"
     shutil.rmtree(unit.folder)  # nothing is left that could be sent
     tracker(out).close()
     tracker(out).close()
     assert capfd.readouterr().err == ""
     assert runs(out) == {}
 
-    (out / ".work" / "tracking.json").write_text("{")
-    track = tracker(out)
-    assert not track.sync(unit.learn())
+
+@pytest.mark.parametrize("damage", ["text", "half", "pages", "other tables", "another version"])
+def test_a_damaged_database_is_said_with_the_remedy(out: Path, damage: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path = embedded(out).database
+    if damage == "half":
+        process = child(out, FakeUnit(out, "si").learn(), "finish")
+        assert process.communicate() == ("True\n", "")
+    whole = path.read_bytes()
+    wrong = {"text": b"not a database" * 1000, "half": whole[: len(whole) // 2]}
+    wrong["pages"] = whole[:4096] + (len(whole) - 4096) * b"x"
+    if damage in wrong:
+        path.write_bytes(wrong[damage])
+    elif damage == "other tables":
+        path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        if damage == "other tables":
+            connection.execute("CREATE TABLE experiments (note TEXT)")
+        elif damage == "another version":
+            connection.execute("UPDATE alembic_version SET version_num = 'of tomorrow'")
+    track = tracker(out, retry_seconds=0.0)
+    assert not track.sync(FakeUnit(out).learn(), finished=True)
     track.close()
-    assert "tracking.json is damaged: delete it" in capfd.readouterr().err
+    first, last = [line for line in capfd.readouterr().err.splitlines() if " INFO mlflow." not in line]
+    if damage == "another version":
+        said = "MLflow (embedded): MlflowException: Detected out-of-date database schema"
+        assert "then run 'mlflow db upgrade <database_uri>'" in first
+    else:
+        said = "; move it away, then it is made anew and filled from what is here"
+        assert f"{path} is damaged (" in first
+        assert f"{said}; training goes on" in first
+    assert last == "tracking: not sent to MLflow (embedded): ewc/seed-0; the next run sends it"
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        ensure(embedded(out))
+    assert "\n" not in str(caught.value)
+    if damage == "half":
+        path.rename(path.with_name("moved away"))
+        process = child(out)
+        assert process.communicate() == ("True\n", "")
+        assert {run for run in runs(out) if run.endswith("/seed-0")} == {"ewc/seed-0", "si/seed-0"}
+        assert set(runs(out).values()) == {"FINISHED"}
+
+
+def test_an_empty_database_is_made_anew(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    (out / "mlflow" / "new").mkdir(parents=True)
+    (out / "mlflow" / "new" / "thesis.txt").write_text("somebody's")
+    embedded(out).database.write_bytes(b"")
+    (out / "mlflow" / "mlflow.db-wal").write_bytes(b"of another database")
+    track = tracker(out)
+    assert track.sync(FakeUnit(out).learn(), finished=True)
+    track.close()
+    assert "tracking: " not in capfd.readouterr().err
+    assert len(runs(out)) == 4
+    assert (out / "mlflow" / "new" / "thesis.txt").read_text() == "somebody's"
+    assert (out / "mlflow" / "mlflow.db-wal.left").read_bytes() == b"of another database"
+
+
+LEDGERS = {
+    "nothing": lambda text: "",
+    "null": lambda text: "null",
+    "a list": lambda text: "[]",
+    "no object": lambda text: "{}",
+    "half": lambda text: text[: len(text) // 2],
+    "deep": lambda text: "[" * 100_000,
+    "another schema": lambda text: text.replace('"schema": 1', '"schema": 2'),
+    "units a list": lambda text: re.sub(r'"units": \{.*\}\n  \}', '"units": []\n  }', text, flags=re.DOTALL),
+    "a number for a path": lambda text: re.sub('"path": "[^"]*"', '"path": 7', text),
+    "an id that is none": lambda text: re.sub('"id": "[^"]*"', '"id": "../x"', text),
+}
+
+
+@pytest.mark.parametrize("damage", LEDGERS)
+def test_a_damaged_ledger_heals_and_makes_no_run_twice(
+    out: Path, damage: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also on a database that others use too, where the ledger's id finds what is ours."""
+    shared = {"shared": out / "mlflow"}
+    ledger, unit = out / ".work" / "tracking.json", FakeUnit(out)
+    track = tracker(out, **shared)
+    assert track.sync(FakeUnit(out, "si").learn(), finished=True)
+    assert track.sync(unit.learn(2))
+    track.close()
+    before = json.loads(ledger.read_text())
+    damaged = LEDGERS[damage](ledger.read_text())
+    assert damaged != ledger.read_text()
+    ledger.write_text(damaged)
+    comparison_url("http://127.0.0.1:5000", embedded(out, **shared))  # reads it
+    track = tracker(out, **shared)
+    assert track.sync(unit.learn(3), finished=True)
+    assert track.sync(FakeUnit(out, "si").folder, finished=True)
+    track.close()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"tracking: {ledger} was damaged: it is tracking.json.damaged-")
+    (aside,) = ledger.parent.glob("tracking.json.damaged-*")
+    assert aside.read_text() == damaged
+    assert json.loads(ledger.read_text()) == before | {"targets": json.loads(ledger.read_text())["targets"]}
+    assert len(runs(out)) == 2 * 4
+    assert set(runs(out).values()) == {"FINISHED"}
+    assert set(points(out).values()) == {1}
+
+
+def test_a_unit_killed_between_two_files_ends_with_all_metrics(out: Path, tmp_path: Path, database: Path) -> None:
+    """result.json has the last task, trials.json and cost.json do not; another process ends the run as killed."""
+    unit = FakeUnit(out)
+    earlier = {name: (unit.learn(2) / name).read_bytes() for name in ("trials.json", "cost.json")}
+    process = child(out, unit.folder, "die")
+    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    unit.learn(3)
+    for name, content in earlier.items():
+        (unit.folder / name).write_bytes(content)
+    tracker(out).close()
+    assert runs(out)["ewc/seed-0"] == "KILLED"
+    track = tracker(out)
+    assert track.sync(unit.folder, failed="killed by SIGKILL")
+    assert track.sync(unit.learn(3), finished=True)
+    track.close()
+    undisturbed = furnish(tmp_path / "undisturbed", database)
+    track = tracker(undisturbed)
+    assert track.sync(FakeUnit(undisturbed).learn(), finished=True)
+    track.close()
+    assert runs(out) == runs(undisturbed)
+    ordinary = f"key != '{WHOLE_PROCESS}'"
+    assert {p[:3] for p in points(out, ordinary)} == {p[:3] for p in points(undisturbed, ordinary)}
+    assert set(points(out).values()) == {1}
 
 
 @pytest.mark.slow
@@ -625,7 +737,7 @@ def test_only_tracking_imports_mlflow_and_only_when_needed() -> None:
                 name = path.relative_to(ROOT).as_posix()
                 importers.add(name)
                 assert name == run_by_mlflow or node not in tree.body, f"{path} imports MLflow before it is needed"
-    assert importers == {"flows/tracking.py", "flows/registry.py", run_by_mlflow}
+    assert importers == {"flows/mlflow_server.py", "flows/registry.py", run_by_mlflow}
 
 
 # Servers.
@@ -731,9 +843,50 @@ def test_a_server_that_never_answers_does_not_stall_training(
     assert "secret" not in first + last + (out / ".work" / "tracking.json").read_text()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_is_bad_costs_a_line_and_seconds(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import mlflow  # noqa: F401  # that takes its time, too, but only once
+
+    monkeypatch.setattr(mlflow_server, "REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(tracking, "COSTLY_SECONDS", 0.5)
+    out = tmp_path / "out"
+    units = [FakeUnit(out, method).learn() for method in ("ewc", "si", "mas")]
+    with BadServer(kind=kind) as bad:
+        where = Tracking(out, bad.url.replace("//", "//user:se@c/ret@"), "digits")
+        track = Tracker(where, TAGS, PARAMS)
+        before = time.monotonic()
+        for unit in units:
+            assert not track.sync(unit, finished=True)
+        track.close()
+        tracking.tag(where, {"a run": {"a": "tag"}})
+        for ask in (lambda: ensure(where), lambda: record(where, "night", {}, {}, {}), lambda: tagged(where, "a", "b")):
+            with pytest.raises(UserError) as caught:
+                ask()
+            assert str(caught.value).startswith(f"MLflow ({bad.url}): ")
+        assert time.monotonic() - before < 5 * 1.5
+    first, second, third = capfd.readouterr().err.splitlines()
+    assert first.startswith(f"tracking: MLflow ({bad.url}) is not up to date with ewc/seed-0/k1: ")
+    assert first.endswith("; training goes on, what is missing is sent later")
+    assert second.startswith(f"tracking: not sent to MLflow ({bad.url}): ewc/seed-0, ")
+    assert third.startswith(f"tracking: MLflow ({bad.url}) lacks DVC's hashes: ")
+    written = "".join(path.read_text() for path in (out / ".work").glob("tracking.*") if path.is_file())
+    assert "ret" not in re.sub("retr", "", first + second + third + str(caught.value)) + written
+
+
+def test_a_server_that_drips_holds_no_process(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with BadServer(kind="drips") as bad:
+        process = child(out, FakeUnit(out).learn(), "hastily", bad.url)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1  # it asserts that the unit was sent
+    assert "TimeoutError: no whole answer within 2 s" in said
+
+
 def test_what_is_said_of_an_error_holds_no_password() -> None:
     error = ConnectionError("HTTPConnection: http://user:secret@tracking.example:5000/api refused")
-    assert tracking._root(error) == "ConnectionError: HTTPConnection: http://tracking.example:5000/api refused"
+    assert mlflow_server.said_of(error) == "ConnectionError: HTTPConnection: http://tracking.example:5000/api refused"
 
 
 def test_the_command_that_is_shown_holds_no_password(out: Path) -> None:

@@ -1,0 +1,95 @@
+"""Deadlines over whole requests: who asks a server does so beside us, and is left behind when the time is over.
+
+The timeout of a socket begins anew with every byte, so a server that drips would hold a request for ever.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import contextvars
+import os
+import queue
+import sys
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
+from typing import Any, NoReturn, TypeVar
+
+from cl.redact import encoded, without_password
+
+T = TypeVar("T")
+
+_left_behind: set[threading.Thread] = set()
+
+
+def leave_behind(thread: threading.Thread) -> None:
+    """Nobody waits for this thread any more; see `finish`."""
+    _left_behind.add(thread)
+
+
+def finish(status: int) -> NoReturn:
+    """End the process with this status: at once, where a thread that was left behind still runs.
+
+    At its end Python takes such a thread down wherever it is; in code of C++ or Rust that aborts the process.
+    """
+    if any(thread.is_alive() for thread in _left_behind):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def within(seconds: float, body: Callable[[], T]) -> T:
+    """What the body returns, or raises, in a thread of its own.
+
+    Raises `TimeoutError` after so long; the body then goes on unheard, and keeps no process from ending.
+    """
+    ended: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            ended.put((body(), None))
+        except BaseException as error:  # whatever it is, it is raised where it is waited for
+            ended.put((None, error))
+
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(run,), name="request", daemon=True)
+    thread.start()
+    try:
+        value, error = ended.get(timeout=seconds)
+    except queue.Empty:
+        leave_behind(thread)
+        value, error = None, TimeoutError(f"no whole answer within {seconds:g} s")
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]  # None where the body returns it
+
+
+def check_answer(address: str, seconds: float) -> None:
+    """Ask for an address; raises `ConnectionError` with the reason where no good answer comes whole in that time."""
+
+    def get() -> None:
+        with urllib.request.urlopen(_request(address), timeout=seconds) as answer:
+            answer.read()
+
+    try:
+        within(seconds, get)
+    except (OSError, ValueError, HTTPException) as error:
+        what: Any = getattr(error, "reason", None) or error
+        said = without_password(" ".join(str(what).split())) or type(error).__name__
+        raise ConnectionError(said[:200]) from None
+
+
+def _request(address: str) -> urllib.request.Request:
+    """The request for an address that may hold a user name and a password, which urllib does not know of."""
+    parts = urllib.parse.urlsplit(encoded(address))
+    user, at, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(urllib.parse.urlunsplit(parts._replace(netloc=host)))
+    if at:
+        secret = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+        request.add_header("Authorization", f"Basic {secret}")
+    return request

@@ -1,0 +1,336 @@
+"""Tells a Prefect server of flow and task runs, from beside them: no run ever waits for the server.
+
+Prefect's own engine asks the server before and after every step of a run. Where the server is gone, hangs or answers
+nonsense, a run under that engine fails, or stands still, and training with it. Here what happens goes into a queue,
+and a thread sends it by Prefect's client, with a deadline for every request. What a server misses while it is away
+follows once it answers; one that stays away costs a warning, and at the end of the run a few seconds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from cl.redact import encoded, without_password
+from flows.deadline import leave_behind, within
+
+Json = dict[str, Any]
+
+REQUEST_SECONDS = 6.0
+"""For a whole request."""
+WAITS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""Seconds before a request that failed is tried again, from the first time on; then the last one for ever."""
+QUIET_SECONDS = 5.0
+"""A server that answers again within that time is not complained of."""
+END_SECONDS = (8.0, 60.0)
+"""At the end of a run: how long a server is waited for that takes nothing any more, and one that goes on taking."""
+INTERRUPTED_SECONDS = (3.0, 10.0)
+"""The same where the run was interrupted."""
+LINES, LINE_LENGTH = 200, 20_000
+"""Lines of a log that are sent at once, and how long each may be."""
+
+
+class Run:
+    """A flow run or a task run, of which the server is told."""
+
+    def __init__(self, kind: str, tags: Iterable[str], parent: Run | None = None, identity: str | None = None) -> None:
+        self.kind = kind
+        self.tags: list[str] = list(dict.fromkeys([*(parent.tags if parent else ()), *tags]))
+        self.parent = parent
+        self.id = identity
+        """At the server, once that has told it."""
+        self.ended = False
+        self.below: list[Run] = []
+        if parent is not None:
+            parent.below.append(self)
+
+    @property
+    def flow(self) -> Run:
+        """The flow run it belongs to."""
+        return self if self.kind == "flow" or self.parent is None else self.parent.flow
+
+
+class Teller:
+    """Sends, in order and in its own time, what the server at this address is told."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._jobs: deque[Callable[[], None]] = deque()  # the first one is being sent
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._client: Any = None
+        self._artifacts: dict[str, str] = {}
+        self._taken = time.monotonic()  # when the server last took something
+        self._ready = self._last_try = self._gave_up = self._warned = False
+
+    # What it can be told.
+
+    def flow(self, name: str, run_name: str, tags: Iterable[str], parent: Run | None) -> Run:
+        """A flow run that has begun, below another where it has a parent."""
+        run = Run("flow", tags, parent)
+        once = uuid.uuid4().hex
+
+        def create() -> None:
+            above = None
+            if parent is not None:
+                if parent.flow.id is None:
+                    return
+                placeholder = _task(name, once, run_name, run.tags, parent.flow.id)
+                above = self._ask("POST", "/task_runs/", placeholder)["id"]
+            flow = self._ask("POST", "/flows/", {"name": name})["id"]
+            made = {"flow_id": flow, "name": run_name, "tags": run.tags, "state": _state("PENDING")}
+            made |= {"parent_task_run_id": above, "idempotency_key": once}
+            run.id = str(self._ask("POST", "/flow_runs/", made)["id"])
+            self._set(run, "RUNNING", "")
+
+        self._put(create)
+        return run
+
+    def task(self, key: str, name: str, flow: Run) -> Run:
+        """A task run of the flow run that has begun."""
+        run = Run("task", (), flow)
+        once = uuid.uuid4().hex
+
+        def create() -> None:
+            if flow.id is not None:
+                made = _task(key, once, name, run.tags, flow.id)
+                run.id = str(self._ask("POST", "/task_runs/", made)["id"])
+                self._set(run, "RUNNING", "")
+
+        self._put(create)
+        return run
+
+    def end(self, run: Run, state: str, message: str = "") -> None:
+        """The run has ended; what is still under way below it has crashed with it."""
+        if run.ended:
+            return
+        run.ended = True
+        for below in run.below:
+            self.end(below, "CRASHED", message)
+        self._put(lambda: self._set(run, state, message))
+
+    def waits(self, run: Run, message: str) -> None:
+        """The run has failed and will be tried again."""
+        self._put(lambda: self._set(run, "SCHEDULED", message, "AwaitingRetry"))
+
+    def goes_on(self, run: Run) -> None:
+        """The run is under way again."""
+        self._put(lambda: self._set(run, "RUNNING", "", "Retrying"))
+
+    def line(self, run: Run, text: str, level: int = 20) -> None:
+        """A line of the run's log."""
+        told = {"message": without_password(text)[:LINE_LENGTH], "level": level, "timestamp": _now()}
+        with self._changed:
+            last = self._jobs[-1] if len(self._jobs) > 1 else None
+            if isinstance(last, _Lines) and len(last.told) < LINES:
+                last.told.append((run, told))
+                return
+        self._put(_Lines(self, [(run, told)]))
+
+    def artifact(self, run: Run, key: str, kind: str, data: str, description: str) -> None:
+        """Something to look at beside the run; the server keeps the earlier ones of the key."""
+        told = {"key": key, "type": kind, "data": data, "description": description}
+
+        def create() -> None:
+            self._create_artifact(run, told)
+
+        self._put(create)
+
+    def progress(self, run: Run, key: str, share: float, description: str) -> None:
+        """How far something is: one artifact of the key, kept up to date."""
+        told = {"data": round(100 * share, 1), "description": description}
+
+        def renew() -> None:
+            if (known := self._artifacts.get(key)) is not None:
+                self._ask("PATCH", f"/artifacts/{known}", told)
+            elif (made := self._create_artifact(run, {"key": key, "type": "progress", **told})) is not None:
+                self._artifacts[key] = made
+
+        self._put(renew)
+
+    def flush(self, interrupted: bool = False) -> None:
+        """Wait until the server knows all, as long as it goes on taking what it is told."""
+        idle, whole = INTERRUPTED_SECONDS if interrupted else END_SECONDS
+        end = time.monotonic() + whole
+        with self._changed:
+            self._taken = time.monotonic()
+            self._last_try = True
+            self._changed.notify_all()
+            while self._jobs and not self._gave_up:
+                left = (min(self._taken + idle, end) if self._ready else end) - time.monotonic()
+                if left <= 0:
+                    self._give_up("it takes too long")
+                else:
+                    self._changed.wait(left)
+            self._last_try = False
+        if self._gave_up and self._thread is not None:
+            leave_behind(self._thread)
+
+    # The thread.
+
+    def _put(self, job: Callable[[], None]) -> None:
+        with self._changed:
+            if self._gave_up:
+                return
+            self._jobs.append(job)
+            self._changed.notify_all()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="prefect", daemon=True)
+                self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            settings = _settings(self._url)
+        except Exception as error:  # Prefect is not installed, or refuses its own settings
+            with self._changed:
+                self._give_up(_said(error))
+            return
+        with self._changed:
+            self._ready, self._taken = True, time.monotonic()
+            self._changed.notify_all()
+        with settings:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._jobs)
+                    job = self._jobs[0]
+                self._deliver(job)
+                with self._changed:
+                    if self._gave_up:
+                        return
+                    self._jobs.popleft()
+                    self._taken = time.monotonic()
+                    self._changed.notify_all()
+
+    def _deliver(self, job: Callable[[], None]) -> None:
+        """Do it, however often it takes; not where the server refuses this very thing."""
+        began, failed = time.monotonic(), 0
+        while not self._gave_up:
+            last = self._last_try
+            try:
+                job()
+            except Exception as error:  # whatever a server, or Prefect's client, makes of it: training goes on
+                if _refused(error):
+                    self._warn(f"it refused something: {_said(error)}")
+                    return
+                with self._changed:
+                    if last:
+                        self._give_up(_said(error))
+                    elif time.monotonic() - began > QUIET_SECONDS:
+                        self._warn(_said(error))
+                    if not self._last_try:
+                        self._changed.wait_for(
+                            lambda: self._last_try or self._gave_up, WAITS[min(failed, len(WAITS) - 1)]
+                        )
+                failed += 1
+            else:
+                return
+
+    def _give_up(self, why: str) -> None:
+        self._gave_up = True
+        self._changed.notify_all()
+        self._warn(why)
+
+    def _warn(self, why: str) -> None:
+        """Say so, once."""
+        if not self._warned:
+            self._warned = True
+            url = without_password(self._url)
+            print(f"warning: the Prefect server at {url} is not up to date ({why}); the run itself goes on", flush=True)
+
+    # Requests.
+
+    def _set(self, run: Run, state: str, message: str, name: str | None = None) -> None:
+        if run.id is not None:
+            told = {"state": _state(state, message, name), "force": True}
+            self._ask("POST", f"/{run.kind}_runs/{run.id}/set_state", told)
+
+    def _create_artifact(self, run: Run, told: Json) -> str | None:
+        if run.id is None or run.flow.id is None:
+            return None
+        task = run.id if run.kind == "task" else None
+        made = self._ask("POST", "/artifacts/", {**told, "flow_run_id": run.flow.id, "task_run_id": task})
+        return str(made["id"])
+
+    def _ask(self, method: str, path: str, body: Any) -> Any:
+        """One request, in whole; raises whatever is wrong with the answer."""
+        if self._client is None:
+            self._client = _client()
+        client = self._client
+
+        def request() -> Any:
+            answer = client.request(method, path, json=body)
+            return answer.json() if answer.content else None
+
+        try:
+            return within(REQUEST_SECONDS, request)
+        except TimeoutError:
+            self._client = None  # closing it ends the request that was left behind
+            within(REQUEST_SECONDS, lambda: client.__exit__(None, None, None))
+            raise
+
+
+class _Lines:
+    """Lines of logs, sent together."""
+
+    def __init__(self, teller: Teller, told: list[tuple[Run, Json]]) -> None:
+        self._teller, self.told = teller, told
+
+    def __call__(self) -> None:
+        logs = [
+            {
+                **line,
+                "name": f"prefect.{run.kind}_runs",
+                "flow_run_id": run.flow.id,
+                "task_run_id": run.id if run.kind == "task" else None,
+            }
+            for run, line in self.told
+            if run.flow.id is not None
+        ]
+        if logs:
+            self._teller._ask("POST", "/logs/", logs)
+
+
+def _settings(url: str) -> Any:
+    """A context in which Prefect's client asks this address, and nothing twice."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    return temporary_settings({PREFECT_API_URL: encoded(url), PREFECT_CLIENT_MAX_RETRIES: 0})
+
+
+def _client() -> Any:
+    """Prefect's own client, which knows its keys, certificates and headers."""
+    from prefect.client.orchestration import get_client
+
+    return get_client(httpx_settings={"timeout": REQUEST_SECONDS}, sync_client=True).__enter__()
+
+
+def _task(key: str, once: str, name: str, tags: list[str], flow: str) -> Json:
+    """A task run to be made; told twice, it is made once."""
+    told = {"task_key": key, "dynamic_key": once, "name": name, "tags": tags, "flow_run_id": flow}
+    return {**told, "state": _state("PENDING")}
+
+
+def _state(kind: str, message: str = "", name: str | None = None) -> Json:
+    told: Json = {"type": kind, "name": name or kind.capitalize(), "message": without_password(message)[:LINE_LENGTH]}
+    return told
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _refused(error: Exception) -> bool:
+    """Whether the server is well, and refuses this one thing."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status in (400, 404, 409, 413, 422)
+
+
+def _said(error: Exception) -> str:
+    """What is wrong, in a few words without a password."""
+    text = without_password(" ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}"[:200] if text else type(error).__name__

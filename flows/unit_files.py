@@ -1,0 +1,186 @@
+"""What the files of a unit say, as MLflow is to show it: runs, metrics by step, parameters and tables."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl import metrics
+from cl.errors import UserError
+from flows.results import OTHERWISE
+
+Json = dict[str, Any]
+
+KEY_LENGTH, PARAM_LENGTH = 250, 6000
+"""What MLflow takes at most of a name, and of a parameter."""
+FILES = ("result.json", "trials.json", "cost.json")
+MARKER = "average_accuracy"
+"""Stored with the last metrics of a task: where it is, the task was logged."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one learned task adds. Times in milliseconds since the unit began."""
+
+    name: str
+    step: int  # number of tasks learned with it
+    start: int
+    end: int
+    params: dict[str, str]  # of the nested run
+    facts: dict[int, dict[str, float]]  # metrics of the nested run by step: of each trial, and of the task at 0
+    progress: dict[str, float]  # metrics of the unit's run, the marker first
+
+
+class Unit:
+    """A unit as its folder describes it; the folder may be empty or gone where nothing was learned.
+
+    Of a live one only those tasks count that cost.json has, too: it is the last file to be written.
+    """
+
+    def __init__(self, name: str, folder: Path, live: bool) -> None:
+        method, seed, _ = name.split("/")
+        self.label = f"{method}/{seed}"
+        self.digest = digest_of(folder)
+        self.files = [folder / file for file in FILES if (folder / file).exists()]
+        self.result, self.trials, self.cost = (_load(folder / file) for file in FILES)
+        self.params = {"method": method, "seed": seed.removeprefix("seed-")}
+        self.tags = dict(self.params)
+        if self.result:
+            self.tags["benchmark"] = self.result["benchmark"]
+        self.tags |= {f"machine.{key}": str(value) for key, value in self.cost.get("machine", {}).items()}
+        written = [file.stat().st_mtime for file in self.files] or [time.time()]
+        self.end = int(1000 * max(written))  # milliseconds since the epoch
+        self.start = self.end - int(1000 * self.cost.get("seconds", 0))
+        self.tasks = self._tasks(live) if self.result else []
+
+    def wants(self, key: str) -> bool:
+        """Whether this key of params.yaml concerns the unit: all but the knobs of other methods."""
+        return not key.startswith("methods.") or key.startswith(f"methods.{self.params['method']}.")
+
+    def _tasks(self, live: bool) -> list[Task]:
+        matrix, names = self.result["accuracy"], _metric_names(self.result["tasks"])
+        rows = [row for row, values in enumerate(matrix) if any(value is not None for value in values)]
+        costs = {cost["task"]: cost for cost in self.cost.get("per_task", [])}
+        left = [entry["task"] for entry in self.result["per_task"]]
+        tasks: list[Task] = []
+        for row, entry in zip(rows, self.result["per_task"], strict=True):
+            name = left.pop(0)
+            knobs = {f"knob.{key}": value for key, value in entry["knobs"].items()}
+            seen = matrix[: row + 1]
+            forgetting, learning = metrics.average_forgetting(seen), metrics.learning_accuracy(seen)
+            # In this order MLflow shows and offers them.
+            progress = {MARKER: metrics.average_accuracy(seen)}
+            progress |= _numbers({"average_forgetting": forgetting, "learning_accuracy": learning})
+            progress |= _numbers({"average_incremental_accuracy": metrics.average_incremental_accuracy(seen)})
+            progress |= {
+                f"average_{kind}": metrics.average_accuracy(self.result[kind][: row + 1])
+                for kind in OTHERWISE
+                if kind in self.result
+            }
+            facts = {"test_accuracy": progress[MARKER] if learning is None else matrix[row][row]}
+            start = end = tasks[-1].end if tasks else 0
+            if name not in costs and live:
+                break
+            if name in costs:
+                # The whole cost so far is the total less what came later: it ends at the total of the file.
+                later = [costs[task] for task in left if task in costs]
+                progress["seconds"] = self.cost["seconds"] - sum(sum(cost["seconds"].values()) for cost in later)
+                progress["step_seconds"] = self.cost["step_seconds"] - sum(cost["step_seconds"] for cost in later)
+                end = max(start, int(1000 * progress["seconds"]))
+                facts["seconds"] = sum(costs[name]["seconds"].values())
+                facts |= _numbers(costs[name])
+                facts |= {f"phase_seconds/{phase}": value for phase, value in costs[name]["seconds"].items()}
+                if not left:  # known of the process as a whole only
+                    progress["peak_memory_bytes"] = self.cost["peak_memory_bytes"]
+            facts |= _numbers(entry | knobs)
+            progress |= _numbers(entry | knobs)
+            progress |= {f"accuracy/{key}": a for key, a in zip(names, matrix[row], strict=True) if a is not None}
+            params = flatten({"task": name, "learning_rate": entry["learning_rate"]} | knobs)
+            points = self._trials(name)
+            points[0] = facts | points.get(0, {})
+            tasks.append(Task(name, row + 1, start, end, params, points, progress))
+        return tasks
+
+    def _trials(self, task: str) -> dict[int, dict[str, float]]:
+        """What the selection tried for a task, as metrics like `stability.accuracy`, by trial."""
+        steps: dict[int, dict[str, float]] = {}
+        for trial in self.trials.get("trials", []):
+            if trial["task"] == task:
+                tried = {key: trial[key] for key in ("accuracy", "threshold", "learning_rate")}
+                tried |= {f"knob.{key}": value for key, value in trial["knobs"].items()}
+                values = {f"{trial['phase']}.{key}": value for key, value in _numbers(tried).items()}
+                steps.setdefault(trial["trial"], {}).update(values)
+        return steps
+
+    def artifacts(self) -> dict[str, str]:
+        """Texts to keep with the run, by file name: our own files, and what MLflow can show as a table."""
+        texts = {file.name: file.read_text("utf-8") for file in self.files}
+        if self.result:
+            tasks = self.result["tasks"]
+            rows = [[task, *row] for task, row in zip(tasks, self.result["accuracy"], strict=True)]
+            texts["accuracy.csv"] = _csv([["after learning", *tasks], *rows])
+        if trials := self.trials.get("trials"):
+            columns = [key for key in trials[0] if key != "knobs"]
+            rows = [[*(t[key] for key in columns), json.dumps(t["knobs"], sort_keys=True)] for t in trials]
+            texts["trials.csv"] = _csv([[*columns, "knobs"], *rows])
+        return texts
+
+
+def digest_of(folder: Path, files: Sequence[str] = FILES) -> str:
+    """Sha256 over the files of a unit."""
+    digest = hashlib.sha256()
+    for path in (folder / file for file in files):
+        digest.update(hashlib.sha256(path.read_bytes()).digest() if path.exists() else b"none")
+    return digest.hexdigest()
+
+
+def _load(path: Path) -> Json:
+    """A JSON file, empty where there is none."""
+    try:
+        value: Json = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: delete it, it will be written anew") from error
+    return value
+
+
+def _numbers(values: Mapping[str, object]) -> dict[str, float]:
+    return {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+
+
+def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Nested settings as MLflow's parameters: `training.epochs` -> `70`."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[_clean(f"{prefix}{key}")] = text[:PARAM_LENGTH]
+    return flat
+
+
+def _clean(key: str, length: int = KEY_LENGTH) -> str:
+    """A name that MLflow takes for a parameter or, in part, for a metric."""
+    return re.sub(r"[^\w.\- :]", "_", key)[:length].strip(". ") or "_"
+
+
+def _metric_names(tasks: Sequence[str]) -> list[str]:
+    """Names of tasks as parts of a metric's name; unlike ones stay unlike."""
+    names = [_clean(task, KEY_LENGTH - 50) for task in tasks]
+    return names if len(set(names)) == len(names) else [f"{i:03d} {name}" for i, name in enumerate(names, 1)]
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

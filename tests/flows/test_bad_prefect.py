@@ -1,0 +1,227 @@
+"""A Prefect server that goes bad costs a warning and a few seconds: what runs, runs on, once, and ends as it would."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from benchmarks.bad_server import KINDS, BadServer
+from cl.errors import UserError
+from flows import engine as engines
+from flows import prefect_runs
+from flows.deadline import within
+from flows.engine import Plain, WithServer, engine
+from tests.flows.conftest import Finished, options, published, run
+from tests.flows.test_prefect import Json, Server, server
+
+__all__ = ["server"]
+
+LOST = 2.5
+"""Seconds that a bad server may cost where `hasty` holds."""
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds as tenths of seconds."""
+    monkeypatch.setattr(prefect_runs, "REQUEST_SECONDS", 0.6)
+    monkeypatch.setattr(prefect_runs, "END_SECONDS", (0.8, 5.0))
+    monkeypatch.setattr(prefect_runs, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(prefect_runs, "WAITS", (0.1, 0.2))
+    monkeypatch.setattr(engines, "HEALTH_SECONDS", 0.6)
+    import prefect  # noqa: F401  # that takes its time, too, but only once
+
+
+def work(prefect: Plain, meanwhile: Callable[[], object] = lambda: None) -> list[Any]:
+    """A flow in a flow, with two units, one of which fails; returns what came of it, and how often each was run."""
+    calls: list[str] = []
+
+    def unit(name: str) -> str:
+        calls.append(name)
+        prefect.progress(f"progress-{name}", 0.5, "half")
+        prefect.say(f"{name} says so")
+        if name == "b":
+            raise UserError("b cannot")
+        return name.upper()
+
+    def inner() -> list[Any]:
+        found = prefect.each(["a", "b"], unit, 2, str)
+        prefect.table("rows", [{"a": 1}], "a table")
+        meanwhile()
+        return found
+
+    def outer() -> list[Any]:
+        return prefect.flow("inner", "the inner one", ["in"], inner)
+
+    found: list[Any] = prefect.flow("outer", "the outer one", ["out"], outer)
+    prefect.say("after all")
+    return [*map(str, found), sorted(calls)]
+
+
+RIGHT = ["A", "b cannot", ["a", "b"]]
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_is_bad_from_the_start_costs_a_warning(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert work(Plain()) == RIGHT
+    lines = set(capsys.readouterr().out.splitlines())
+    with BadServer(kind=kind) as bad:
+        before = time.monotonic()
+        assert work(WithServer(bad.url.replace("//", "//user:se@c/ret@"))) == RIGHT
+        assert time.monotonic() - before < LOST
+    said = capsys.readouterr()
+    (warning,) = set(said.out.splitlines()) - lines
+    assert warning.startswith(f"warning: the Prefect server at {bad.url} is not up to date (")
+    assert len(warning) < 350
+    assert said.err == ""
+    assert "ret" not in warning.replace("retr", "")
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("kind", ["hangs", "drips"])
+def test_an_interrupt_waits_for_no_bad_server(kind: str) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with BadServer(kind=kind) as bad:
+        before = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            work(WithServer(bad.url), interrupted)
+        assert time.monotonic() - before < LOST
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("kind", ["dies", "hangs", "drips", "garbage", "refuses"])
+def test_where_no_server_answers_at_the_start_there_is_none(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BadServer(kind=kind) as bad:
+        monkeypatch.setenv("PREFECT_API_URL", bad.url.replace("//", "//user:secret@") + "/api")
+        before = time.monotonic()
+        assert type(engine()) is Plain
+        assert time.monotonic() - before < LOST
+    (warning,) = capsys.readouterr().out.splitlines()
+    assert warning.startswith(f"warning: no Prefect server answers at {bad.url}/api (")
+    assert "secret" not in warning
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://?", "http://[::1/api", "http://127.0.0.1:99999/api", "ftp://x/é"])
+def test_an_address_that_is_none_is_said(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    assert type(engine()) is Plain
+    (warning,) = capsys.readouterr().out.splitlines()
+    assert warning.startswith(f"warning: no Prefect server answers at {url} (")
+
+
+def test_what_takes_too_long_is_left_behind() -> None:
+    before = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"within 0\.2 s"):
+        within(0.2, lambda: time.sleep(2))
+    assert time.monotonic() - before < 1
+    assert within(5, lambda: None) is None
+    with pytest.raises(UserError, match="its own"):
+        within(5, lambda: exec("raise UserError('its own')", {"UserError": UserError}))
+
+
+# With the real server.
+
+
+def rows_since(server: Server, before: set[str], kind: str) -> dict[str, Json]:
+    return {row["name"]: row for row in server.rows(kind) if row["id"] not in before}
+
+
+def test_what_a_server_missed_follows_once_it_answers(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prefect_runs, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(prefect_runs, "WAITS", (0.2,))
+    known = {kind: {row["id"] for row in server.rows(kind)} for kind in ("flow_runs", "task_runs")}
+    port = int(server.url.split(":")[2].split("/")[0])
+    with BadServer(behind=port, kind="refuses") as bad:
+
+        def back() -> None:
+            while bad.asked < 3:
+                time.sleep(0.05)
+            bad.kind = None
+
+        assert work(WithServer(f"{bad.url}/api"), back) == RIGHT
+    assert capsys.readouterr().out.count("warning: ") == 1
+    flows, tasks = (rows_since(server, known[kind], kind) for kind in ("flow_runs", "task_runs"))
+    assert {name: row["state_name"] for name, row in flows.items()} == {
+        "the outer one": "Completed",
+        "the inner one": "Completed",
+    }
+    assert {name: row["state_name"] for name, row in tasks.items()} == {
+        "a": "Completed",
+        "b": "Failed",
+        "the inner one": "Completed",
+    }
+    assert sorted(flows["the inner one"]["tags"]) == ["in", "out"]
+    assert tasks["b"]["state"]["message"] == "b cannot"
+
+
+def test_what_is_tried_again_is_one_task_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {row["id"] for row in server.rows("task_runs")}
+    monkeypatch.setattr(engines, "RETRIES", (0.0, 0.0))
+    prefect, tries = WithServer(server.url), iter([OSError("no network"), OSError("still none"), None])
+
+    def sometimes() -> str:
+        if (error := next(tries)) is not None:
+            raise error
+        return "done"
+
+    assert prefect.flow("outer", "tries", [], lambda: prefect.retried("send it", sometimes)) == "done"
+    row = rows_since(server, known, "task_runs")["send it"]
+    assert (row["state_name"], row["run_count"]) == ("Completed", 3)
+
+
+def test_an_interrupt_is_told_as_a_crash_of_all_that_ran(server: Server) -> None:
+    known = {kind: {row["id"] for row in server.rows(kind)} for kind in ("flow_runs", "task_runs")}
+    prefect = WithServer(server.url)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prefect.flow("outer", "interrupted", [], lambda: prefect.retried("interrupted too", interrupted))
+    for kind in known:
+        (row,) = rows_since(server, known[kind], kind).values()
+        assert (row["state_type"], row["state"]["message"]) == ("CRASHED", "KeyboardInterrupt")
+
+
+def test_an_error_of_our_own_is_in_the_log_of_the_run(server: Server) -> None:
+    known = {row["id"] for row in server.rows("flow_runs")}
+    prefect = WithServer(server.url)
+    with pytest.raises(ZeroDivisionError):
+        prefect.flow("outer", "at fault", [], lambda: 1 / 0)
+    row = rows_since(server, known, "flow_runs")["at fault"]
+    assert row["state"]["message"] == "ZeroDivisionError: division by zero"
+    (line,) = server.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [row["id"]]}}})
+    assert line["level"] == logging.ERROR
+    assert "Traceback" in line["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dies", "hangs", "drips", "garbage", "empty"])
+def test_a_server_that_goes_bad_in_mid_run_costs_no_training(
+    server: Server, finished: Finished, kind: str, tmp_path: Any
+) -> None:
+    out = finished.copy(tmp_path / "out")
+    for path in sorted((out / ".work/ewc").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    port = int(server.url.split(":")[2].split("/")[0])
+    with BadServer(behind=port) as bad:
+        bad.when = lambda data: kind if b"task 1/2" in data else None
+        env = {"PREFECT_API_URL": f"{bad.url}/api", "PREFECT_HOME": str(tmp_path / "home")}
+        done = run("flows.benchmark", options(out=out), env=env)
+        assert bad.kind == kind
+    assert (done.returncode, done.stderr) == (0, "")
+    (warning,) = [line for line in done.stdout.splitlines() if "warning: " in line]
+    assert bad.url in warning
+    assert published(out) == published(finished.out)

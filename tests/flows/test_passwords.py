@@ -1,0 +1,60 @@
+"""Passwords and tokens of servers: in nothing that is written, nor in anything that is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cl import pool
+from cl.params import Params, read
+from cl.pool import Children
+from flows import serve
+from flows.ledger import Tracking
+from tests.flows.conftest import Finished, options, published, run
+
+MLFLOW = "http://user:q7a@q7b/q7c@127.0.0.1:9/?token=q7d"
+PREFECT = "http://user:q7e/q7f@127.0.0.1:9/api"
+ENVIRONMENT = {
+    "PREFECT_API_URL": PREFECT,
+    "PREFECT_API_AUTH_STRING": "admin:q7g",
+    "MLFLOW_TRACKING_USERNAME": "q7h",
+    "MLFLOW_TRACKING_PASSWORD": "q7i",
+}
+SECRET = b"q7"
+
+
+def test_units_are_not_told_where_they_are_tracked(tmp_path: Path) -> None:
+    given = {"methods": {"ewc": {"strength": 3.0}}, "tracking": {"uri": MLFLOW}, "training": {"epochs": 7}}
+    params = Params.model_validate(given)
+    children = Children(params, tmp_path, lambda unit, event: None)
+    (path,) = (tmp_path / ".work").glob("params-*.json")
+    assert SECRET not in path.read_bytes()
+    assert read(path) == params.model_copy(update={"tracking": type(params.tracking)()})
+    children.close()
+    assert SECRET not in pool.told_to_units(params)
+
+
+def test_no_password_is_written_or_said(finished: Finished, tmp_path: Path) -> None:
+    """A whole run, some of it trained, on servers that are not there."""
+    out = finished.copy(tmp_path / "out")
+    settings = ["tracking.enabled=true", f"tracking.uri={MLFLOW}"]
+    seen = [run("flows.benchmark", options(*settings, out=out, methods="finetune,si", seeds="0"), env=ENVIRONMENT)]
+    seen += [run("flows.report", ["--show", *options(*settings, out=out, seeds="0")], env=ENVIRONMENT)]
+    seen += [run("flows.provenance", options(*settings, out=out, seeds="0"), env=ENVIRONMENT)]
+    seen += [run("flows.champion", options(*settings, out=out, methods="finetune", seeds="0"), env=ENVIRONMENT)]
+    assert [done.returncode for done in seen] == [0, 0, 0, 2]
+    assert "MLflow (http://127.0.0.1:9/?token=***): " in seen[3].stderr
+    for done in seen:
+        assert SECRET not in (done.stdout + done.stderr).encode(), done.args
+        assert "Traceback" not in done.stderr
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and SECRET in path.read_bytes()]
+    assert not written
+    assert published(out, "finetune/seed-0") == published(finished.out, "finetune/seed-0")
+    assert json.loads((out / "results/si/seed-0.json").read_bytes())["method"] == "si"
+
+
+def test_the_address_of_a_server_elsewhere_is_shown_without_its_password(tmp_path: Path) -> None:
+    where = Tracking(tmp_path, MLFLOW, "digits")
+    assert where.target == "http://127.0.0.1:9/?token=***"
+    assert where.address == "http://user:q7a%40q7b%2Fq7c@127.0.0.1:9/?token=q7d"
+    assert SECRET.decode() not in serve.comparison_url(where.target, where)
