@@ -71,8 +71,8 @@ def option(name: str) -> Callable[[str], Path]:
     return path
 
 
-def apart(name: str, source: Path, *targets: Path) -> None:
-    """Raise `UserError` where what is read, named `name`, and a folder that is written are in one another."""
+def outside(name: str, source: Path, *targets: Path) -> None:
+    """Raise `UserError` where what is read, named `name`, is in a folder that is written."""
     real = Path(os.path.realpath(source))
     for target in targets:
         written = Path(os.path.realpath(target))
@@ -80,7 +80,14 @@ def apart(name: str, source: Path, *targets: Path) -> None:
             raise UserError(
                 f"{name}: {source} is in {target}, which is written anew; move it out of there, or give another --out"
             )
-        if real in written.parents:
+
+
+def apart(name: str, source: Path, *targets: Path) -> None:
+    """As `outside`, and where a folder that is written is in what is read."""
+    outside(name, source, *targets)
+    real = Path(os.path.realpath(source))
+    for target in targets:
+        if real in Path(os.path.realpath(target)).parents:
             raise UserError(
                 f"{name}: {source} holds {target}, which would be taken for a part of it; give an --out outside of it"
             )

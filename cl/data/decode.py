@@ -11,10 +11,12 @@ import io
 import json
 import mmap
 import os
+import queue
 import signal
 import stat
 import struct
 import sys
+import threading
 import warnings
 import zipfile
 import zlib
@@ -255,7 +257,9 @@ def decode_many(
 
 
 def serve(descriptor: int, size: int, root: str, keep: float) -> None:
-    """Answer requests until standard input ends. `root`: a folder, or the archive that holds the pictures.
+    """Answer requests until standard input ends, and then end at once.
+
+    `root` is a folder, or the archive that holds the pictures.
 
     A request is a line of JSON, a list of paths relative to it and one of their places in the archive (or nulls); the
     answer is a line of JSON, {"faults"} or {"error": [errno, message, path]}, once the images are in the shared memory
@@ -265,8 +269,10 @@ def serve(descriptor: int, size: int, root: str, keep: float) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent is gone: nobody is left to tell
     memory = mmap.mmap(descriptor, 0)
     archive = Archive(root) if os.path.isfile(root) else None
-    for line in sys.stdin:
-        paths, places = json.loads(line)
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=[requests], daemon=True).start()
+    while True:
+        paths, places = json.loads(requests.get())
         if archive is None:
             paths = [os.path.join(root, path) for path in paths]
         else:
@@ -276,6 +282,12 @@ def serve(descriptor: int, size: int, root: str, keep: float) -> None:
         except OSError as error:
             answer = {"error": [error.errno, error.strerror, error.filename]}
         print(json.dumps(answer), flush=True)
+
+
+def _listen(requests: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        requests.put(line)
+    os._exit(0)  # the parent is gone, and nobody waits for what is being decoded
 
 
 if __name__ == "__main__":

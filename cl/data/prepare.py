@@ -27,7 +27,7 @@ from cl.errors import UserError
 from cl.files import foreign, from_json, making, move_aside, read_json, remove, sealed, settle, sweep, write_json
 from cl.locks import alone
 from cl.params import Benchmark, Params
-from cl.paths import apart, expanded
+from cl.paths import expanded, outside
 from cl.rng import numpy_generator
 
 SCHEMA = 1
@@ -98,11 +98,11 @@ def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Pa
 
     The folder appears at once and whole (it is made beside and renamed), so a kill leaves nothing half done; one that
     is prepared there by another process is waited for. Raises `UserError` for data that are missing or damaged, or
-    change while they are read, for an option that the benchmark does not know, for images in the target or around it,
-    and where something stands there that was not prepared.
+    change while they are read, for an option that the benchmark does not know, for images in the target, and where
+    something stands there that was not prepared.
     """
     if options.path is not None:
-        apart("benchmark.path", Path(expanded(options.path)), target)
+        outside("benchmark.path", Path(expanded(options.path)), target)
     target = Path(os.path.realpath(target)) if target.is_symlink() else target
     lock, busy = (
         target.with_name(f".{target.name}.lock"),

@@ -333,7 +333,7 @@ def test_what_somebody_has_put_beside_prepared_data_is_never_removed(tmp_path: P
 def test_images_within_the_target_are_never_removed(tmp_path: Path) -> None:
     (tmp_path / "p/photos/a/b").mkdir(parents=True)
     (tmp_path / "p/photos/a/b/x.png").touch()
-    for path in ("p/photos", "p", "."):
+    for path in ("p/photos", "p"):
         with pytest.raises(UserError, match=r"benchmark\.path"):
             prepare(Benchmark(name="folder", path=str(tmp_path / path)), RAW, tmp_path / "p")
     assert contents(tmp_path) == {"p/photos/a/b/x.png": b""}
