@@ -12,15 +12,15 @@ from flows import serve
 from flows.ledger import Tracking
 from tests.flows.conftest import Finished, options, published, run
 
-MLFLOW = "http://user:q7a@q7b/q7c@127.0.0.1:9/?token=q7d"
-PREFECT = "http://user:q7e/q7f@127.0.0.1:9/api"
+MLFLOW = "http://user:sesame-a@sesame-b/sesame-c@127.0.0.1:9/?token=sesame-d"
+PREFECT = "http://user:sesame-e/sesame-f@127.0.0.1:9/api"
 ENVIRONMENT = {
     "PREFECT_API_URL": PREFECT,
-    "PREFECT_API_AUTH_STRING": "admin:q7g",
-    "MLFLOW_TRACKING_USERNAME": "q7h",
-    "MLFLOW_TRACKING_PASSWORD": "q7i",
+    "PREFECT_API_AUTH_STRING": "admin:sesame-g",
+    "MLFLOW_TRACKING_USERNAME": "sesame-h",
+    "MLFLOW_TRACKING_PASSWORD": "sesame-i",
 }
-SECRET = b"q7"
+SECRET = b"sesame"
 
 
 def test_units_are_not_told_where_they_are_tracked(tmp_path: Path) -> None:
@@ -56,5 +56,5 @@ def test_no_password_is_written_or_said(finished: Finished, tmp_path: Path) -> N
 def test_the_address_of_a_server_elsewhere_is_shown_without_its_password(tmp_path: Path) -> None:
     where = Tracking(tmp_path, MLFLOW, "digits")
     assert where.target == "http://127.0.0.1:9/?token=***"
-    assert where.address == "http://user:q7a%40q7b%2Fq7c@127.0.0.1:9/?token=q7d"
+    assert where.address == "http://user:sesame-a%40sesame-b%2Fsesame-c@127.0.0.1:9/?token=sesame-d"
     assert SECRET.decode() not in serve.comparison_url(where.target, where)
