@@ -133,7 +133,7 @@ class Chain:
         self, place: Place, module: str, arguments: list[str], draw: random.Random, units: int, kind: Kills
     ) -> None:
         self.place, self.module, self.arguments, self.draw, self.kind = place, module, arguments, draw, kind
-        self.units = units
+        self.units, self.trials = units, "execution.workers=8" in arguments
         self.kills, self.said = 0, list[str]()
 
     def kill(self) -> list[str]:
@@ -170,7 +170,7 @@ class Chain:
 
     def _within(self) -> tuple[list[str], bool]:
         """A process kills itself, its parent or both at one of its writes."""
-        role = self.draw.choice(["unit", "unit", "unit", "trial", "command"])
+        role = self.draw.choice(["unit", "unit", "unit", "trial" if self.trials else "unit", "command"])
         whom = self.draw.choice(["self", "both"] if role != "command" else ["self"])
         most = 130 if role == "unit" else 12  # a unit with two tasks and two learning rates comes to that
         at = self.draw.choice([self.draw.randint(1, most), round(most ** self.draw.random())])

@@ -168,8 +168,11 @@ JSON: tuple[Mutation, ...] = (number, number, value, value, *BYTES)
 
 def damage(path: Path, draw: random.Random) -> str:
     """Damage the file in one of the ways there are for it; returns what was done, in words."""
-    ways = JSON if path.suffix == ".json" else BYTES
-    return draw.choice(ways)(path, draw)
+    ways, before = JSON if path.suffix == ".json" else BYTES, path.read_bytes()
+    while True:
+        said = draw.choice(ways)(path, draw)
+        if not path.is_file() or path.read_bytes() != before:  # else chance put there what was there
+            return said
 
 
 def copy(source: Path, target: Path) -> Path:

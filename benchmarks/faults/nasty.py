@@ -104,7 +104,7 @@ def meanings(text: str, kind: Any) -> list[Any]:
             found.append(number)
         elif float in allowed:
             found.append(float(number))
-        elif int in allowed and number.is_integer():
+        elif int in allowed and float(number).is_integer():
             found.append(int(number))
     return found
 

@@ -93,12 +93,14 @@ def tiff(level: int, draw: random.Random) -> bytes:
     return head + body + b"\0\0\0\0" + depths + data
 
 
-def picture(level: int, draw: random.Random) -> tuple[str, bytes]:
-    """A picture of this brightness in some format, and the ending of its name."""
+FORMATS = (
+    "png", "jpg", "bmp", "gif", "webp", "tif", "ppm", "png16", "palette", "rgba", "cmyk", "jp2", "turned",
+)  # fmt: skip
+
+
+def picture(level: int, draw: random.Random, kind: str) -> tuple[str, bytes]:
+    """A picture of this brightness in one of the formats, and the ending of its name."""
     grey = Image.new("L", (draw.choice([SIDE, 3 * SIDE, 40]), SIDE), level)
-    kind = draw.choice(
-        ["png", "jpg", "bmp", "gif", "webp", "tif", "tif", "ppm", "png16", "palette", "rgba", "cmyk", "jp2", "turned"]
-    )
     file = io.BytesIO()
     if kind == "tif":
         return "tif", tiff(level, draw)
@@ -127,11 +129,13 @@ def picture(level: int, draw: random.Random) -> tuple[str, bytes]:
 def tree(root: Path, draw: random.Random) -> list[Path]:
     """Two tasks of two classes, with split folders or without; returns the class folders."""
     splits = draw.choice([[""], [""], [""], ["train", "test"], ["train", "val", "test"]])
+    # A few formats each, as not every TIFF can be read, and one that cannot is a tree refused.
+    formats = draw.sample(FORMATS, 3)
     classes = [root / task / split / name for task in ("t1", "t2") for split in splits for name in SHADES]
     for place in classes:
         place.mkdir(parents=True)
         for number in range(FEW):
-            ending, data = picture(SHADES[place.name], draw)
+            ending, data = picture(SHADES[place.name], draw, draw.choice(formats))
             (place / f"{number}.{ending}").write_bytes(data)
     return classes
 

@@ -83,7 +83,7 @@ class Served:
 
     def request(self, draw: random.Random) -> tuple[str, list[str]]:
         """Send one; what was sent, and what is wrong with the answer."""
-        image = picture(100, draw)[1]
+        image = picture(100, draw, "png")[1]
         good = {"image": base64.b64encode(image).decode(), "task": draw.choice(["permutation-01", 0, 1])}
         kind, right = "application/json", False
         body: bytes

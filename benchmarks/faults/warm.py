@@ -106,6 +106,8 @@ class Warm:
                 assert interpreter.stdin is not None
                 with contextlib.suppress(OSError):
                     interpreter.stdin.close()
+                assert interpreter.stdout is not None
+                interpreter.stdout.close()
                 interpreter.wait()
 
 
