@@ -1,0 +1,1 @@
+"""A campaign of faults: what a run is put through, and whether it holds (docs/faults.md)."""

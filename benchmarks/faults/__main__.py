@@ -1,0 +1,214 @@
+"""`python -m benchmarks.faults`: put runs through kills, damaged files, bad inputs and bad servers (docs/faults.md).
+
+Everything is on the embedded digits with tiny settings, in a temporary folder, on loopback addresses, and over when
+the time is. The same seed gives the same cases; where a kill hits depends on the machine too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+
+from benchmarks.faults.case import Kind, Verdict
+from benchmarks.faults.commands import end_marked
+from benchmarks.faults.files import Files
+from benchmarks.faults.inputs import Inputs
+from benchmarks.faults.kills import Kills
+from benchmarks.faults.place import MARK
+from benchmarks.faults.servers import Servers
+from benchmarks.faults.warm import Warm
+from cl import cli
+from cl.errors import UserError
+
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Servers, Inputs, Files, Kills)}
+WHOLE_MINUTES = 20.0
+"""Of a campaign that has to come to the least numbers of all kinds; a shorter one to as much less."""
+GRACE_SECONDS = 60.0
+"""After the end, for cases that are under way; what then still runs is cut off, and counts neither way."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table of what was tried and what held, and a line for each case that failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=WHOLE_MINUTES, help="until then no case is begun; default: 20")
+    parser.add_argument("--seed", type=int, default=0, help="of the cases; default: 0")
+    parser.add_argument("--kinds", default=",".join(KINDS), metavar="A,B", help=f"default: {','.join(KINDS)}")
+    parser.add_argument("--only", metavar="KIND:NUMBER", help="this case alone, as a failure names it")
+    parser.add_argument("--least", default="", metavar="KIND=COUNT,...", help="fewer tried cases are a failure")
+    parser.add_argument("--out", type=Path, help="keep the folders of failed cases here; default: none is kept")
+    given = parser.parse_args(arguments)
+    only = given.only.split(":") if given.only else None
+    names = _known([only[0]] if only else given.kinds.split(","))
+    least = _least(given.least, given.minutes, names)
+    with _folder(given.out) as folder, _everything_ends(), contextlib.closing(Warm()) as warm:
+        if only:
+            (name,) = names
+            kind = KINDS[name](folder, given.seed, warm)
+            with contextlib.closing(kind):
+                verdicts = {name: [_tried(kind, int(only[1]))]}
+            print(verdicts[name][0].what)
+            least = {}
+        else:
+            verdicts = Campaign(folder, given.seed, warm, 60 * given.minutes, least).run(names)
+    print(table(verdicts, given.seed, given.minutes))
+    failures = list(_failures(verdicts, given.seed, least))
+    print("\n".join(failures))
+    return 1 if failures else 0
+
+
+class Campaign:
+    """One kind after the other; what of a kind takes long goes on beside the next."""
+
+    def __init__(self, folder: Path, seed: int, warm: Warm, seconds: float, least: dict[str, int]) -> None:
+        self.folder, self.seed, self.warm, self.least = folder, seed, warm, least
+        self.started, self.seconds = time.monotonic(), seconds
+        self.end = self.started + seconds
+        self.verdicts: dict[str, list[Verdict]] = {}
+        self._running: dict[Future[Verdict], str] = {}
+
+    def run(self, names: Sequence[str]) -> dict[str, list[Verdict]]:
+        """Each kind for its share of the time, and longer where it has not come to its least; the verdicts by kind."""
+        shares, gone = sum(KINDS[name].share for name in names), 0.0
+        with (
+            ThreadPoolExecutor(sum(KINDS[name].at_once for name in names)) as threads,
+            contextlib.ExitStack() as stack,
+        ):
+            for name in names:
+                gone += KINDS[name].share / shares
+                kind = KINDS[name](self.folder, self.seed, self.warm, self.end)
+                stack.enter_context(contextlib.closing(kind))
+                self._begin(kind, threads, self.started + gone * self.seconds)
+            while self._running and time.monotonic() < self.end + GRACE_SECONDS:
+                self._look()
+            cut = len(self._running)
+            self._running.clear()
+            end_marked(os.environ[MARK])
+        print(f"{cut} cases were cut off at the end", file=sys.stderr) if cut else None
+        return self.verdicts
+
+    def _begin(self, kind: Kind, threads: ThreadPoolExecutor, until: float) -> None:
+        """Begin one case after the other, so many at once as the kind bears."""
+        found = self.verdicts.setdefault(kind.name, [])
+        number = 0
+        while True:
+            now, tried = time.monotonic(), sum(verdict.tried for verdict in found)
+            if now > self.end or (now > until and tried >= self.least.get(kind.name, 0)):
+                return
+            if list(self._running.values()).count(kind.name) < kind.at_once:
+                self._running[threads.submit(_tried, kind, number)] = kind.name
+                number += 1
+            else:
+                self._look()
+
+    def _look(self) -> None:
+        """Take the verdicts of the cases that are through."""
+        done = [future for future in self._running if future.done()]
+        for future in done:
+            name, verdict = self._running.pop(future), future.result()
+            self.verdicts[name].append(verdict)
+            if verdict.faults:
+                print(_line(name, verdict), file=sys.stderr, flush=True)
+        if not done:
+            time.sleep(0.005)
+
+
+def _tried(kind: Kind, number: int) -> Verdict:
+    """The case's verdict; where the campaign itself fails, that is a failure too."""
+    try:
+        return kind.case(number)
+    except Exception as error:
+        return Verdict(number, "the campaign itself", (f"{type(error).__name__}: {error}",))
+
+
+def table(verdicts: dict[str, list[Verdict]], seed: int, minutes: float) -> str:
+    """What the page shows."""
+    lines = ["| kind | tried | held | failed |", "| :--- | ---: | ---: | ---: |"]
+    for name, found in verdicts.items():
+        tried = sum(verdict.tried for verdict in found)
+        failed = sum(bool(verdict.faults) for verdict in found)
+        lines.append(f"| {name} | {tried:,} | {tried - failed:,} | {failed:,} |")
+    where = f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}; commit {_commit()}"
+    return "\n".join([*lines, "", f"seed {seed}, {minutes:g} minutes; {where}"])
+
+
+def _failures(verdicts: dict[str, list[Verdict]], seed: int, least: dict[str, int]) -> Iterator[str]:
+    for name, found in verdicts.items():
+        for verdict in found:
+            if verdict.faults:
+                again = f"python -m benchmarks.faults --seed {seed} --only {name}:{verdict.number}"
+                yield f"{_line(name, verdict)}\n    {again}"
+        tried = sum(verdict.tried for verdict in found)
+        if tried < least.get(name, 0):
+            yield f"{name}: {tried} tried, fewer than {least[name]}; give it more --minutes"
+
+
+def _line(name: str, verdict: Verdict) -> str:
+    return f"FAILED {name}:{verdict.number} {verdict.what}: {'; '.join(verdict.faults)}"
+
+
+def _known(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in KINDS:
+            raise UserError(f"no kind {name!r}; there are {', '.join(KINDS)}")
+    return names
+
+
+def _least(text: str, minutes: float, names: Sequence[str]) -> dict[str, int]:
+    """The least numbers: as given, and by default what twenty minutes have to come to, or as much less."""
+    share = min(1.0, minutes / WHOLE_MINUTES)
+    found = {name: int(KINDS[name].least * share) for name in names}
+    for part in filter(None, text.split(",")):
+        name, _, count = part.partition("=")
+        if not count.isdecimal():
+            raise UserError(f"--least {text}: has to be counts as in kills=100,files=300")
+        found[_known([name])[0]] = int(count)
+    return found
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+@contextlib.contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        yield out.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder).resolve()
+
+
+@contextlib.contextmanager
+def _everything_ends() -> Iterator[None]:
+    """Whatever was started carries the campaign's mark, and ends with it, also on Ctrl-C and SIGTERM."""
+    mark = f"campaign-{uuid.uuid4().hex}"
+    os.environ[MARK] = mark
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        end_marked(mark)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))

@@ -1,0 +1,77 @@
+"""What a finished run has to be: the right bytes, nothing left behind, and all of it in MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+RUN_DEPENDENT = (".cost.json", ".studies.log", ".anytime.json")
+"""Published files that differ from run to run."""
+REMAINS = (
+    "**/*.part",
+    "**/.*.part",
+    "**/params-*.json",
+    "**/.probe-*",
+    "**/*.tmp",
+    "**/candidate-*",
+    "**/studies.log.*",
+)
+"""What only a command that is under way has."""
+
+
+def published(out: Path, *units: str) -> dict[str, bytes]:
+    """Path and bytes of every published file that is the same in every run; of these units, or of all."""
+    files = [path for room in ("results", "checkpoints") for path in (out / room).rglob("*") if path.is_file()]
+    found = {str(path.relative_to(out)): path.read_bytes() for path in sorted(files)}
+    return {
+        name: data
+        for name, data in found.items()
+        if not name.endswith(RUN_DEPENDENT) and (not units or any(f"/{unit}" in name for unit in units))
+    }
+
+
+def differences(out: Path, expected: Mapping[str, bytes], units: Sequence[str] = ()) -> list[str]:
+    """How what is published under `out`, of these units or of all, is not what was expected, in few words."""
+    found = published(out, *units)
+    faults = [f"{name} is missing" for name in expected if name not in found]
+    faults += [f"{name} is too many" for name in found if name not in expected]
+    faults += [f"{name} differs" for name, data in expected.items() if found.get(name, data) != data]
+    return faults[:3] + ([f"{len(faults) - 3} more files"] if len(faults) > 3 else [])
+
+
+def leftovers(out: Path) -> list[str]:
+    """What a command that has ended should have taken with it: half-written files, handed-over params, held locks."""
+    found = {path for pattern in REMAINS for path in out.parent.glob(pattern) if "caches" not in path.parts}
+    found = {path for path in found if path.is_relative_to(out)}
+    faults = [f"left behind: {path.relative_to(out)}" for path in sorted(found)[:3]]
+    for path in out.glob(".work/*/seed-*/*/lock"):
+        with contextlib.suppress(FileNotFoundError), path.open("r+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                faults.append(f"still locked: {path.relative_to(out)}")
+    return faults
+
+
+def untracked(database: Path, units: Mapping[str, int]) -> list[str]:
+    """What MLflow's database lacks of these units (`ewc/seed-0`, and how many tasks it has learned), or has twice."""
+    faults = []
+    uri = f"file:{database}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            for unit, tasks in units.items():
+                rows = connection.execute("SELECT run_uuid, status FROM runs WHERE name = ?", (unit,)).fetchall()
+                if [status for _, status in rows] != ["FINISHED"]:
+                    faults.append(f"MLflow has {unit} as {[status for _, status in rows]}")
+                    continue
+                steps = connection.execute(
+                    "SELECT DISTINCT step FROM metrics WHERE run_uuid = ? AND key = 'average_accuracy'", (rows[0][0],)
+                ).fetchall()
+                if len(steps) != tasks:
+                    faults.append(f"MLflow has {len(steps)} of the {tasks} tasks of {unit}")
+    except sqlite3.Error as error:
+        faults.append(f"MLflow's database: {error}")
+    return faults
