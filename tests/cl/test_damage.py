@@ -129,10 +129,32 @@ def test_damage_to_what_vouches_for_the_rest(name: str, damage: Callable[[Path],
     assert again(out) == []
 
 
-def test_a_manifest_without_a_key(whole: Path, out: Path) -> None:
-    work(out, "task-001/manifest.json").write_text('{"key": null}')
+@pytest.mark.parametrize("copies", ["kept", "lost"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_manifest_without_a_key(finished: bool, copies: str, whole: Path, out: Path) -> None:
+    """It is put back where the unit is known to be finished, and what was published has it; else the task is learned."""
+    path = work(out, "task-001/manifest.json")
+    path.write_text('{"key": null}')
+    if copies == "lost":
+        shutil.rmtree(out / "checkpoints")
+    if not finished:
+        work(out, "finished.json").unlink()
+    warnings = again(out)
+    learned = f"{path}: missing or damaged: refused; learning task 2 again"
+    said = f"{path}: missing or damaged (its sha256 is not that of finished.json)"
+    copy = out / f"checkpoints/{METHOD}/seed-0/task-1/manifest.json"
+    expected = {(True, "kept"): [f"{said}: put back from {copy}"], (True, "lost"): [f"{said}: made again", learned]}
+    assert warnings == expected.get((finished, copies), [learned])
+    assert published(out) == published(whole)
+
+
+def test_a_key_with_another_digit_in_it_is_not_published(whole: Path, out: Path) -> None:
+    path = work(out, "task-001/manifest.json")
+    manifest = json.loads(path.read_bytes())
+    manifest["key"] = manifest["key"][::-1]
+    path.write_text(json.dumps(manifest))
     (warning,) = again(out)
-    assert "task-001/manifest.json: missing or damaged: refused; learning task 2 again" in warning
+    assert str(path) in warning
     assert published(out) == published(whole)
 
 
