@@ -132,7 +132,7 @@ def test_damage_to_what_vouches_for_the_rest(name: str, damage: Callable[[Path],
 @pytest.mark.parametrize("copies", ["kept", "lost"])
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_manifest_without_a_key(finished: bool, copies: str, whole: Path, out: Path) -> None:
-    """It is put back where the unit is known to be finished, and what was published has it; else the task is learned."""
+    """It is put back where the unit is known to be finished, and was published; else the task is learned again."""
     path = work(out, "task-001/manifest.json")
     path.write_text('{"key": null}')
     if copies == "lost":
@@ -244,16 +244,21 @@ def test_damage_to_what_another_version_learned(
 
 
 def test_no_unit_is_stopped_by_the_files_of_another(whole: Path, out: Path) -> None:
-    result = out / f"results/{METHOD}/seed-0.json"
-    result.unlink()
-    result.mkdir()
+    results = out / f"results/{METHOD}"
+    shutil.rmtree(results)
+    results.write_text("a file")
     assert not publish_if_finished(PARAMS, (METHOD, 0), out, lambda event: None), "its process tells"
-    with pytest.raises(UserError, match=rf"{result}: cannot be written"):
+    with pytest.raises(UserError, match=rf"{results}/seed-0\.json: cannot be written"):
         again(out)
+    results.unlink()
+    result = results / "seed-0.json"
+    result.mkdir(parents=True)
+    assert again(out) == [f"{result}: in the way of a file of ours; moved to seed-0.json.aside-1"]
     shutil.rmtree(work(out))
     work(out).write_text("a file")
     children = Children(PARAMS, out, lambda unit, event: None)
     assert "cannot be written" in (children.run(UnitOfWork(METHOD, 0)) or "")
+    children.close()
 
 
 @pytest.mark.parametrize("damage", [one_number, text("[]"), removed], ids=lambda damage: damage.__name__)
