@@ -114,6 +114,9 @@ def write_folder(folder: Path, files: Mapping[str, bytes], key: str) -> None:
     ours = _checkpoint_files(folder).__contains__
     try:
         if not folder.is_symlink() and foreign(folder, ours) is not None:
+            for name in ["manifest.json", *whole]:
+                if os.path.lexists(folder / name) and not (folder / name).is_file():
+                    move_aside(folder / name)
             (folder / "manifest.json").unlink(missing_ok=True)
             for name, data in whole.items():
                 write_whole(folder / name, data)

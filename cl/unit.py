@@ -37,7 +37,7 @@ from cl.files import (
 from cl.keys import adopt, parts_of, unit_folder, unit_key
 from cl.locks import alone, wait_for
 from cl.params import Params, read
-from cl.work import FINISHED, PUBLISHED, UNIT, DamagedFile, finished, tidy
+from cl.work import FINISHED, PUBLISHED, UNIT, DamagedFile, finished, tidy, whole
 
 if TYPE_CHECKING:
     import torch
@@ -132,9 +132,11 @@ def publish(folder: Path, method: str, seed: int, out: Path, say: Say) -> None:
         say({"event": "warning", "message": message})
 
     with _publishing(folder.parent):
-        files = {name: done.healed(folder, name, places[name], warn) for name in done.files}
-        for index in range(done.stages):
+        files = {name: whole(folder / name, sha256, places[name], warn) for name, sha256 in done.files.items()}
+        for index, sha256 in enumerate(done.manifests):
             source, place = folder / f"task-{index:03d}", target / f"task-{index}"
+            if (source / "manifest.json").exists():  # else the checkpoint is lost, which its process says
+                whole(source / "manifest.json", sha256, place / "manifest.json", warn)
             saved = verify(source)
             wanted = (source / "manifest.json").read_bytes()
             make_way(place, warn, folder=True)
@@ -150,7 +152,7 @@ def publish(folder: Path, method: str, seed: int, out: Path, say: Say) -> None:
                 write_bytes(place / name, data)
         for extra in target.glob("task-*"):
             number = re.fullmatch(r"task-(\d+)", extra.name)
-            if number is not None and int(number[1]) >= done.stages and is_checkpoint(extra):
+            if number is not None and int(number[1]) >= len(done.manifests) and is_checkpoint(extra):
                 remove_checkpoint(extra)
         for name, place in places.items():
             if name not in files:  # what an earlier run cost says nothing of this one

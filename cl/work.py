@@ -8,6 +8,7 @@ Whatever is damaged is said and made again, from what vouches for itself.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,38 +40,46 @@ class Finished:
 
     tasks: list[str]
     """The digests of the tasks, in order."""
-    stages: int
-    """How many checkpoints there are: one a task, or a single one where all were learned at once."""
     files: dict[str, str]
     """The SHA-256 of the files in the folder that are published; without cost.json where costs were lost."""
+    manifests: list[str]
+    """The same of the manifests of the checkpoints: one a task, or a single one where all were learned at once."""
 
     def read(self, folder: Path, name: str) -> bytes:
         """What is in one of these files; raises `DamagedFile` where that is not what was written."""
-        path = folder / name
-        data = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(data).hexdigest() != self.files.get(name):
-            raise DamagedFile(f"{path}: missing or damaged (its sha256 is not that of {FINISHED})")
-        return data
+        return whole(folder / name, self.files.get(name, ""))
 
-    def healed(self, folder: Path, name: str, copy: Path, warn: Warn) -> bytes:
-        """As `read`; where the file is damaged, and a copy of it is not, it is put back from there."""
-        try:
-            return self.read(folder, name)
-        except DamagedFile as error:
-            data = copy.read_bytes() if copy.is_file() else b""
-            if hashlib.sha256(data).hexdigest() != self.files.get(name):
-                raise
-            warn(f"{error}: put back from {copy}")
-            make_way(folder / name, warn)
-            write_bytes(folder / name, data)
-            return data
+
+def whole(path: Path, sha256: str, copy: Path | None = None, warn: Warn = warnings.warn) -> bytes:
+    """What is in a file of this digest; raises `DamagedFile` where that is not what was written.
+
+    If there is a copy that is, it is put back from there, and `warn` told.
+    """
+    data = _bytes(path)
+    if _sha256(data) == sha256:
+        return data
+    damaged = f"{path}: missing or damaged (its sha256 is not that of {FINISHED})"
+    if copy is None or _sha256(data := _bytes(copy)) != sha256:
+        raise DamagedFile(damaged)
+    warn(f"{damaged}: put back from {copy}")
+    make_way(path, warn)
+    write_bytes(path, data)
+    return data
 
 
 def finish(folder: Path, tasks: Sequence[str], stages: int) -> None:
     """Note that the tasks of these digests are learned, and that the files in the folder are as they should be."""
-    there = [name for name in PUBLISHED if (folder / name).exists()]
-    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in there}
-    write_json(folder / FINISHED, sealed(asdict(Finished(list(tasks), stages, files))))
+    files = {name: _sha256(_bytes(folder / name)) for name in PUBLISHED if (folder / name).exists()}
+    manifests = [_sha256(_bytes(folder / f"task-{index:03d}" / "manifest.json")) for index in range(stages)]
+    write_json(folder / FINISHED, sealed(asdict(Finished(list(tasks), files, manifests))))
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def finished(folder: Path) -> Finished | None:

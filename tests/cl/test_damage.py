@@ -129,10 +129,32 @@ def test_damage_to_what_vouches_for_the_rest(name: str, damage: Callable[[Path],
     assert again(out) == []
 
 
-def test_a_manifest_without_a_key(whole: Path, out: Path) -> None:
-    work(out, "task-001/manifest.json").write_text('{"key": null}')
+@pytest.mark.parametrize("copies", ["kept", "lost"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_manifest_without_a_key(finished: bool, copies: str, whole: Path, out: Path) -> None:
+    """It is put back where the unit is known to be finished, and was published; else the task is learned again."""
+    path = work(out, "task-001/manifest.json")
+    path.write_text('{"key": null}')
+    if copies == "lost":
+        shutil.rmtree(out / "checkpoints")
+    if not finished:
+        work(out, "finished.json").unlink()
+    warnings = again(out)
+    learned = f"{path}: missing or damaged: refused; learning task 2 again"
+    said = f"{path}: missing or damaged (its sha256 is not that of finished.json)"
+    copy = out / f"checkpoints/{METHOD}/seed-0/task-1/manifest.json"
+    expected = {(True, "kept"): [f"{said}: put back from {copy}"], (True, "lost"): [f"{said}: made again", learned]}
+    assert warnings == expected.get((finished, copies), [learned])
+    assert published(out) == published(whole)
+
+
+def test_a_key_with_another_digit_in_it_is_not_published(whole: Path, out: Path) -> None:
+    path = work(out, "task-001/manifest.json")
+    manifest = json.loads(path.read_bytes())
+    manifest["key"] = manifest["key"][::-1]
+    path.write_text(json.dumps(manifest))
     (warning,) = again(out)
-    assert "task-001/manifest.json: missing or damaged: refused; learning task 2 again" in warning
+    assert str(path) in warning
     assert published(out) == published(whole)
 
 
@@ -222,16 +244,21 @@ def test_damage_to_what_another_version_learned(
 
 
 def test_no_unit_is_stopped_by_the_files_of_another(whole: Path, out: Path) -> None:
-    result = out / f"results/{METHOD}/seed-0.json"
-    result.unlink()
-    result.mkdir()
+    results = out / f"results/{METHOD}"
+    shutil.rmtree(results)
+    results.write_text("a file")
     assert not publish_if_finished(PARAMS, (METHOD, 0), out, lambda event: None), "its process tells"
-    with pytest.raises(UserError, match=rf"{result}: cannot be written"):
+    with pytest.raises(UserError, match=rf"{results}/seed-0\.json: cannot be written"):
         again(out)
+    results.unlink()
+    result = results / "seed-0.json"
+    result.mkdir(parents=True)
+    assert again(out) == [f"{result}: in the way of a file of ours; moved to seed-0.json.aside-1"]
     shutil.rmtree(work(out))
     work(out).write_text("a file")
     children = Children(PARAMS, out, lambda unit, event: None)
     assert "cannot be written" in (children.run(UnitOfWork(METHOD, 0)) or "")
+    children.close()
 
 
 @pytest.mark.parametrize("damage", [one_number, text("[]"), removed], ids=lambda damage: damage.__name__)
