@@ -17,13 +17,14 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
 from benchmarks.faults.case import Kind, Verdict
-from benchmarks.faults.commands import end_marked
+from benchmarks.faults.commands import STOPPED, end_marked
 from benchmarks.faults.files import Files
 from benchmarks.faults.inputs import Inputs
 from benchmarks.faults.kills import Kills
@@ -36,6 +37,8 @@ from cl.errors import UserError
 KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Servers, Inputs, Files, Kills)}
 WHOLE_MINUTES = 20.0
 """Of a campaign that has to come to the least numbers of all kinds; a shorter one to as much less."""
+SHARED = 0.9
+"""Of the time, between the kinds; what is left is for those that have not come to their least."""
 GRACE_SECONDS = 60.0
 """After the end, for cases that are under way; what then still runs is cut off, and counts neither way."""
 
@@ -78,38 +81,52 @@ class Campaign:
         self.end = self.started + seconds
         self.verdicts: dict[str, list[Verdict]] = {}
         self._running: dict[Future[Verdict], str] = {}
+        self._next: Counter[str] = Counter()
+        """The number of each kind's next case."""
 
     def run(self, names: Sequence[str]) -> dict[str, list[Verdict]]:
-        """Each kind for its share of the time, and longer where it has not come to its least; the verdicts by kind."""
-        shares, gone = sum(KINDS[name].share for name in names), 0.0
-        with (
-            ThreadPoolExecutor(sum(KINDS[name].at_once for name in names)) as threads,
-            contextlib.ExitStack() as stack,
-        ):
+        """Each kind for its share of the time, then those that have not come to their least; the verdicts by kind."""
+        shares, gone = sum(KINDS[name].share for name in names) / SHARED, 0.0
+        threads = ThreadPoolExecutor(sum(KINDS[name].at_once for name in names))
+        kinds: list[Kind] = []
+        try:
             for name in names:
                 gone += KINDS[name].share / shares
-                kind = KINDS[name](self.folder, self.seed, self.warm, self.end)
-                stack.enter_context(contextlib.closing(kind))
-                self._begin(kind, threads, self.started + gone * self.seconds)
+                kinds.append(KINDS[name](self.folder, self.seed, self.warm, self.end))
+                self._begin(kinds[-1], threads, self.started + gone * self.seconds)
+            for kind in kinds:
+                self._begin(kind, threads, 0.0, self.least.get(kind.name, 0))
             while self._running and time.monotonic() < self.end + GRACE_SECONDS:
                 self._look()
-            cut = len(self._running)
-            self._running.clear()
-            end_marked(os.environ[MARK])
-        print(f"{cut} cases were cut off at the end", file=sys.stderr) if cut else None
+        finally:
+            cut = self._cut()
+            threads.shutdown()
+            for kind in kinds:
+                kind.close()
+        if cut:
+            print(f"{cut} cases were cut off at the end", file=sys.stderr)
         return self.verdicts
 
-    def _begin(self, kind: Kind, threads: ThreadPoolExecutor, until: float) -> None:
-        """Begin one case after the other, so many at once as the kind bears."""
+    def _cut(self) -> int:
+        """End the cases that are under way; they count neither way. Returns how many there were."""
+        cut = len(self._running)
+        STOPPED.set()
+        while not all(future.done() for future in self._running):
+            end_marked(os.environ[MARK])
+        self._running.clear()
+        STOPPED.clear()
+        return cut
+
+    def _begin(self, kind: Kind, threads: ThreadPoolExecutor, until: float, least: int = 0) -> None:
+        """Begin one case after the other, so many at once as the kind bears; until then, or until enough were tried."""
         found = self.verdicts.setdefault(kind.name, [])
-        number = 0
         while True:
             now, tried = time.monotonic(), sum(verdict.tried for verdict in found)
-            if now > self.end or (now > until and tried >= self.least.get(kind.name, 0)):
+            if now > self.end or (now > until and tried >= least):
                 return
             if list(self._running.values()).count(kind.name) < kind.at_once:
-                self._running[threads.submit(_tried, kind, number)] = kind.name
-                number += 1
+                self._running[threads.submit(_tried, kind, self._next[kind.name])] = kind.name
+                self._next[kind.name] += 1
             else:
                 self._look()
 
@@ -202,12 +219,19 @@ def _everything_ends() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    heard = {}
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
+        # Also where SIGINT is ignored, as in the background of a shell: what is started here has to hear it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            heard[number] = signal.signal(number, stop)
     try:
         yield
+    except KeyboardInterrupt:
+        raise UserError("stopped before the end; everything that was started is ended") from None
     finally:
         end_marked(mark)
+        for number, handler in heard.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

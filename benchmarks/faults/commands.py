@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,10 +70,25 @@ def unreadable(stderr: str) -> list[str]:
     return []
 
 
+STOPPED = threading.Event()
+"""The campaign is at its end: no more commands."""
+
+
+class Stopped(Exception):
+    """A case wanted to start a command after the campaign's end."""
+
+
+def check_going() -> None:
+    """Raises `Stopped` where nothing may be started any more."""
+    if STOPPED.is_set():
+        raise Stopped
+
+
 class Running:
     """A command under way."""
 
     def __init__(self, module: str, arguments: Sequence[str], place: Place, env: Mapping[str, str] | None = None):
+        check_going()
         self.place, self.started = place, time.monotonic()
         self._files = [place.folder / f"{time.monotonic_ns()}.{name}" for name in ("stdout", "stderr")]
         command = [sys.executable, "-m", module, *arguments]

@@ -5,6 +5,7 @@ A setting is what was written, or is refused; a picture is as bright as it was; 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -18,7 +19,7 @@ import yaml
 
 from benchmarks.faults import nasty, pictures
 from benchmarks.faults.case import Kind, Shared, Verdict
-from benchmarks.faults.commands import Done, run
+from benchmarks.faults.commands import Done, Stopped, run
 from benchmarks.faults.kills import LIMIT
 from benchmarks.faults.mutations import copy
 from benchmarks.faults.place import Place, tiny
@@ -72,7 +73,7 @@ class Inputs(Kind):
         """One case of each sort in turn; the rarer ones take longer."""
         draw = self.draw(number)
         if number == 0:  # it takes a while
-            threading.Thread(target=self._server, daemon=True).start()
+            threading.Thread(target=self._serve_early, daemon=True).start()
         if number % 25 == 24:
             sort = self._environment
         elif number % 40 == 39:
@@ -239,6 +240,10 @@ class Inputs(Kind):
             if done.code != 0:
                 raise RuntimeError(f"{module}: {done.code}: {done.last}")
         return place
+
+    def _serve_early(self) -> None:
+        with contextlib.suppress(RuntimeError, Stopped):  # told by the first case that needs it
+            self._server()
 
     def _server(self) -> Served:
         return self._served.get("served", lambda: Served(self.folder / "served", self.warm, self.caches))

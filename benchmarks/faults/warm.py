@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.faults.commands import Done, end_marked
+from benchmarks.faults.commands import Done, check_going, end_marked
 from benchmarks.faults.place import MARK, REPOSITORY, Place
 
 MODULES = (
@@ -63,6 +63,7 @@ class Warm:
         self, module: str, arguments: Sequence[str], place: Place, limit: float, env: Mapping[str, str] | None = None
     ) -> Done:
         """As `commands.run`."""
+        check_going()
         name = time.monotonic_ns()
         files = [place.folder / f"{name}.{stream}" for stream in ("stdout", "stderr")]
         mark = f"{os.environ.get(MARK, '')}:{place.folder}:"
