@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import re
 import shutil
@@ -12,11 +13,14 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from flows import deadline
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = (
@@ -38,6 +42,18 @@ RUN_DEPENDENT = (".cost.json", ".studies.log")
 MARK = "UNFORGETTING_TEST"
 """An environment variable by which a test finds every process that descends from its command."""
 SECONDS = 300
+
+
+@pytest.fixture
+def no_rest() -> Iterator[None]:
+    """Threads that a bad server held have gone at the end, and their sockets with them."""
+    yield
+    for thread in list(deadline._left_behind):
+        thread.join(10)
+    deadline._left_behind.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # of a connection that was left in the middle
+        gc.collect()
 
 
 def options(*overrides: str, out: Path, methods: str = "finetune,ewc", seeds: str = "0,1") -> list[str]:

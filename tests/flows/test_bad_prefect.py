@@ -20,6 +20,7 @@ from tests.flows.test_prefect import Json, Server, server
 
 __all__ = ["server"]
 
+pytestmark = pytest.mark.usefixtures("no_rest")
 LOST = 2.5
 """Seconds that a bad server may cost where `hasty` holds."""
 

@@ -814,6 +814,7 @@ def test_a_server_killed_between_two_syncs_costs_nothing(
     assert Counter(query(backend, sql)) == Counter(query(undisturbed, sql))
 
 
+@pytest.mark.usefixtures("no_rest")
 def test_a_server_that_never_answers_does_not_stall_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -843,6 +844,7 @@ def test_a_server_that_never_answers_does_not_stall_training(
     assert "secret" not in first + last + (out / ".work" / "tracking.json").read_text()
 
 
+@pytest.mark.usefixtures("no_rest")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_that_is_bad_costs_a_line_and_seconds(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
