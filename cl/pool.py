@@ -107,6 +107,8 @@ class Children:
         """Run one unit to its end; returns why it failed, or None."""
         try:
             return self._run(unit, trial_workers)
+        except BrokenPipeError:  # nobody hears of the units any more: no unit's fault, and the end of all
+            raise
         except OSError as error:
             return f"{error.filename or self.out}: {error.strerror}; mend that and run the same command again"
 
