@@ -8,6 +8,7 @@ follows once it answers; one that stays away costs a warning, and at the end of 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import uuid
@@ -240,7 +241,11 @@ class Teller:
         if not self._warned:
             self._warned = True
             url = without_password(self._url)
-            print(f"warning: the Prefect server at {url} is not up to date ({why}); the run itself goes on", flush=True)
+            with contextlib.suppress(OSError):  # nobody may read it any more
+                print(
+                    f"warning: the Prefect server at {url} is not up to date ({why}); the run itself goes on",
+                    flush=True,
+                )
 
     # Requests.
 

@@ -548,7 +548,6 @@ def report(params: Params, out: Path, prefect: Plain, failed: Collection[str] = 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the report of the methods and seeds of the params file, or print the last one's leaderboard."""
     from cl import cli
-    from flows import provenance
     from flows.engine import engine
     from flows.follower import tracking_of
     from flows.stage import ends_with_dvc
@@ -561,6 +560,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.show:
         print(show(tracking_of(params, given.out)))
     else:
+        from flows import provenance  # which takes a moment
+
         provenance.recordable(given.out)
         report(params, given.out, engine())
     return 0

@@ -37,11 +37,10 @@ from cl.sequence import Learner
 from cl.unit import learn
 from flows import provenance
 from flows.benchmark import compare
-from flows.champion import UPLOAD_SECONDS
 from flows.choice import Choice, barred, choose
 from flows.engine import Plain
 from flows.follower import Follower, tracking_of
-from flows.mlflow_server import ENVIRONMENT, TIMEOUT
+from flows.mlflow_server import ENVIRONMENT, TIMEOUT, UPLOAD_TIMEOUT
 from flows.registry import (
     ALIAS,
     DESCRIPTION_LENGTH,
@@ -386,7 +385,7 @@ def test_a_run_registers_its_best_where_the_params_say_so(out: Path, monkeypatch
     compare(params_of(out, "champion.register_best=true", methods="finetune,icarl"), out, Plain())
     version = MlflowClient(f"sqlite:///{out}/mlflow/mlflow.db").get_model_version_by_alias("permuted-digits", ALIAS)
     assert version.tags["method"] in ("finetune", "icarl")
-    assert os.environ[TIMEOUT] == UPLOAD_SECONDS
+    assert os.environ[TIMEOUT] == UPLOAD_TIMEOUT
 
 
 # The model.

@@ -26,8 +26,8 @@ PARAMS = Params.model_validate({"methods": {"ewc": {}, "finetune": {}}, "seeds":
 def home(tmp_path: Path) -> Path:
     """Three good nights."""
     for day in "123":
-        fake_results(tmp_path / f"nights/2026-01-0{day}", ("ewc", "finetune"), (0,), 2)
-        (tmp_path / f"nights/2026-01-0{day}/night.json").write_text(json.dumps(RECORD))
+        fake_results(tmp_path / f"nights/2026-01-0{day}T03-00-00", ("ewc", "finetune"), (0,), 2)
+        (tmp_path / f"nights/2026-01-0{day}T03-00-00/night.json").write_text(json.dumps(RECORD))
     return tmp_path
 
 
@@ -37,13 +37,13 @@ def test_the_latest_good_night_with_results_is_compared_with(home: Path) -> None
     assert said == []
     night, runs = last_good(course, SEQUENCE, PARAMS, said.append) or (None, [])
     assert (night, len(runs)) == (course[-1], 2)
-    path = home / "nights/2026-01-03/results/ewc/seed-0.json"
+    path = home / "nights/2026-01-03T03-00-00/results/ewc/seed-0.json"
     path.write_text(path.read_text()[:-50])
-    shutil.rmtree(home / "nights/2026-01-02/results")
+    shutil.rmtree(home / "nights/2026-01-02T03-00-00/results")
     night, runs = last_good(course, SEQUENCE, PARAMS, said.append) or (None, [])
     assert (night, len(runs)) == (course[0], 2)
-    assert f"night 2026-01-03: nothing to compare with: {path} cannot be read" in said[0]
-    assert "night 2026-01-02: nothing to compare with: no results" in said[1]
+    assert f"night 2026-01-03T03-00-00: nothing to compare with: {path} cannot be read" in said[0]
+    assert "night 2026-01-02T03-00-00: nothing to compare with: no results" in said[1]
     assert last_good(course, {**SEQUENCE, "tasks": ["one"]}, PARAMS) is None
 
 
@@ -56,18 +56,18 @@ def test_the_latest_good_night_with_results_is_compared_with(home: Path) -> None
     ],
 )  # fmt: skip
 def test_a_night_whose_record_is_damaged_is_left_out_and_said(damaged: Any, home: Path) -> None:
-    path = home / "nights/2026-01-02/night.json"
+    path = home / "nights/2026-01-02T03-00-00/night.json"
     path.write_text(json.dumps(damaged))
     said: list[str] = []
     course = nights(home, said.append)
-    assert [night.name for night in course] == ["2026-01-01", "2026-01-03"]
+    assert [night.name for night in course] == ["2026-01-01T03-00-00", "2026-01-03T03-00-00"]
     assert said == [f"{path}: damaged; this night is left out"]
 
 
 def test_records_of_the_first_nights_are_read(home: Path) -> None:
     """They did not say what a benchmark was scaled to."""
     early = {**RECORD, "sequence": {"benchmark": "b", "tasks": ["one", "two"]}, "later": 1}
-    (home / "nights/2026-01-02/night.json").write_text(json.dumps(early))
+    (home / "nights/2026-01-02T03-00-00/night.json").write_text(json.dumps(early))
     course = nights(home)
     assert len(course) == 3
     assert differences(RECORD, early) == {}

@@ -52,7 +52,7 @@ def test_a_port_that_is_none(port: str, capsys: pytest.CaptureFixture[str], monk
 def test_a_damaged_record_of_what_runs(text: str) -> None:
     STATE.parent.mkdir()
     STATE.write_text(text)
-    with pytest.raises(UserError, match=r"servers\.json: is damaged, so it is not known what runs; end .* by hand"):
+    with pytest.raises(UserError, match=r"servers\.json: damaged; end its servers \(.*\) and remove the file"):
         known()
 
 
