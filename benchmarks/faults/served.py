@@ -159,7 +159,7 @@ def wait_for(url: str, running: Running, limit: float) -> None:
             time.sleep(0.2)
 
 
-def main() -> None:
+def main() -> int:
     """Write the model of the finished run `../out` as MLflow keeps it, into this folder."""
     from cl import cli
     from flows.choice import choose
@@ -168,7 +168,10 @@ def main() -> None:
     params, out = cli.params_of(cli.parser("cl", None).parse_args(["--methods", METHOD])), Path("../out")
     choice = choose(params, out, METHOD, 0)
     save(Path(sys.argv[1]), choice, facts_of(params, out, choice.run), "a card")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    from cl import cli
+
+    sys.exit(cli.guarded(main))
