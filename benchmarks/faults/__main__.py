@@ -196,7 +196,8 @@ def _least(text: str, minutes: float, names: Sequence[str]) -> dict[str, int]:
 
 
 def _commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, encoding="utf-8", check=False)
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     return done.stdout.strip() or "unknown"
 
 

@@ -48,7 +48,7 @@ def leftovers(out: Path) -> list[str]:
     found = {path for path in found if path.is_relative_to(out)}
     faults = [f"left behind: {path.relative_to(out)}" for path in sorted(found)[:3]]
     for path in out.glob(".work/*/seed-*/*/lock"):
-        with contextlib.suppress(FileNotFoundError), path.open("r+") as lock:
+        with contextlib.suppress(FileNotFoundError), path.open("r+", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -95,7 +95,7 @@ class Warm:
             stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
             cwd=REPOSITORY,
-            text=True,
+            encoding="utf-8",
             start_new_session=True,
         )
 
