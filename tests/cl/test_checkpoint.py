@@ -214,14 +214,21 @@ def test_failure_while_writing_a_file_leaves_the_old_one(
 ) -> None:
     path = tmp_path / "x.json"
     write_json(path, {"a": 1})
-    original = Path.write_bytes
+    opened = os.fdopen
 
-    def write(self: Path, data: bytes) -> int:
-        original(self, data[:3])
-        raise failure
+    class Failing:
+        def __init__(self, descriptor: int, mode: str) -> None:
+            self.file = opened(descriptor, mode)
+
+        def write(self, data: bytes) -> None:
+            self.file.write(data[:3])
+            raise failure
+
+        def close(self) -> None:
+            self.file.close()
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", write)
+        patch.setattr(files.os, "fdopen", Failing)
         with pytest.raises(UserError if isinstance(failure, OSError) else Died):
             write_json(path, {"a": 2})
     assert files.read_json(path) == {"a": 1}
