@@ -26,14 +26,13 @@ SEEDS = "10,11,12"
 Knobs = Mapping[str, Value]
 STRENGTHS: list[Knobs] = [{"strength": value} for value in (10.0, 3.0, 1.0, 0.3)]
 PULLS: list[Knobs] = [{"strength": value} for value in (0.01, 0.1, 1.0, 10.0)]
-BETAS: list[Knobs] = [{"beta": value} for value in (1.0, 0.3, 0.1)]
+BETAS: list[Knobs] = [{"beta": value} for value in (1.0, 0.3)]
 CANDIDATES: dict[str, list[Knobs]] = {
     "lwf": STRENGTHS,
     "ebll": STRENGTHS,
     "mean_imm": PULLS,
     "mode_imm": PULLS,
     "vcl": BETAS,
-    "dgr": [{"generator_epochs": 20, "distil": False}, {"generator_epochs": 100, "distil": True}],
 }
 """By method, the declared value first. VCL with a coreset takes what suits VCL."""
 

@@ -416,6 +416,7 @@ class Unit:
         except DamagedCheckpoint as error:
             self._warn(f"{error}: refused; learning task {index + 1} again")
             return False
+        self._drop_candidates(index)  # a kill may have come between
         self.learner.resume(index, snapshot)
         self.records.append(record)
         self.say({"event": "resumed", "index": index, "tasks": len(self.learner.stages)})
