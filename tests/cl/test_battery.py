@@ -17,7 +17,6 @@ import torch
 from cl import checkpoint, files, unit
 from cl.data import Split, load
 from cl.errors import UserError
-from cl.holding import Holding
 from cl.method import Knob, Method, make, method_class
 from cl.params import Params, names_in
 from cl.selection import Study
@@ -478,8 +477,9 @@ def test_samples_are_kept_as_declared(name: str, prepared: dict[int, Path]) -> N
 @pytest.mark.parametrize(("name", "knob", "value"), SWITCHES)
 def test_switches_switch_something(name: str, knob: str, value: Any, prepared: dict[int, Path]) -> None:
     scores = []
-    stable = {"strength": 0.1} if issubclass(method_class(name), Holding) else {}  # at their own, trainings diverge
-    for knobs in (stable, {**stable, knob: value}):
+    # At its own strength SI's training diverges here, and at much lower ones no importance is negative.
+    given = {"si": {"strength": 30.0}}.get(name, {})
+    for knobs in (given, {**given, knob: value}):
         learner = learner_for(params_for(name, knobs, selection=OFF, model={"hidden": [16, 16]}), prepared[3])
         learn_tasks(learner, 3)
         learner.method.net.eval()
