@@ -306,10 +306,9 @@ def tag(tracking: Tracking, tags: Mapping[str, Mapping[str, str]]) -> None:
     """Set tags on runs, by id. A server that is down must not fail what was made: one line says what is missing."""
     try:
         client, _ = connected(tracking)
-        from mlflow.entities import RunTag
-
         for run, pairs in tags.items():
-            client.log_batch(run, tags=[RunTag(key, value) for key, value in pairs.items()])
+            for key, value in pairs.items():
+                client.set_tag(run, key, value)
     except Exception as error:
         why = said_of(error)
         _say(f"MLflow ({tracking.target}) lacks DVC's hashes: {why}; `python -m flows.report` sends them")
