@@ -212,7 +212,7 @@ def _unusable(number: int) -> str | None:
 
 def port(text: str) -> int:
     """The number of a port as it is given; raises `ArgumentTypeError`."""
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5) or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port; take a number from 1 to 65535")
     return int(text)
 

@@ -43,7 +43,7 @@ def test_a_port_that_is_none(port: str, capsys: pytest.CaptureFixture[str], monk
     monkeypatch.setattr("sys.argv", ["serve", "status", f"--mlflow-port={port}"])
     with pytest.raises(SystemExit):
         serve.main()
-    assert f"{port!r} is no port: give a number from 1 to 65535" in capsys.readouterr().err
+    assert f"{port!r} is no port; take a number from 1 to 65535" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
