@@ -22,6 +22,10 @@ os.environ.update(
     }
 )
 
+# `make test` and a git hook pass these on. A test's own make and git would take them as theirs.
+for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"):
+    os.environ.pop(name, None)
+
 REPOSITORY = Path(__file__).parents[1]
 RAW = REPOSITORY / "data"
 
