@@ -36,10 +36,10 @@ from cl.method import method_class
 from cl.nets import build
 from cl.params import Model, Params, names_in, validate
 from cl.rng import generator
+from cl.run import choose_device
 from cl.selection import Knobs
 from cl.sequence import Learner
 from cl.train import Snapshot
-from cl.unit import choose_device
 
 SHAPE = (3, 32, 32)
 CLASSES = 20

@@ -145,7 +145,7 @@ def params_for(pair: Pair, tasks: int, epochs: int) -> Params:
 
 
 def here(pair: Pair, params: Params, tasks: TaskSequence, seed: int) -> Outcome:
-    """One unit by this project's loop."""
+    """One run by this project's loop."""
     learner = Learner(params, pair.here, seed, tasks, torch.device("cpu"))
     started = time.process_time()
     for stage in learner.stages:
@@ -158,7 +158,7 @@ def here(pair: Pair, params: Params, tasks: TaskSequence, seed: int) -> Outcome:
 
 
 def there(pair: Pair, params: Params, tasks: TaskSequence, seed: int) -> Outcome:
-    """The same unit by Avalanche's loop."""
+    """The same run by Avalanche's loop."""
     training = params.training
     net = build(params.model, tasks.input_shape, generator(seed, "network"))
     for task in tasks.tasks:
@@ -332,7 +332,7 @@ def pairs_for(methods: Sequence[str]) -> list[Pair]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one line a unit to standard error, and the table."""
+    """Print one line a run to standard error, and the table."""
     options = parsed(arguments)
     if importlib.util.find_spec(PACKAGE) is None:
         raise UserError("Avalanche is not installed, with which this compares; run pip install -e '.[outside]'")

@@ -61,7 +61,7 @@ def results(method: str, rows: tuple[Row, ...]) -> str:
             cells = [name, percent(row.accuracy), percent(row.forgetting), percent(row.learning)]
             lines.append("| " + " | ".join([*cells, times(row.relative_time), size(row.state_bytes)]) + " |")
     notes = (
-        f"{where(rows)}; `python -m flows.benchmark --methods all` prints it. Mean and half width of the 95 % "
+        f"{where(rows)}; `python -m flows.compare --methods all` prints it. Mean and half width of the 95 % "
         "t-interval over the seeds; *time* is computing time relative to finetuning, selection included; *carried* is "
         "what goes on to the next task besides the network."
     )
@@ -71,7 +71,7 @@ def results(method: str, rows: tuple[Row, ...]) -> str:
 def board(out: Path) -> str:
     """The tables of a run's leaderboard, and what they are of."""
     text = (out / "report" / "leaderboard.md").read_text(encoding="utf-8")
-    kept = [line for line in text.splitlines() if line.startswith(("|", "The same models", "Need to be told"))]
+    kept = [line for line in text.splitlines() if line.startswith(("|", "The same models,", "Need the task"))]
     lines = [f"\n{line}\n" if not line.startswith("|") else line for line in kept]
     return "\n".join([*lines, "", f"{where(compare(read_runs(out)))}."])
 

@@ -20,7 +20,7 @@ from cl.errors import UserError
 from cl.methods.expert_gate import ExpertGate
 from cl.metrics import interval
 from cl.params import Params, read
-from cl.pool import Progress, explain, run_all, units_of
+from cl.pool import Progress, explain, run_all, runs_of
 from cl.sequence import Learner
 
 METHOD = "expert_gate"
@@ -46,8 +46,8 @@ def row(benchmark: str, given: argparse.Namespace) -> str:
     params = read(given.params, [f"benchmark.name={benchmark}", *given.overrides], [METHOD], cli.seeds_of(given.seeds))
     out.mkdir(parents=True, exist_ok=True)
     prepare(params.benchmark, cli.RAW, out / "prepared", say=_say)
-    units = units_of(params)
-    if failures := run_all(params, out, units, Progress(units, _say)):
+    runs = runs_of(params)
+    if failures := run_all(params, out, runs, Progress(runs, _say)):
         raise UserError(explain(failures))
     results = [json.loads((out / "results" / METHOD / f"seed-{seed}.json").read_bytes()) for seed in params.seeds]
     columns = [
@@ -73,7 +73,7 @@ def main() -> int:
     parser.set_defaults(out=Path("out/routing"))
     given = parser.parse_args()
     rows = [row(benchmark, given) for benchmark in BENCHMARKS]
-    head = ["| benchmark | own expert % | accuracy % told the task | not told |", "| :--- | ---: | ---: | ---: |"]
+    head = ["| benchmark | own expert % | task-aware accuracy % | task-agnostic |", "| :--- | ---: | ---: | ---: |"]
     print("\n".join([*head, *rows]))
     return 0
 

@@ -23,7 +23,7 @@ from cl.nets import build
 from cl.nets.precision import is_reduced
 from cl.params import Benchmark, Params, read
 from cl.rng import generator
-from cl.unit import choose_device
+from cl.run import choose_device
 
 STUDIES = Path("studies")
 # Training images a task: as published (De Lange et al. 2021, Table 2); of the digits as prepared here.
@@ -57,7 +57,9 @@ def passes(params: Params) -> int:
         return epochs * sum(per_task) * len(params.methods)
     for name in params.methods:
         method = method_class(name)
-        grids = [len(params.selection.boot_learning_rates)] + [len(params.selection.learning_rates)] * len(per_task[1:])
+        grids = [len(params.selection.first_task_learning_rates)] + [len(params.selection.learning_rates)] * len(
+            per_task[1:]
+        )
         if method.sees_all_tasks:
             total += grids[0] * epochs * sum(per_task)
             continue

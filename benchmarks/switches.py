@@ -21,7 +21,7 @@ from cl.files import write_json
 from cl.method import Value, method_class
 from cl.metrics import interval
 from cl.params import names_in, read
-from cl.pool import Progress, explain, run_all, units_of
+from cl.pool import Progress, explain, run_all, runs_of
 
 GIVEN: dict[tuple[str, str], dict[str, Value]] = {("gem", "memory_gradient"): {"memory_per_task": 450}}
 """Knobs without which a switch has nothing to do: a memory has to be larger than a batch."""
@@ -48,11 +48,11 @@ def results_of(method: str, knobs: dict[str, Any], given: argparse.Namespace) ->
     if not (out / "prepared").exists():
         os.symlink("../prepared", out / "prepared")
     _say(f"{method} {named}")
-    units = units_of(params)
-    failures = run_all(params, out, units, Progress(units, lambda line: None))
+    runs = runs_of(params)
+    failures = run_all(params, out, runs, Progress(runs, lambda line: None))
     if failures:
         raise UserError(explain(failures))
-    return [json.loads((out / "results" / method / f"seed-{unit.seed}.json").read_bytes()) for unit in units]
+    return [json.loads((out / "results" / method / f"seed-{run.seed}.json").read_bytes()) for run in runs]
 
 
 def row(method: str, name: str, value: Value, given: argparse.Namespace) -> dict[str, Any]:

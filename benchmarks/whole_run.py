@@ -38,7 +38,7 @@ def main() -> int:
     print(f"units:                   {len(costs)}")
     print(f"wall-clock:              {wall:.0f} s")
     print(f"processor, all of it:    {process:.0f} s")
-    print(f"  in units, after start: {learning:.0f} s ({learning / process:.0%})")
+    print(f"  in runs, after start: {learning:.0f} s ({learning / process:.0%})")
     print(f"  in training steps:     {steps:.0f} s ({steps / process:.0%})")
     print(f"peak memory, one process: {max(cost['peak_memory_bytes'] for cost in costs) / 2**30:.2f} GiB")
     return 0

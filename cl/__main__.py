@@ -13,20 +13,20 @@ from cl.files import read_object
 from cl.live import shown
 from cl.metrics import interval
 from cl.params import Params
-from cl.pool import UnitOfWork, check_out, explain, run_all, units_of
+from cl.pool import RunId, check_out, explain, run_all, runs_of
 
 
 def run(params: Params, out: Path) -> dict[str, str]:
-    """Prepare the benchmark, learn every unit and print the table; returns the failures."""
+    """Prepare the benchmark, learn every run and print the table; returns the failures."""
     from cl.method import checked
 
     check_out(out, params.benchmark)
     params = checked(params)
     prepare(params.benchmark, cli.RAW, out / "prepared", say=_say)
     check_prepared(params, out / "prepared")
-    units = units_of(params)
-    with shown(units, _say) as hear:
-        failures = run_all(params, out, units, hear)
+    runs = runs_of(params)
+    with shown(runs, _say) as hear:
+        failures = run_all(params, out, runs, hear)
     print(table(params, out, failures))
     return failures
 
@@ -34,11 +34,11 @@ def run(params: Params, out: Path) -> dict[str, str]:
 def table(params: Params, out: Path, failed: Collection[str] = ()) -> str:
     """The methods by average accuracy, mean and 95 % interval over the seeds, as text.
 
-    A unit that `failed`, as `ewc/seed-0`, has no result, whatever an earlier run left.
+    A run that `failed`, as `ewc/seed-0`, has no result, whatever an earlier run left.
     """
     rows = []
     for method in params.methods:
-        learned = [seed for seed in params.seeds if UnitOfWork(method, seed).name not in failed]
+        learned = [seed for seed in params.seeds if RunId(method, seed).name not in failed]
         paths = [out / "results" / method / f"seed-{seed}.json" for seed in learned]
         results = [averages(path) for path in paths if path.exists()]
         if results:
@@ -72,7 +72,7 @@ def main() -> int:
     given = cli.parser("cl", main.__doc__).parse_args()
     failures = run(cli.params_of(given), given.out)
     if failures:
-        raise UserError(f"{len(failures)} of the units failed: {explain(failures)}")
+        raise UserError(f"{len(failures)} of the runs failed: {explain(failures)}")
     return 0
 
 

@@ -22,13 +22,13 @@ from cl import checkpoint, cli
 from cl.data import Split, Task
 from cl.errors import UserError
 from cl.files import from_json, write_json
-from cl.keys import chain_key, unit_folder, unit_key
+from cl.keys import chain_key, run_folder, run_key
 from cl.method import accuracy, checked, method_class
 from cl.metrics import largest_change, worst_case_accuracy
 from cl.params import Params
-from cl.pool import UnitOfWork, units_of
+from cl.pool import RunId, runs_of
 from cl.rng import generator
-from cl.unit import learner_of
+from cl.run import learner_of
 from cl.work import DamagedFile, finished
 
 SAMPLES = 1000
@@ -48,24 +48,24 @@ class Moment:
     """On each task up to this one."""
 
 
-def trace(params: Params, unit: UnitOfWork, out: Path, every: int) -> list[Moment]:
+def trace(params: Params, run: RunId, out: Path, every: int) -> list[Moment]:
     """Train the kept trial of each task again, and look every so many steps, counted from the start of each task.
 
-    Raises `UserError` unless the unit has been learned with these params, and where a task would not be looked at.
+    Raises `UserError` unless the run has been learned with these params, and where a task would not be looked at.
     """
     if every < 1:
         raise UserError(f"--every {every}: has to be 1 step or more")
-    folder = unit_folder(params, unit.method, unit.seed, out)
+    folder = run_folder(params, run.method, run.seed, out)
     done = finished(folder)
     try:
         trials = from_json(done.read(folder, "trials.json"))["trials"] if done is not None else None
     except DamagedFile as error:
-        raise UserError(f"{error}; make it whole first: flows.benchmark") from None
+        raise UserError(f"{error}; make it whole first: flows.compare") from None
     if trials is None:
-        raise UserError(f"{unit.name} is not learned under {out} with these params; learn it first: flows.benchmark")
-    learner = learner_of(params, unit.method, unit.seed, out)
+        raise UserError(f"{run.name} is not learned under {out} with these params; learn it first: flows.compare")
+    learner = learner_of(params, run.method, run.seed, out)
     learner.sequence = replace(learner.sequence, tasks=tuple(map(_few, learner.sequence.tasks)))
-    key = unit_key(params, unit.method, unit.seed)
+    key = run_key(params, run.method, run.seed)
     moments: list[Moment] = []
     steps_before = 0
     for index, stage in enumerate(learner.stages):
@@ -120,35 +120,35 @@ def summary(moments: list[Moment], tasks: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Take test accuracy within the tasks, of units that have been learned."""
+    """Take test accuracy within the tasks, of runs that have been learned."""
     parser = cli.parser("cl.anytime", main.__doc__)
     parser.add_argument("--every", type=int, default=10, metavar="STEPS", help="from one look to the next; default: 10")
     given = parser.parse_args()
     if given.every < 1:
         raise UserError(f"--every {given.every}: has to be 1 or more steps")
     params = checked(cli.params_of(given))
-    print(f"{'unit':24} {'average':>8} {'worst case':>11} {'minimum':>8} {'largest drop':>13}")
-    for unit in units_of(params):
-        found = traced(params, unit, given.out, given.every)
+    print(f"{'run':24} {'average':>8} {'worst case':>11} {'minimum':>8} {'largest drop':>13}")
+    for run in runs_of(params):
+        found = traced(params, run, given.out, given.every)
         if found is None:
-            print(f"{unit.name:24} learns all tasks at once")
+            print(f"{run.name:24} learns all tasks at once")
             continue
         values = [found["anytime_average_accuracy"], found["worst_case_accuracy"]]
         values += [found.get("minimum_accuracy"), found.get("windowed_forgetting")]
         shown = [f"{value:.1%}" if value is not None else "-" for value in values]
-        print(f"{unit.name:24} {shown[0]:>8} {shown[1]:>11} {shown[2]:>8} {shown[3]:>13}", flush=True)
+        print(f"{run.name:24} {shown[0]:>8} {shown[1]:>11} {shown[2]:>8} {shown[3]:>13}", flush=True)
     return 0
 
 
-def traced(params: Params, unit: UnitOfWork, out: Path, every: int) -> dict[str, Any] | None:
-    """The unit's trace and its measures, written beside its results; None where all tasks were learned at once."""
-    if method_class(unit.method).sees_all_tasks:
+def traced(params: Params, run: RunId, out: Path, every: int) -> dict[str, Any] | None:
+    """The run's trace and its measures, written beside its results; None where all tasks were learned at once."""
+    if method_class(run.method).sees_all_tasks:
         return None
-    moments = trace(params, unit, out, every)
+    moments = trace(params, run, out, every)
     tasks = max(moment.task for moment in moments) + 1
-    head = {"schema": 1, "benchmark": params.benchmark.name, "method": unit.method, "seed": unit.seed, "every": every}
+    head = {"schema": 1, "benchmark": params.benchmark.name, "method": run.method, "seed": run.seed, "every": every}
     found = {**head, **summary(moments, tasks), "trace": [vars(moment) for moment in moments]}
-    write_json(out / "results" / unit.method / f"seed-{unit.seed}.anytime.json", found)
+    write_json(out / "results" / run.method / f"seed-{run.seed}.anytime.json", found)
     return found
 
 

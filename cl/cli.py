@@ -1,4 +1,4 @@
-"""The command line that `python -m cl` and `python -m flows.benchmark` share."""
+"""The command line that `python -m cl` and `python -m flows.compare` share."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def params_of(given: argparse.Namespace) -> Params:
     overrides = list(given.overrides)
     if methods == ["all"]:
         methods = names_in("methods")
-        overrides.insert(0, "scenario.unable=leave-out")
+        overrides.insert(0, "scenario.unsupported=leave-out")
     return read(given.params, overrides, methods, seeds_of(given.seeds))
 
 

@@ -1,6 +1,6 @@
-"""What decides a unit's bytes, the keys that are made of it, and which checkpoints hold for them.
+"""What decides a run's bytes, the keys that are made of it, and which checkpoints hold for them.
 
-A unit's work folder is named by a key of everything that decides its bytes but for the data, and holds that as
+A run's work folder is named by a key of everything that decides its bytes but for the data, and holds that as
 `unit.json`. The key of a checkpoint names the data of the tasks up to it as well.
 """
 
@@ -16,7 +16,8 @@ from typing import Any
 from cl.data.prepare import digest, read_manifest
 from cl.files import DamagedCheckpoint, read_object, verify, write_folder
 from cl.params import PACKAGE, Params
-from cl.work import UNIT, copy_cost
+from cl.renamed import with_new_keys
+from cl.work import RUN, copy_cost
 
 CODE = (
     "checkpoint",
@@ -42,7 +43,7 @@ UPGRADES = ("code.", "torch")
 
 
 def parts_of(params: Params, method: str, seed: int) -> dict[str, Any]:
-    """Everything that decides a unit's bytes, by name, but for the data (each checkpoint names those itself)."""
+    """Everything that decides a run's bytes, by name, but for the data (each checkpoint names those itself)."""
     files = [PACKAGE / f"{name}.py" for name in CODE]
     files += sorted((PACKAGE / "nets").glob("*.py"))
     files += [PACKAGE / "methods" / f"{name}.py" for name in sorted({method, "finetune"})]  # which searches for all
@@ -52,7 +53,7 @@ def parts_of(params: Params, method: str, seed: int) -> dict[str, Any]:
         "code": code,
         "torch": version("torch"),
         **{section: getattr(params, section).model_dump(mode="json") for section in sections},
-        "scenario": params.scenario.model_dump(exclude={"unable"}),
+        "scenario": params.scenario.model_dump(exclude={"unsupported"}),
         "methods": {method: {name: _plain(value) for name, value in params.methods[method].items()}},
         "memory_budget": params.memory_budget,
         **_weights(params),
@@ -79,23 +80,23 @@ def _sha256(path: Path, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def unit_key(params: Params, method: str, seed: int) -> str:
+def run_key(params: Params, method: str, seed: int) -> str:
     """Names all of that in short."""
     return digest(parts_of(params, method, seed))
 
 
-def unit_folder(params: Params, method: str, seed: int, out: Path) -> Path:
-    """Where the unit keeps its checkpoints and its journal of trials while it runs, and afterwards."""
-    return out / ".work" / method / f"seed-{seed}" / unit_key(params, method, seed)[:16]
+def run_folder(params: Params, method: str, seed: int, out: Path) -> Path:
+    """Where the run keeps its checkpoints and its journal of trials while it runs, and afterwards."""
+    return out / ".work" / method / f"seed-{seed}" / run_key(params, method, seed)[:16]
 
 
 def chain_key(key: str, stages: Sequence[str]) -> str:
-    """Names all that went into a model: the unit of this key, and the data of what it has learned, by their digests."""
+    """Names all that went into a model: the run of this key, and the data of what it has learned, by their digests."""
     return digest([key, list(stages)])
 
 
 def chain(parts: Mapping[str, Any], tasks: Sequence[str], at_once: bool) -> list[str]:
-    """The key of the checkpoint after each stage: the unit's parts, and the digests of the tasks up to there."""
+    """The key of the checkpoint after each stage: the run's parts, and the digests of the tasks up to there."""
     stages = [digest(list(tasks))] if at_once else list(tasks)
     key = digest(parts)
     return [chain_key(key, stages[: index + 1]) for index in range(len(stages))]
@@ -111,19 +112,19 @@ def learned(folder: Path, keys: Sequence[str]) -> int:
 
 def earlier(folder: Path) -> Iterator[Path]:
     """Work folders of the same method and seed that have something learned, the latest first."""
-    found = [path.parent for path in folder.parent.glob(f"*/{UNIT}") if path.parent != folder]
+    found = [path.parent for path in folder.parent.glob(f"*/{RUN}") if path.parent != folder]
     yield from sorted((p for p in found if (p / "task-000").exists()), key=lambda p: -p.stat().st_mtime)
 
 
 def noted(folder: Path) -> dict[str, Any]:
-    """The parts of the unit of this work folder, as noted there; empty where the note is missing or damaged."""
-    parts = read_object(folder / UNIT)
+    """The parts of the run of this work folder, as noted there; empty where the note is missing or damaged."""
+    parts = read_object(folder / RUN)
     return parts if digest(parts).startswith(folder.name) else {}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two units' parts, in words."""
-    a, b = _flat(before), _flat(now)
+    """What differs between two runs' parts, in words."""
+    a, b = _flat(with_new_keys(dict(before))), _flat(now)
     names = [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
     unset = "as declared"
     return [f"{n} changed" if n.startswith("code.") else f"{n}: {a.get(n, unset)} -> {b.get(n, unset)}" for n in names]
@@ -137,7 +138,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def adopt(params: Params, method: str, seed: int, out: Path) -> int:
-    """Take over the checkpoints of this unit that another version of the code, or of torch, has learned.
+    """Take over the checkpoints of this run that another version of the code, or of torch, has learned.
 
     Everything else that decides its bytes has to be the same, and the data of the tasks. What comes of it need not be
     what this version would have learned from the start, which is why it is only done when asked for
@@ -147,7 +148,7 @@ def adopt(params: Params, method: str, seed: int, out: Path) -> int:
 
     at_once = method_class(method).sees_all_tasks
     parts = parts_of(params, method, seed)
-    folder = unit_folder(params, method, seed, out)
+    folder = run_folder(params, method, seed, out)
     tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
     keys = chain(parts, tasks, at_once)
     if learned(folder, keys) > 0:

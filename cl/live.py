@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from cl.pool import Event, Hear, Progress, UnitOfWork, chosen_of, time_left
+from cl.pool import Event, Hear, Progress, RunId, chosen_of, time_left
 
 OTHER_LINES = 3
 """Of the table: its head, what stands below it, and the cursor's."""
@@ -22,34 +22,34 @@ OTHER_LINES = 3
 class LiveTable:
     """A row per method: how far its seeds are, accuracy so far, and what was decided last."""
 
-    def __init__(self, units: Iterable[UnitOfWork], console: Console) -> None:
+    def __init__(self, runs: Iterable[RunId], console: Console) -> None:
         self.console = console
-        self._units = list(units)
-        self._share = dict.fromkeys(self._units, 0.0)
+        self._runs = list(runs)
+        self._share = dict.fromkeys(self._runs, 0.0)
         self._before = dict(self._share)
-        self._accuracy: dict[UnitOfWork, float] = {}
-        self._last = dict.fromkeys((unit.method for unit in self._units), "")  # what was heard last stands at the end
+        self._accuracy: dict[RunId, float] = {}
+        self._last = dict.fromkeys((run.method for run in self._runs), "")  # what was heard last stands at the end
         self._started = time.monotonic()
 
-    def __call__(self, unit: UnitOfWork, event: Event) -> None:
-        """Hear of an event of a unit."""
+    def __call__(self, run: RunId, event: Event) -> None:
+        """Hear of an event of a run."""
         kind = event["event"]
         if kind in ("warning", "error"):
-            self.console.print(f"{unit.name}: {event['message']}", markup=False, highlight=False)
+            self.console.print(f"{run.name}: {event['message']}", markup=False, highlight=False)
         elif kind in ("resumed", "finished before"):
             done = 1.0 if kind == "finished before" else (event["index"] + 1) / event["tasks"]
-            self._share[unit] = self._before[unit] = done
-            self._note(unit.method, f"seed {unit.seed}: {'finished before' if done == 1.0 else 'goes on from before'}")
+            self._share[run] = self._before[run] = done
+            self._note(run.method, f"seed {run.seed}: {'finished before' if done == 1.0 else 'goes on from before'}")
         elif kind == "trial":
-            where = f"seed {unit.seed}: task {event['index'] + 1}/{event['tasks']} {event['phase']}"
-            self._note(unit.method, f"{where} {chosen_of(event['point'])}: {event['accuracy']:.1%}")
+            where = f"seed {run.seed}: task {event['index'] + 1}/{event['tasks']} {event['phase']}"
+            self._note(run.method, f"{where} {chosen_of(event['point'])}: {event['accuracy']:.1%}")
         elif kind == "task":
-            self._share[unit] = (event["index"] + 1) / event["tasks"]
-            self._accuracy[unit] = event["average_accuracy"]
+            self._share[run] = (event["index"] + 1) / event["tasks"]
+            self._accuracy[run] = event["average_accuracy"]
             chosen = chosen_of({"learning rate": event["learning_rate"], **event["decayed"]})
-            self._note(unit.method, f"seed {unit.seed}: task {event['index'] + 1}/{event['tasks']} learned, {chosen}")
+            self._note(run.method, f"seed {run.seed}: task {event['index'] + 1}/{event['tasks']} learned, {chosen}")
             for remark in event.get("remarks", ()):
-                said = f"{unit.name}: warning: task {event['index'] + 1} {event['task']}: {remark}"
+                said = f"{run.name}: warning: task {event['index'] + 1} {event['task']}: {remark}"
                 self.console.print(said, markup=False, highlight=False)
 
     def _note(self, method: str, said: str) -> None:
@@ -64,12 +64,12 @@ class LiveTable:
         table.add_column("accuracy so far", justify="right", no_wrap=True)
         table.add_column("last", no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
         fit = list(self._last)[-max(self.console.height - OTHER_LINES, 1) :]
-        for method in dict.fromkeys(unit.method for unit in self._units):
+        for method in dict.fromkeys(run.method for run in self._runs):
             if method not in fit:
                 continue
-            own = [unit for unit in self._units if unit.method == method]
-            share = statistics.fmean(self._share[unit] for unit in own)
-            found = [self._accuracy[unit] for unit in own if unit in self._accuracy]
+            own = [run for run in self._runs if run.method == method]
+            share = statistics.fmean(self._share[run] for run in own)
+            found = [self._accuracy[run] for run in own if run in self._accuracy]
             accuracy = f"{statistics.fmean(found):.1%}" if found else ""
             table.add_row(method, ProgressBar(1.0, share, width=20), accuracy, self._last[method])
         hidden = f"{len(self._last) - len(fit)} methods more" if len(fit) < len(self._last) else ""
@@ -79,13 +79,13 @@ class LiveTable:
 
 
 @contextlib.contextmanager
-def shown(units: Iterable[UnitOfWork], say: Callable[[str], None], *, lines: bool = False) -> Iterator[Hear]:
-    """What hears of the units' events and shows them; `lines` wants lines even on a terminal."""
-    units = list(units)
+def shown(runs: Iterable[RunId], say: Callable[[str], None], *, lines: bool = False) -> Iterator[Hear]:
+    """What hears of the runs' events and shows them; `lines` wants lines even on a terminal."""
+    runs = list(runs)
     console = Console()
     if lines or not sys.stdout.isatty() or not console.is_terminal:
-        yield Progress(units, say)
+        yield Progress(runs, say)
         return
-    table = LiveTable(units, console)
+    table = LiveTable(runs, console)
     with Live(table, console=console, refresh_per_second=4):
         yield table

@@ -146,7 +146,7 @@ class Method:
     patience: ClassVar[Patience | None] = None
     """A training schedule of its own, where the published method has one; None: that of params.yaml."""
 
-    # Told by the loop.
+    # Set by the loop.
     net: MultiHead
     task: int
     plain: bool
@@ -162,7 +162,7 @@ class Method:
     """Which of `data.train` are in the batch of this step, (N,): so its images as they are stored can be had."""
     _key: Key
     _draws: dict[str, torch.Generator]
-    _told: ClassVar = {
+    _set_by_loop: ClassVar = {
         "net",
         "task",
         "plain",
@@ -199,7 +199,7 @@ class Method:
         return cls.knobs[name].check(place, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name.endswith("_") or name.startswith("_") or name in self.knobs or name in self._told):
+        if not (name.endswith("_") or name.startswith("_") or name in self.knobs or name in self._set_by_loop):
             raise AttributeError(f"{type(self).__name__}.{name}: what a method learns has to end in '_' to be kept")
         object.__setattr__(self, name, value)
 
@@ -391,8 +391,8 @@ def checked(params: Params, say: Callable[[str], None] = print) -> Params:
     left = {name: knobs for name, knobs in params.methods.items() if name not in reasons}
     if not reasons:
         return params
-    if params.scenario.unable == "refuse" or not left:
-        raise UserError(f"{'; '.join(reasons.values())}; leave it out, or set scenario.unable=leave-out")
+    if params.scenario.unsupported == "refuse" or not left:
+        raise UserError(f"{'; '.join(reasons.values())}; leave it out, or set scenario.unsupported=leave-out")
     for why in reasons.values():
         say(f"left out: {why}")
     return params.model_copy(update={"methods": left})
@@ -406,22 +406,22 @@ def add_task(method: Method, net: MultiHead, classes: int, index: int, head: tor
     net.tasks += 1
 
 
-def accuracy(method: Method, split: Split, *, inference: bool, told: bool | None = None) -> float:
+def accuracy(method: Method, split: Split, *, inference: bool, task_aware: bool | None = None) -> float:
     """Share of the split's samples given their own label.
 
-    `inference`: by the method's `predict`, as at test time; else by the network in training as it stands. `told` the
-    task, it is one of that task's classes; else one of all classes seen. None: as the scenario is.
+    `inference`: by the method's `predict`, as at test time; else by the network in training as it stands. `task_aware`:
+    it chooses among the classes of the sample's task; else among all classes seen. None: as the scenario is.
     """
     net = method.net
-    told = net.increment == "task" if told is None else told
+    task_aware = net.increment == "task" if task_aware is None else task_aware
     net.eval()
     correct = 0
     with torch.no_grad():
         for x, y, t in split.batches(split.chunk(method.training.batch_size)):
-            right = y if told and isinstance(t, int) else net.column(y, t)
+            right = y if task_aware and isinstance(t, int) else net.column(y, t)
             if inference and isinstance(t, int):
-                scores = method.predict(x, t if told else None)
+                scores = method.predict(x, t if task_aware else None)
             else:
-                scores = net(x, t if told else None)
+                scores = net(x, t if task_aware else None)
             correct += int((scores.argmax(1) == right).sum())
     return correct / len(split)

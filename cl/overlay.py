@@ -16,6 +16,7 @@ from typing import Any
 from cl.errors import UserError, brief
 from cl.names import method_name, names_in
 from cl.paths import expanded
+from cl.renamed import KEYS, say, with_new_keys
 from cl.yaml12 import Plain, empty, load, named, odd, parse
 
 LONGEST_CHAIN = 20
@@ -53,7 +54,8 @@ class Layers:
         self.laid: dict[str, str] = {}
         self.everything = False
         """Whether every method is meant (`methods: all`), not just those that are named."""
-        for file, tree in reversed(_chain(path)):
+        for file, written in reversed(_chain(path)):
+            tree = with_new_keys(written, named(file))
             _canonical(tree, named(file))
             if "methods" in tree:
                 self.everything = False
@@ -75,6 +77,9 @@ class Layers:
     def override(self, given: str, text_only: bool, label: str) -> None:
         """Lay `key.path=value` over; a key that is `text_only` takes what looks like a list as it stands."""
         parts, text = path_of(given), given.partition("=")[2]
+        if (new := KEYS.get(".".join(parts))) is not None:
+            say("--set", ".".join(parts), new)
+            parts = new.split(".")
         if parts[0] in ("methods", "others") and len(parts) > 1:
             try:
                 parts[1] = method_name(parts[1])

@@ -164,7 +164,7 @@ class Scenario(Section):
     )
     online: bool = Field(False, description="one pass over a stream that tells of no boundary between tasks")
     batch_size: int = Field(10, ge=1, le=MOST, description="samples of the stream in a step")
-    unable: Literal["refuse", "leave-out"] = Field("refuse", description="what to do with methods that cannot")
+    unsupported: Literal["refuse", "leave-out"] = Field("refuse", description="what to do with methods that cannot")
 
     @property
     def title(self) -> str:
@@ -183,7 +183,7 @@ class Selection(Section):
     stability_on: Literal["memory", "holdout"] = Field(
         "holdout", description="a pareto search's stability: on samples the method keeps, or on old validation data"
     )
-    boot_learning_rates: list[LearningRate] = Field(
+    first_task_learning_rates: list[LearningRate] = Field(
         [0.1, 0.05, 0.01, 0.005, 0.001], min_length=1, description="tried on the first task"
     )
     learning_rates: list[LearningRate] = Field(
@@ -201,7 +201,7 @@ class Selection(Section):
             return ""
         return f"{self.strategy} search, stability on {self.stability_on}"
 
-    @field_validator("boot_learning_rates", "learning_rates")
+    @field_validator("first_task_learning_rates", "learning_rates")
     @classmethod
     def _distinct(cls, grid: list[float]) -> list[float]:
         if len(set(grid)) != len(grid):
@@ -217,7 +217,7 @@ class Execution(Section):
     )
     runner: Literal["local", "dask", "ray"] = "local"
     address: str | None = Field(None, description="of an existing cluster; null: a small one of that kind, here")
-    gpus_per_unit: float | None = Field(None, gt=0, le=10**6, description="asked of the cluster; null: none")
+    gpus_per_run: float | None = Field(None, gt=0, le=10**6, description="asked of the cluster; null: none")
     after_upgrade: Literal["anew", "continue"] = Field(
         "anew", description="what was learned by another version of this package or of torch"
     )
@@ -359,8 +359,8 @@ def read(
     layers = Layers(path)
     for given in overrides:
         layers.override(given, text_only(Params, path_of(given)), label_of(given))
-    if layers.everything and methods is None and "unable" not in (layers.tree.get("scenario") or {}):
-        layers.override("scenario.unable=leave-out", True, label="methods: all")
+    if layers.everything and methods is None and "unsupported" not in (layers.tree.get("scenario") or {}):
+        layers.override("scenario.unsupported=leave-out", True, label="methods: all")
     layers.choose(methods)
     if seeds is not None:
         layers.tree["seeds"], layers.laid["seeds"] = list(seeds), "--seeds"

@@ -1,6 +1,6 @@
-"""Many units at once: each a child process, as many as the cores hold, one failing alone.
+"""Many runs at once: each a child process, as many as the cores hold, one failing alone.
 
-Used by the plain runner (`python -m cl`) and by the flows; a unit is the same process whoever starts it.
+Used by the plain runner (`python -m cl`) and by the flows; a run is the same process whoever starts it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from typing import Any
 
 from cl.errors import UserError
 from cl.files import hold, make_way, remove_left, sweep
-from cl.keys import unit_folder
+from cl.keys import run_folder
 from cl.machine import processors
 from cl.params import Benchmark, Params
 from cl.paths import apart, expanded
-from cl.unit import publish_if_finished
+from cl.run import publish_if_finished
 
 Event = dict[str, Any]
-Hear = Callable[["UnitOfWork", Event], None]
+Hear = Callable[["RunId", Event], None]
 
 
 @dataclass(frozen=True)
-class UnitOfWork:
+class RunId:
     """A method with a seed."""
 
     method: str
@@ -44,35 +44,35 @@ class UnitOfWork:
         return f"{self.method}/seed-{self.seed}"
 
 
-def units_of(params: Params) -> list[UnitOfWork]:
+def runs_of(params: Params) -> list[RunId]:
     """Every method with every seed, in the order to start them.
 
     Seed by seed: so all methods can be compared as soon as the first seed is through, and the times of a method are
     taken at different moments, as other work on the machine may come and go.
     """
-    return [UnitOfWork(method, seed) for seed in params.seeds for method in params.methods]
+    return [RunId(method, seed) for seed in params.seeds for method in params.methods]
 
 
-def width(params: Params, units: int) -> tuple[int, int]:
-    """(units at once, processes per unit for the plasticity search) on the cores present.
+def width(params: Params, runs: int) -> tuple[int, int]:
+    """(runs at once, processes per run for the plasticity search) on the cores present.
 
-    With a few more units than cores, all rounds but the last would be full and the last nearly empty; so the units
+    With a few more runs than cores, all rounds but the last would be full and the last nearly empty; so the runs
     of the last round are spread over the earlier ones, one or two processes above the cores.
     """
     cores = params.execution.workers or processors()
-    if params.execution.workers is not None or units <= cores:
-        return min(units, cores), max(1, cores // max(units, 1))
-    return -(-units // (units // cores)), 1
+    if params.execution.workers is not None or runs <= cores:
+        return min(runs, cores), max(1, cores // max(runs, 1))
+    return -(-runs // (runs // cores)), 1
 
 
-def command_of(params_file: Path, unit: UnitOfWork, out: Path) -> list[str]:
-    """The command of a unit, for a child of this process, with which it dies."""
-    command = [sys.executable, "-m", "cl.unit", "--params", str(params_file), "--method", unit.method]
-    return [*command, "--seed", str(unit.seed), "--out", str(out), "--parent", str(os.getpid())]
+def command_of(params_file: Path, run: RunId, out: Path) -> list[str]:
+    """The command of a run, for a child of this process, with which it dies."""
+    command = [sys.executable, "-m", "cl.run", "--params", str(params_file), "--method", run.method]
+    return [*command, "--seed", str(run.seed), "--out", str(out), "--parent", str(os.getpid())]
 
 
 def event_of(line: str | bytes) -> Event | None:
-    """The event on this line of what a unit has printed; None where a library printed it."""
+    """The event on this line of what a run has printed; None where a library printed it."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -80,13 +80,13 @@ def event_of(line: str | bytes) -> Event | None:
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
-def told_to_units(params: Params) -> bytes:
-    """The params file of the units. Where a run is tracked is none of their business, and may hold a password."""
+def params_for_runs(params: Params) -> bytes:
+    """The params file of the runs. Where a run is tracked is none of their business, and may hold a password."""
     return params.model_dump_json(exclude={"tracking"}).encode()
 
 
 def how_it_ended(code: int, log: Path) -> str:
-    """What is known of a unit that told nothing itself: its exit status and the last it wrote to its log."""
+    """What is known of a run that told nothing itself: its exit status and the last it wrote to its log."""
     last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
     return f"{how}{': ' + last[0] if last else ''} (all of it in {log})"
@@ -101,32 +101,32 @@ class Children:
         self._lock = threading.Lock()
         self.stopped = False
         self._params_file = out / ".work" / f"params-{os.getpid()}.json"
-        self._held = hold(self._params_file, told_to_units(params))
+        self._held = hold(self._params_file, params_for_runs(params))
 
-    def run(self, unit: UnitOfWork, trial_workers: int = 1) -> str | None:
-        """Run one unit to its end; returns why it failed, or None."""
+    def run(self, run: RunId, trial_workers: int = 1) -> str | None:
+        """Run one run to its end; returns why it failed, or None."""
         try:
-            return self._run(unit, trial_workers)
-        except BrokenPipeError:  # nobody hears of the units any more: no unit's fault, and the end of all
+            return self._run(run, trial_workers)
+        except BrokenPipeError:  # nobody hears of the runs any more: no run's fault, and the end of all
             raise
         except OSError as error:
             return f"{error.filename or self.out}: {error.strerror}; mend that and run the same command again"
 
-    def _run(self, unit: UnitOfWork, trial_workers: int) -> str | None:
+    def _run(self, run: RunId, trial_workers: int) -> str | None:
         def hear(event: Event) -> None:
             with self._lock:
-                self.hear(unit, event)
+                self.hear(run, event)
 
-        if publish_if_finished(self.params, (unit.method, unit.seed), self.out, hear):
+        if publish_if_finished(self.params, (run.method, run.seed), self.out, hear):
             hear({"event": "finished before"})
             return None
-        command = [*command_of(self._params_file, unit, self.out), "--trial-workers", str(trial_workers)]
-        log = unit_folder(self.params, unit.method, unit.seed, self.out) / "stderr.log"
+        command = [*command_of(self._params_file, run, self.out), "--trial-workers", str(trial_workers)]
+        log = run_folder(self.params, run.method, run.seed, self.out) / "stderr.log"
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             make_way(log, lambda message: hear({"event": "warning", "message": message}))
             stderr = log.open("a", encoding="utf-8")  # where the same command runs twice, both write
-        except OSError as error:  # it costs no other unit anything
+        except OSError as error:  # it costs no other run anything
             return f"{log}: cannot be written ({error.strerror})"
         failure = None
         with stderr:
@@ -140,7 +140,7 @@ class Children:
                     stderr=stderr,
                     encoding="utf-8",
                     errors="replace",
-                    env={**os.environ, **UNIT_ENVIRONMENT},
+                    env={**os.environ, **RUN_ENVIRONMENT},
                     process_group=0,
                 )
                 self._running.add(child)
@@ -173,7 +173,7 @@ class Children:
 
 
 # Beside other busy processes a second thread makes torch many times slower, not faster.
-UNIT_ENVIRONMENT = {
+RUN_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -184,27 +184,27 @@ UNIT_ENVIRONMENT = {
 }
 
 
-def run_all(params: Params, out: Path, units: Sequence[UnitOfWork], hear: Hear) -> dict[str, str]:
-    """Run the units in parallel; returns, for those that failed, the unit's name and why.
+def run_all(params: Params, out: Path, runs: Sequence[RunId], hear: Hear) -> dict[str, str]:
+    """Run the runs in parallel; returns, for those that failed, the run's name and why.
 
     An interrupt (Ctrl-C) ends all children at once and is raised again; the same command goes on from there.
     """
-    at_once, trial_workers = width(params, len(units))
+    at_once, trial_workers = width(params, len(runs))
     children = Children(params, out, hear)
     try:
         with ThreadPoolExecutor(max_workers=at_once) as threads:
             try:
-                reasons = list(threads.map(lambda unit: children.run(unit, trial_workers), units))
+                reasons = list(threads.map(lambda run: children.run(run, trial_workers), runs))
             except BaseException:
                 children.stop()
                 raise
     finally:
         children.close()
-    return {unit.name: reason for unit, reason in zip(units, reasons, strict=True) if reason is not None}
+    return {run.name: reason for run, reason in zip(runs, reasons, strict=True) if reason is not None}
 
 
 PATIENCE_SECONDS = 5.0
-"""A unit that has said nothing for so long says how its last trial went."""
+"""A run that has said nothing for so long says how its last trial went."""
 
 
 def chosen_of(values: dict[str, Any]) -> str:
@@ -214,7 +214,7 @@ def chosen_of(values: dict[str, Any]) -> str:
 
 
 def time_left(shares: Iterable[float], before: Iterable[float], elapsed: float) -> str:
-    """What is left of units of these shares done, some of it before this run began: `5 min left`.
+    """What is left of runs of these shares done, some of it before this run began: `5 min left`.
 
     Empty at the end, and as long as nothing is known.
     """
@@ -229,46 +229,45 @@ def time_left(shares: Iterable[float], before: Iterable[float], elapsed: float) 
 class Progress:
     """Says one line a task: accuracy so far, what was chosen, and the time left; where tasks are long, also trials."""
 
-    def __init__(self, units: Iterable[UnitOfWork], say: Callable[[str], None] = print) -> None:
+    def __init__(self, runs: Iterable[RunId], say: Callable[[str], None] = print) -> None:
         self._say = say
         self._started = time.monotonic()
-        self._share = {unit.name: 0.0 for unit in units}
+        self._share = {run.name: 0.0 for run in runs}
         self._resumed: dict[str, float] = {}
         self._shown: dict[str, float] = {}
         self._kept: dict[str, str] = {}
 
-    def __call__(self, unit: UnitOfWork, event: Event) -> None:
-        """Hear of an event of a unit."""
-        if event["event"] in ("trial", "task") and (kept := self._kept.pop(unit.name, None)):
-            self._say(f"{unit.name}: goes on after task {kept}")
+    def __call__(self, run: RunId, event: Event) -> None:
+        """Hear of an event of a run."""
+        if event["event"] in ("trial", "task") and (kept := self._kept.pop(run.name, None)):
+            self._say(f"{run.name}: goes on after task {kept}")
         if event["event"] == "warning":
-            self._say(f"{unit.name}: warning: {event['message']}")
+            self._say(f"{run.name}: warning: {event['message']}")
         elif event["event"] == "resumed":
-            self._resumed[unit.name] = self._share[unit.name] = (event["index"] + 1) / event["tasks"]
-            self._kept[unit.name] = f"{event['index'] + 1}/{event['tasks']}"
+            self._resumed[run.name] = self._share[run.name] = (event["index"] + 1) / event["tasks"]
+            self._kept[run.name] = f"{event['index'] + 1}/{event['tasks']}"
         elif event["event"] == "finished before":
-            self._resumed[unit.name] = self._share[unit.name] = 1.0
-            self._say(f"{unit.name}: finished before")
+            self._resumed[run.name] = self._share[run.name] = 1.0
+            self._say(f"{run.name}: finished before")
         elif (
-            event["event"] == "trial"
-            and time.monotonic() - self._shown.get(unit.name, self._started) > PATIENCE_SECONDS
+            event["event"] == "trial" and time.monotonic() - self._shown.get(run.name, self._started) > PATIENCE_SECONDS
         ):
-            self._shown[unit.name] = time.monotonic()
+            self._shown[run.name] = time.monotonic()
             self._say(
-                f"{unit.name}: task {event['index'] + 1}/{event['tasks']}, {event['phase']} trial at "
+                f"{run.name}: task {event['index'] + 1}/{event['tasks']}, {event['phase']} trial at "
                 f"{chosen_of(event['point'])}: validation accuracy {event['accuracy']:.1%}"
             )
         elif event["event"] == "task":
-            self._shown[unit.name] = time.monotonic()
-            self._share[unit.name] = (event["index"] + 1) / event["tasks"]
+            self._shown[run.name] = time.monotonic()
+            self._share[run.name] = (event["index"] + 1) / event["tasks"]
             chosen = chosen_of({"learning rate": event["learning_rate"], **event["decayed"]})
             tried = f", {event['attempts']} attempts" if event["attempts"] > 1 else ""
             self._say(
-                f"{unit.name}: task {event['index'] + 1}/{event['tasks']} {event['task']}, accuracy so far "
+                f"{run.name}: task {event['index'] + 1}/{event['tasks']} {event['task']}, accuracy so far "
                 f"{event['average_accuracy']:.1%} ({chosen}{tried}){self._left()}"
             )
             for remark in event.get("remarks", ()):
-                self._say(f"{unit.name}: warning: task {event['index'] + 1} {event['task']}: {remark}")
+                self._say(f"{run.name}: warning: task {event['index'] + 1} {event['task']}: {remark}")
 
     def _left(self) -> str:
         before = self._resumed.values()
@@ -277,7 +276,7 @@ class Progress:
 
 
 def explain(failures: dict[str, str]) -> str:
-    """One sentence a failed unit."""
+    """One sentence a failed run."""
     return "; ".join(f"{name}: {reason}" for name, reason in failures.items())
 
 

@@ -98,11 +98,11 @@ class Decay:
 
 
 class Ledger:
-    """The studies of one unit in its journal file: one per task and phase. `warn` hears of damage to it."""
+    """The studies of one run in its journal file: one per task and phase. `warn` hears of damage to it."""
 
     def __init__(self, path: Path, warn: Callable[[str], None] = warnings.warn) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The unit's own lock keeps others out, so a lock file found here was left behind by a kill.
+        # The run's own lock keeps others out, so a lock file found here was left behind by a kill.
         Path(f"{path}.lock").unlink(missing_ok=True)
         last = checked(path, warn)
         try:

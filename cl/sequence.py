@@ -1,6 +1,6 @@
 """Learn a whole sequence of tasks with one method and one seed: per task select, train, evaluate, checkpoint.
 
-This is a unit of work. It can be killed at any moment; started again it goes on from the last finished task and the
+This is a run. It can be killed at any moment; started again it goes on from the last finished task and the
 last finished trial, and ends in the same bytes.
 """
 
@@ -51,7 +51,7 @@ from cl.work import FINISHED, cost_of, finish, keep_cost
 
 Say = Callable[[dict[str, Any]], None]
 Pool = Callable[..., "Future[Outcome]"]
-"""Starts a trial elsewhere: (stage, name of the method of `Unit` that runs it, its arguments)."""
+"""Starts a trial elsewhere: (stage, name of the method of `Run` that runs it, its arguments)."""
 JOURNAL = "studies.log"
 
 
@@ -88,7 +88,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class Job:
-    """A trial of which several may run at once: the method of `Unit` that runs it, with its arguments."""
+    """A trial of which several may run at once: the method of `Run` that runs it, with its arguments."""
 
     number: int
     point: Mapping[str, Any]
@@ -235,7 +235,7 @@ class Learner:
         reached = found.accuracy
         if keep == "last" and not found.diverged:
             judged = learner.judged_by == "inference"
-            reached = accuracy(learner, self.task.validation, inference=judged, told=self._asked)
+            reached = accuracy(learner, self.task.validation, inference=judged, task_aware=self._task_aware)
         return Outcome(
             reached,
             found.epochs,
@@ -256,7 +256,7 @@ class Learner:
         return self.params.scenario.name == "class" and not self.method.sees_all_tasks
 
     @property
-    def _asked(self) -> bool | None:
+    def _task_aware(self) -> bool | None:
         return True if self._classes_come else None
 
     def consolidate(self, phase: str, trial: int, learning_rate: float, knobs: Knobs, trained: Outcome) -> Outcome:
@@ -265,7 +265,7 @@ class Learner:
         self.attach(self.method, phase, trial, learning_rate)
         if not self.params.scenario.online:
             self.method.end_task(self.task)
-        found = accuracy(self.method, self.task.validation, inference=True, told=self._asked)
+        found = accuracy(self.method, self.task.validation, inference=True, task_aware=self._task_aware)
         diverged = trained.diverged or any(f.diverged for f in self.extra)
         return Outcome(
             0.0 if diverged else found,
@@ -294,11 +294,11 @@ class Learner:
         return statistics.fmean(accuracy(self.method, split, inference=True) for split in old)
 
     def chance(self) -> float:
-        """The validation accuracy that always naming the most frequent class would have: of the task that is told."""
+        """The validation accuracy of always naming the most frequent class, of the task where that is known."""
         split = self.task.validation
         y, t = split.y, split.t
-        told = self._asked or self.params.scenario.name == "task"
-        if not told:
+        task_aware = self._task_aware or self.params.scenario.name == "task"
+        if not task_aware:
             y, t = self.method.net.column(y, t), 0
         groups = [y[t == task] for task in t.unique()] if isinstance(t, Tensor) else [y]
         return sum(int(group.bincount().max()) for group in groups) / len(split)
@@ -307,23 +307,23 @@ class Learner:
         for name, value in knobs.items():
             setattr(self.method, name, value)
 
-    def test(self, told: bool | None = None) -> list[float]:
-        """Test accuracy on every task up to this one; `told` the task or not, by default as the scenario is."""
+    def test(self, task_aware: bool | None = None) -> list[float]:
+        """Test accuracy on every task up to this one; by default task-aware where the scenario is."""
         seen = self.sequence.tasks[: self.task.index + 1]
-        return [accuracy(self.method, task.test, inference=True, told=told) for task in seen]
+        return [accuracy(self.method, task.test, inference=True, task_aware=task_aware) for task in seen]
 
-    def test_otherwise(self) -> list[float] | None:
-        """The same where the scenario tells the task, not told it, and the other way round.
+    def test_other(self) -> list[float] | None:
+        """The task-agnostic accuracy where the scenario is task-aware, and the other way round.
 
         None where that is the same, or cannot be.
         """
-        told = self.params.scenario.name == "task"
-        if self.params.scenario.name == "domain" or (told and self.method.needs_task_id):
+        task_aware = self.params.scenario.name == "task"
+        if self.params.scenario.name == "domain" or (task_aware and self.method.needs_task_id):
             return None
-        return self.test(not told)
+        return self.test(not task_aware)
 
 
-class Unit:
+class Run:
     """A learner with its folder: checkpoints, journal of trials, and results as far as they have come."""
 
     def __init__(self, learner: Learner, folder: Path, key: str, say: Say, pool: Pool | None = None) -> None:
@@ -338,19 +338,19 @@ class Unit:
         """Stage, phase and number of the trial whose model the learner has."""
 
     @classmethod
-    def searcher(cls, learner: Learner, key: str, folder: Path, index: int) -> Unit:
-        """A unit in another process, its learner at the stage of this index, for trials of the plasticity search."""
-        unit = cls.__new__(cls)
-        unit.learner, unit.folder, unit.key, unit.params = learner, folder, key, learner.params
+    def searcher(cls, learner: Learner, key: str, folder: Path, index: int) -> Run:
+        """A run in another process, its learner at the stage of this index, for trials of the plasticity search."""
+        run = cls.__new__(cls)
+        run.learner, run.folder, run.key, run.params = learner, folder, key, learner.params
         if getattr(learner, "task", None) is not learner.stages[index]:
             if index > 0:
                 place = folder / f"task-{index - 1:03d}"
-                learner.resume(index - 1, checkpoint.load(place, unit.chain_key(index - 1), learner.device)[0])
+                learner.resume(index - 1, checkpoint.load(place, run.chain_key(index - 1), learner.device)[0])
             learner.open(learner.stages[index])
-        return unit
+        return run
 
     def chain_key(self, stage: int) -> str:
-        """Names everything that went into the model after this stage: the unit, and the data up to here."""
+        """Names everything that went into the model after this stage: the run, and the data up to here."""
         return chain_key(self.key, [task.digest for task in self.learner.stages[: stage + 1]])
 
     def run(self) -> None:
@@ -372,7 +372,7 @@ class Unit:
                 zero_shot = learner.zero_shot()
                 learned = self._learn(index, knobs, clock)
                 with clock.phase("evaluate"):
-                    row, other = learner.test(), learner.test_otherwise()
+                    row, other = learner.test(), learner.test_other()
                 record = self._record(stage, learned, row, other)
                 record["per_task"] |= zero_shot
                 if remarks := self._remarks(learned):
@@ -436,8 +436,8 @@ class Unit:
     def _learn(self, index: int, knobs: Knobs, clock: Clock) -> Learned:
         selection, method = self.params.selection, self.learner.method
         if not selection.enabled:
-            return self._learn_as_told(index, knobs, clock)
-        grid = selection.boot_learning_rates if self.learner.boot else selection.learning_rates
+            return self._learn_as_given(index, knobs, clock)
+        grid = selection.first_task_learning_rates if self.learner.boot else selection.learning_rates
         own = method.selection == "learning-rate" or (self.learner.boot and method.shares_first_task)
         with clock.phase("plasticity"):
             outcomes = self._plasticity(index, grid, knobs, own=own)
@@ -470,7 +470,7 @@ class Unit:
         clock.step_seconds = sum(trial.outcome.step_seconds for trial in learned.trials)
         return learned
 
-    def _learn_as_told(self, index: int, knobs: Knobs, clock: Clock) -> Learned:
+    def _learn_as_given(self, index: int, knobs: Knobs, clock: Clock) -> Learned:
         """Selection off: one training at the learning rate and the knobs as given."""
         learning_rate, learner = self.params.training.learning_rate, self.learner
         study = self._study(index, "learn")

@@ -1,119 +1,13 @@
-"""What of a run is there already, what would be learned, and why: `python -m cl.standing`, which changes nothing.
-
-A unit's work folder holds `unit.json`, everything that decides its bytes but for the data, and a checkpoint per task
-whose key names the data up to that task as well. What those say is compared with what a run would need now.
-"""
+"""The old name of `python -m cl.status`, for one version."""
 
 from __future__ import annotations
 
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from cl import cli
-from cl.data.prepare import prepare, read_manifest
-from cl.keys import chain, differences, earlier, learned, noted, parts_of, unit_folder
-from cl.params import Params
-from cl.pool import UnitOfWork, units_of
-from cl.work import UNIT, finished
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far a unit is."""
-
-    unit: UnitOfWork
-    learned: int
-    """Tasks whose checkpoints hold for a run now."""
-    stages: int
-    """Tasks to learn in turn; one where all are learned at once."""
-    why: str
-    """Why something would be learned; empty where nothing would."""
-
-    @property
-    def would(self) -> str:
-        """What a run would do."""
-        if self.learned == self.stages:
-            return "nothing"
-        if self.stages == 1:
-            return "learn all tasks"
-        first = self.learned + 1
-        return f"learn task {first}" if first == self.stages else f"learn tasks {first} to {self.stages}"
-
-
-def standing(params: Params, unit: UnitOfWork, out: Path, tasks: Sequence[Mapping[str, Any]]) -> Standing:
-    """How far the unit is on these prepared tasks (the manifest's entries), and why it is no further."""
-    from cl.method import method_class
-
-    at_once = method_class(unit.method).sees_all_tasks
-    parts = parts_of(params, unit.method, unit.seed)
-    folder = unit_folder(params, unit.method, unit.seed, out)
-    keys = chain(parts, [task["digest"] for task in tasks], at_once)
-    done = learned(folder, keys)
-    if done == len(keys):
-        return Standing(unit, done, len(keys), "")
-    return Standing(unit, done, len(keys), _why(folder, parts, done, tasks, at_once))
-
-
-def _why(folder: Path, parts: Mapping[str, Any], done: int, tasks: Sequence[Mapping[str, Any]], at_once: bool) -> str:
-    known = finished(folder)
-    if known is not None:
-        before = known.tasks
-        now = [task["digest"] for task in tasks]
-        changed = [tasks[i]["name"] for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b]
-        if changed and (at_once or done < len(before)):
-            return f"the data of {changed[0]} changed" + (
-                f", and of {len(changed) - 1} more" if len(changed) > 1 else ""
-            )
-        new = [task["name"] for task in tasks[len(before) :]]
-        return f"new: {', '.join(new)}" if new else f"the checkpoint of task {done + 1} is missing or damaged"
-    if (folder / UNIT).exists():
-        return (
-            "interrupted, goes on from there"
-            if done or (folder / "studies.log").exists()
-            else "begun, nothing finished"
-        )
-    told = [differences(theirs, parts) for other in earlier(folder) if (theirs := noted(other))]
-    told.sort(key=len)  # the nearest first
-    return "; ".join(told[0]) if told else "never run"
-
-
-def table(found: Sequence[Standing]) -> str:
-    """One line a unit: what a run would do, and why."""
-    width = max(len(s.unit.name) for s in found)
-    would = max(len(s.would) for s in found)
-    lines = [f"{s.unit.name:<{width}}  {s.would:<{would}}  {s.why}".rstrip() for s in found]
-    work = sum(s.learned < s.stages for s in found)
-    return "\n".join([*lines, "", f"{work} of {len(found)} units have something to learn"])
-
-
-def main() -> int:
-    """Show what a run would learn, and why, without learning anything."""
-    given = cli.parser("cl.standing", main.__doc__).parse_args()
-    params = cli.params_of(given)
-    with tempfile.TemporaryDirectory() as folder:
-        there = given.out / "prepared" / "manifest.json"
-        tasks = _tasks(params, given.out / "prepared") if there.exists() else None
-        if tasks is None:
-            aside = Path(folder) / "prepared"
-            prepare(params.benchmark, cli.RAW, aside, say=lambda line: None)
-            tasks = read_manifest(aside)["tasks"]
-            print("prepare   would run" + (": the benchmark's options or data changed" if there.exists() else ""))
-        by_method = sorted(units_of(params), key=lambda unit: list(params.methods).index(unit.method))
-        print(table([standing(params, unit, given.out, tasks) for unit in by_method]))
-    return 0
-
-
-def _tasks(params: Params, prepared: Path) -> list[dict[str, Any]] | None:
-    """The tasks prepared there, where they are those of the params and of the data as they are now."""
-    from cl.data.prepare import is_current
-
-    current = is_current(params.benchmark, cli.RAW, prepared)
-    return read_manifest(prepared)["tasks"] if current else None
-
+from cl.renamed import say
+from cl.status import main
 
 if __name__ == "__main__":
+    say("python -m cl.standing", "cl.standing", "cl.status")
     sys.exit(cli.guarded(main))

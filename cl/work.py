@@ -1,4 +1,4 @@
-"""What of a unit's work folder can be believed. Needs no torch.
+"""What of a run's work folder can be believed. Needs no torch.
 
 `finished.json` says that all is learned and has the SHA-256 of each file that is published; what a task cost is in a
 file of its own. Both are sealed. Checkpoints (`cl.files`) and the journal (`cl.journal`) vouch for themselves.
@@ -18,20 +18,20 @@ from cl.errors import UserError
 from cl.files import make_way, read_json, sealed, unsealed, write_bytes, write_json
 
 FINISHED = "finished.json"
-UNIT = "unit.json"
+RUN = "unit.json"
 PUBLISHED = {
     "result.json": ".json",
     "trials.json": ".trials.json",
     "cost.json": ".cost.json",
     "studies.log": ".studies.log",
 }
-"""What is published of a finished unit, and what its name there ends in."""
+"""What is published of a finished run, and what its name there ends in."""
 COSTS = {"task", "seconds", "process_seconds", "step_seconds"}
 Warn = Callable[[str], None]
 
 
 class DamagedFile(UserError):
-    """A file of a finished unit is missing or not as it was written; the message names it."""
+    """A file of a finished run is missing or not as it was written; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def cost_of(folder: Path, index: int) -> tuple[dict[str, Any], int] | None:
 
 
 def copy_cost(source: Path, folder: Path, index: int) -> None:
-    """Take over what was noted in another unit's folder; an earlier version noted it without a seal."""
+    """Take over what was noted in another run's folder; an earlier version noted it without a seal."""
     noted = read_json(_cost_file(source, index))
     if isinstance(noted, dict) and set(noted) == COSTS:
         keep_cost(folder, index, noted, 0)
@@ -112,7 +112,7 @@ def copy_cost(source: Path, folder: Path, index: int) -> None:
 
 def tidy(folder: Path, warn: Warn) -> None:
     """Move away what is no file where one of ours belongs, and no folder where one belongs."""
-    for name in (*PUBLISHED, FINISHED, UNIT):
+    for name in (*PUBLISHED, FINISHED, RUN):
         make_way(folder / name, warn)
     for path in (path for path in folder.glob("[a-z]*-[0-9]*") if ".aside-" not in path.name):
         make_way(path, warn, folder=not path.name.startswith("cost-"))

@@ -1,7 +1,7 @@
 """Which model of a finished comparison to deploy.
 
 The rule: of the methods that are continual learners and that the user's limits allow, the one with the highest mean
-average accuracy over the seeds (equal: the one named first), not told the task where it will not be known; of it the
+average accuracy over the seeds (equal: the one named first), task-agnostic where the task will not be known; of it the
 seed whose final model has the best mean validation accuracy over the tasks (equal: the lower seed). A test accuracy
 never picks a seed.
 """
@@ -78,15 +78,15 @@ def choose(params: Params, out: Path, method: str | None = None, seed: int | Non
     if missing := [f"{name}/seed-{s}" for (name, s), place in places.items() if place is None]:
         raise UserError(
             f"not learned under {out} with these params, data and code: {', '.join(missing)}; learn them with "
-            "`python -m flows.benchmark` and the same options (what is there stays), or leave them out (--methods)"
+            "`python -m flows.compare` and the same options (what is there stays), or leave them out (--methods)"
         )
     runs = {
         (name, s): read_run(out / "results" / name / f"seed-{s}.json", name, s)
         for name in allowed
         for s in params.seeds
     }
-    for unit, run in runs.items():
-        _as_learned(run, places[unit])
+    for key, run in runs.items():
+        _as_learned(run, places[key])
     accuracies = {name: [_accuracy(params, runs[name, s]) for s in params.seeds] for name in allowed}
     ranked = sorted(allowed, key=lambda name: -statistics.fmean(accuracies[name]))
     best = method or ranked[0]
@@ -100,14 +100,14 @@ def choose(params: Params, out: Path, method: str | None = None, seed: int | Non
     return Choice(runs[best, chosen], place, means, excluded, half_width, validation, *given)
 
 
-def _untold(params: Params) -> bool:
+def _task_agnostic(params: Params) -> bool:
     """Whether the task of an image will not be known although the scenario tells it."""
     return params.champion.no_task_id and params.scenario.name == "task"
 
 
 def _accuracy(params: Params, run: Run) -> float:
     """What a model is worth where it will be used."""
-    matrix = run.otherwise if _untold(params) and run.otherwise is not None else run.accuracy
+    matrix = run.other_accuracy if _task_agnostic(params) and run.other_accuracy is not None else run.accuracy
     return metrics.average_accuracy(matrix)
 
 
@@ -125,7 +125,7 @@ def _as_learned(run: Run, checkpoint: Path | None) -> None:
     By these numbers a model is chosen to be used, so they have to be of that model.
     """
     assert checkpoint is not None
-    again = f"run `python -m flows.benchmark` with the same options, which puts it right (--methods {run.method})"
+    again = f"run `python -m flows.compare` with the same options, which puts it right (--methods {run.method})"
     try:
         record = from_json(verify(checkpoint, only="record.json")["record.json"])
         noted = [record["accuracy"], record["other_accuracy"], record["per_task"]]
@@ -133,7 +133,7 @@ def _as_learned(run: Run, checkpoint: Path | None) -> None:
         raise UserError(f"{error}; {again}") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{checkpoint}: not a checkpoint of this version; {again}") from None
-    if noted != [run.accuracy[-1], run.otherwise and run.otherwise[-1], run.per_task[-1]]:
+    if noted != [run.accuracy[-1], run.other_accuracy and run.other_accuracy[-1], run.per_task[-1]]:
         raise UserError(f"{run.path}: is not what was learned ({checkpoint / 'record.json'}); {again}")
 
 
@@ -153,5 +153,5 @@ def _validation(params: Params, out: Path, method: str, seed: int) -> list[float
     )
     learner.resume(len(learner.stages) - 1, checkpoint.load(place)[0])
     learner.method.training = params.training
-    told = False if _untold(params) else None
-    return [accuracy(learner.method, task.validation, inference=True, told=told) for task in learner.stages]
+    task_aware = False if _task_agnostic(params) else None
+    return [accuracy(learner.method, task.validation, inference=True, task_aware=task_aware) for task in learner.stages]

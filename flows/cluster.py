@@ -1,7 +1,7 @@
-"""Units on the workers of a Dask or a Ray cluster: the same child process as here, in an output folder that all share.
+"""Runs on the workers of a Dask or a Ray cluster: the same child process as here, in an output folder that all share.
 
 What is handed to a worker is text, and what comes back is an exit status: all else is in the shared folder. There the
-driver also holds a lock for as long as it wants its units to run; a worker that gets hold of it ends its child. So
+driver also holds a lock for as long as it wants its runs to run; a worker that gets hold of it ends its child. So
 nothing outlives a driver that was stopped, killed or cut off, and a folder that is not shared is found out at once.
 """
 
@@ -25,37 +25,37 @@ from uuid import uuid4
 
 from cl.errors import UserError
 from cl.files import hold, remove, remove_left, sweep, write_bytes
-from cl.keys import unit_folder, unit_key
+from cl.keys import run_folder, run_key
 from cl.machine import processors
 from cl.params import PACKAGE, Execution, Params, read
-from cl.pool import UNIT_ENVIRONMENT, Event, Hear, UnitOfWork, command_of, event_of, how_it_ended, told_to_units
-from cl.unit import publish_if_finished
+from cl.pool import RUN_ENVIRONMENT, Event, Hear, RunId, command_of, event_of, how_it_ended, params_for_runs
+from cl.run import publish_if_finished
 
 POLL_SECONDS = 0.25
 CONNECT_SECONDS = 30
 PATIENCE_SECONDS = 60.0
 """Where nothing has begun after so long, it is said."""
 WORKERS_LOST = 3
-"""A unit that has lost so many workers is tried once more, and then has failed."""
+"""A run that has lost so many workers is tried once more, and then has failed."""
 LEASH = "driver.lock"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told of a unit."""
+    """What a worker is told of a run."""
 
     method: str
     seed: int
     out: str
     run: str
-    """The driver's folder: its lock, the params, and what the units have told."""
+    """The driver's folder: its lock, the params, and what the runs have told."""
     key: str
-    """The unit's, as the driver computes it."""
+    """The run's, as the driver computes it."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a unit went."""
+    """How a run went."""
 
     code: int = 0
     """Of its process, negative for a signal."""
@@ -67,7 +67,7 @@ class Ended:
 
 
 def work(job: Job) -> Ended:
-    """Run the unit to its end as a child of this worker, or until the driver lets go."""
+    """Run the run to its end as a child of this worker, or until the driver lets go."""
     host, run = socket.gethostname(), Path(job.run)
     try:
         leash = (run / LEASH).open("rb")
@@ -78,21 +78,21 @@ def work(job: Job) -> Ended:
         if _let_go(leash):
             return Ended(refused=f"{host} can lock {run / LEASH} too: the disk has to know locks across machines")
         params = read(run / "params.json")
-        if unit_key(params, job.method, job.seed) != job.key:
+        if run_key(params, job.method, job.seed) != job.key:
             same = "install the same commit and the same versions on all machines"
             return Ended(refused=f"the code or torch of {host} is not that of the driver: {same}")
-        log = unit_folder(params, job.method, job.seed, Path(job.out)) / "stderr.log"
+        log = run_folder(params, job.method, job.seed, Path(job.out)) / "stderr.log"
         told = run / job.method / str(job.seed) / f"{host}-{os.getpid()}-{uuid4().hex}.jsonl"
         for path in (log, told):
             path.parent.mkdir(parents=True, exist_ok=True)
-        command = command_of(run / "params.json", UnitOfWork(job.method, job.seed), Path(job.out))
+        command = command_of(run / "params.json", RunId(job.method, job.seed), Path(job.out))
         with told.open("wb") as stdout, log.open("wb") as stderr:
             child = subprocess.Popen(
                 command,
                 cwd=PACKAGE.parent,
                 stdout=stdout,
                 stderr=stderr,
-                env={**os.environ, **UNIT_ENVIRONMENT},
+                env={**os.environ, **RUN_ENVIRONMENT},
                 process_group=0,
             )
             try:
@@ -141,7 +141,7 @@ class Cluster(Protocol):
 
 
 class Dask:
-    """A Dask cluster: workers take one unit a thread."""
+    """A Dask cluster: workers take one run a thread."""
 
     def __init__(self, execution: Execution) -> None:
         config = _package("dask.config", "dask")
@@ -149,9 +149,9 @@ class Dask:
         distributed = _package("distributed", "dask")
         self._cluster: Any = None
         if execution.address is None:
-            if execution.gpus_per_unit:
+            if execution.gpus_per_run:
                 raise UserError(
-                    "execution.gpus_per_unit: Dask's workers say themselves which GPUs they have; start them as "
+                    "execution.gpus_per_run: Dask's workers say themselves which GPUs they have; start them as "
                     "docs/scaling.md shows and give execution.address"
                 )
             self._cluster = distributed.LocalCluster(
@@ -164,7 +164,7 @@ class Dask:
             self._client = distributed.Client(self._cluster or execution.address, timeout=CONNECT_SECONDS)
         except (OSError, ValueError) as error:
             raise _unreachable(execution, error) from None
-        self._resources = {"GPU": execution.gpus_per_unit} if execution.gpus_per_unit else None
+        self._resources = {"GPU": execution.gpus_per_run} if execution.gpus_per_run else None
 
     def submit(self, job: Job, name: str) -> Future:
         """Have the job run; the method stands first in its key, so that Dask learns how long each method takes."""
@@ -180,7 +180,7 @@ class Dask:
 
 
 class Ray:
-    """A Ray cluster: a unit takes one CPU, and of the GPUs what is asked for."""
+    """A Ray cluster: a run takes one CPU, and of the GPUs what is asked for."""
 
     def __init__(self, execution: Execution) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -195,11 +195,11 @@ class Ray:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise _unreachable(execution, error) from None
-        gpus = execution.gpus_per_unit or 0
+        gpus = execution.gpus_per_run or 0
         self._work = self._ray.remote(num_cpus=1, num_gpus=gpus, max_retries=WORKERS_LOST)(work)
 
     def submit(self, job: Job, name: str) -> Future:
-        """Have the job run, under the name of the unit."""
+        """Have the job run, under the name of the run."""
         future: Future = self._work.options(name=name).remote(job).future()
         return future
 
@@ -211,57 +211,57 @@ class Ray:
 CLUSTERS: dict[str, type[Dask] | type[Ray]] = {"dask": Dask, "ray": Ray}
 
 
-class Units:
-    """The units of a run on a cluster; does for the train stage what `cl.pool.Children` does on this machine."""
+class Runs:
+    """The runs of a run on a cluster; does for the train stage what `cl.pool.Children` does on this machine."""
 
-    def __init__(self, params: Params, out: Path, hear: Hear, units: Iterable[UnitOfWork]) -> None:
+    def __init__(self, params: Params, out: Path, hear: Hear, runs: Iterable[RunId]) -> None:
         self.params, self.out, self.hear = params, out.resolve(), hear
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._begun = False
         self._started = time.monotonic()
-        self._finished = {unit for unit in units if self._publish(unit)}
+        self._finished = {run for run in runs if self._publish(run)}
         self._cluster: Cluster | None = None
-        if set(units) - self._finished:  # where all is done no cluster is needed
+        if set(runs) - self._finished:  # where all is done no cluster is needed
             self._cluster = CLUSTERS[params.execution.runner](params.execution)
         _sweep(self.out / ".work")
         self._run = self.out / ".work" / f"run-{uuid4().hex}"
         self._leash = hold(self._run / LEASH, b"")
-        write_bytes(self._run / "params.json", told_to_units(params))
+        write_bytes(self._run / "params.json", params_for_runs(params))
 
     @property
     def stopped(self) -> bool:
         """Whether an interrupt has ended it."""
         return self._ended.is_set()
 
-    def run(self, unit: UnitOfWork, trial_workers: int = 1) -> str | None:
-        """Run one unit to its end; returns why it failed, or None. Its trials stay in its one process."""
+    def run(self, run: RunId, trial_workers: int = 1) -> str | None:
+        """Run one run to its end; returns why it failed, or None. Its trials stay in its one process."""
         del trial_workers
-        if unit in self._finished:
-            self._tell(unit, {"event": "finished before"})
+        if run in self._finished:
+            self._tell(run, {"event": "finished before"})
             return None
         assert self._cluster is not None
-        key = unit_key(self.params, unit.method, unit.seed)
-        job = Job(unit.method, unit.seed, str(self.out), str(self._run), key)
-        future = self._cluster.submit(job, unit.name)
-        heard = _Heard(self._run / unit.method / str(unit.seed))
+        key = run_key(self.params, run.method, run.seed)
+        job = Job(run.method, run.seed, str(self.out), str(self._run), key)
+        future = self._cluster.submit(job, run.name)
+        heard = _Heard(self._run / run.method / str(run.seed))
         while not future.done():
             if self._ended.wait(POLL_SECONDS):
                 return "stopped"
-            self._pass_on(unit, heard)
+            self._pass_on(run, heard)
         try:
             ended = future.result()
         except Exception as error:  # of the cluster's, each with classes of its own
             return f"the {self.params.execution.runner} cluster could not run it: {_said(error)}"
         finally:
-            self._pass_on(unit, heard)
+            self._pass_on(run, heard)
         if ended.refused is not None or ended.code == 0:
             return ended.refused
-        log = unit_folder(self.params, unit.method, unit.seed, self.out) / "stderr.log"
+        log = run_folder(self.params, run.method, run.seed, self.out) / "stderr.log"
         return heard.error or how_it_ended(ended.code, log)
 
     def stop(self) -> None:
-        """End all units now; what they finished is kept."""
+        """End all runs now; what they finished is kept."""
         self._ended.set()
         self._leash.close()
 
@@ -272,26 +272,24 @@ class Units:
         if self._cluster is not None:
             self._cluster.close()
 
-    def _publish(self, unit: UnitOfWork) -> bool:
-        return publish_if_finished(
-            self.params, (unit.method, unit.seed), self.out, lambda event: self._tell(unit, event)
-        )
+    def _publish(self, run: RunId) -> bool:
+        return publish_if_finished(self.params, (run.method, run.seed), self.out, lambda event: self._tell(run, event))
 
-    def _tell(self, unit: UnitOfWork, event: Event) -> None:
+    def _tell(self, run: RunId, event: Event) -> None:
         with self._lock:
-            self.hear(unit, event)
+            self.hear(run, event)
 
-    def _pass_on(self, unit: UnitOfWork, heard: _Heard) -> None:
+    def _pass_on(self, run: RunId, heard: _Heard) -> None:
         events = heard.new()
         self._begun = self._begun or heard.attempts > 0
         if not self._begun and time.monotonic() - self._started > PATIENCE_SECONDS:
             self._begun = True  # said once
             execution = self.params.execution
-            wanted = f" with {execution.gpus_per_unit:g} GPU" if execution.gpus_per_unit else ""
-            say = f"no worker{wanted} has taken a unit for {PATIENCE_SECONDS:.0f} s; does the cluster have one?"
-            self._tell(unit, {"event": "warning", "message": say})
+            wanted = f" with {execution.gpus_per_run:g} GPU" if execution.gpus_per_run else ""
+            say = f"no worker{wanted} has taken a run for {PATIENCE_SECONDS:.0f} s; does the cluster have one?"
+            self._tell(run, {"event": "warning", "message": say})
         for event in events:
-            self._tell(unit, event)
+            self._tell(run, event)
 
 
 HANDED = re.compile(r"params\.json|[a-z_]+/\d+/[^/]+\.jsonl")
@@ -312,7 +310,7 @@ def _remove(run: Path) -> None:
 
 
 class _Heard:
-    """What a unit has told so far, in a file an attempt; a file is read again from where it was left."""
+    """What a run has told so far, in a file an attempt; a file is read again from where it was left."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -351,9 +349,9 @@ def cores(execution: Execution) -> int:
     return execution.workers or processors()
 
 
-def at_once(execution: Execution, units: int) -> int:
-    """How many units are handed to the cluster at once: all, so that it can grow with them, unless told otherwise."""
-    return min(execution.workers or units, units)
+def at_once(execution: Execution, runs: int) -> int:
+    """How many runs are handed to the cluster at once: all, so that it can grow with them, unless told otherwise."""
+    return min(execution.workers or runs, runs)
 
 
 def _package(name: str, extra: str) -> Any:

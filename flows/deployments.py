@@ -15,9 +15,9 @@ from prefect import flow, runtime
 from cl.errors import UserError
 from cl.params import Params, names_in, read
 from cl.paths import option
+from flows import compare as comparison
 from flows import nightly as nights
 from flows import report as reports
-from flows.benchmark import compare, named
 from flows.engine import engine
 
 
@@ -49,13 +49,13 @@ def chosen(
 def run_name() -> str:
     """`permuted-digits: 15 methods, 3 seeds`, from the parameters of the run at hand."""
     try:
-        return named(chosen(**runtime.flow_run.parameters))[0]
+        return comparison.named(chosen(**runtime.flow_run.parameters))[0]
     except UserError:  # the run itself fails of it, and can say why
         return "refused"
 
 
-@flow(name="benchmark", flow_run_name=run_name, persist_result=False)
-def benchmark(
+@flow(name="compare", flow_run_name=run_name, persist_result=False)
+def compare(
     benchmark: Benchmark | None = None,
     methods: list[Method] | None = None,
     seeds: list[int] | None = None,
@@ -72,7 +72,7 @@ def benchmark(
         out: The folder of the results, from the project's folder. What is finished there is not done again.
     """
     with engine() as prefect:
-        compare(chosen(benchmark, methods, seeds, settings), option("out")(out), prefect)
+        comparison.compare(chosen(benchmark, methods, seeds, settings), option("out")(out), prefect)
 
 
 @flow(name="nightly", flow_run_name=run_name, persist_result=False)
@@ -118,7 +118,7 @@ def add_task(
     more = [f"benchmark.tasks={'null' if tasks is None else tasks}"]
     params = chosen(benchmark, methods, seeds, [*(settings or []), *more])
     with engine() as prefect:
-        compare(params, option("out")(out), prefect)
+        comparison.compare(params, option("out")(out), prefect)
 
 
 @flow(name="report", flow_run_name=run_name, persist_result=False)

@@ -1,7 +1,7 @@
 """Prefect where there is a server, nothing at all where there is none.
 
 A stage is written once, as a plain function, and runs as one. Where a Prefect server is configured (`PREFECT_API_URL`)
-it is told of the stage as a named and tagged flow run, and of the units as task runs; where none is, Prefect is not
+it is told of the stage as a named and tagged flow run, and of the runs as task runs; where none is, Prefect is not
 even imported.
 """
 
@@ -43,23 +43,23 @@ class Plain:
         return body()
 
     def each(
-        self, units: Sequence[U], body: Callable[[U], T], at_once: int, name: Callable[[U], str]
+        self, runs: Sequence[U], body: Callable[[U], T], at_once: int, name: Callable[[U], str]
     ) -> list[T | UserError]:
-        """Run the body for every unit, so many at once; in the order of the units, what came of each.
+        """Run the body for every run, so many at once; in the order of the runs, what came of each.
 
-        A `UserError` of one unit is returned in its place and does not disturb the others.
+        A `UserError` of one run is returned in its place and does not disturb the others.
         """
         del name
 
-        def guarded(unit: U) -> T | UserError:
+        def guarded(run: U) -> T | UserError:
             try:
-                return body(unit)
+                return body(run)
             except UserError as error:
                 return error
 
         threads = ThreadPoolExecutor(max_workers=max(at_once, 1))
         try:
-            return list(threads.map(guarded, units))
+            return list(threads.map(guarded, runs))
         finally:  # an interrupt is the caller's to act on, at once
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -89,7 +89,7 @@ class Plain:
         """Show a text beside the run."""
 
     def progress(self, key: str, share: float, description: str) -> None:
-        """Show how far a unit is, `share` in [0, 1]."""
+        """Show how far a run is, `share` in [0, 1]."""
 
     def __enter__(self) -> Self:
         return self
@@ -123,18 +123,18 @@ class WithServer(Plain):
                 return super().flow(name, run_name, tags, body)
 
     def each(
-        self, units: Sequence[U], body: Callable[[U], T], at_once: int, name: Callable[[U], str]
+        self, runs: Sequence[U], body: Callable[[U], T], at_once: int, name: Callable[[U], str]
     ) -> list[T | UserError]:
-        """Run the body as a task run for every unit; one that raises has failed, and no more."""
+        """Run the body as a task run for every run; one that raises has failed, and no more."""
         around = self._run
         if around is None:
-            return super().each(units, body, at_once, name)
+            return super().each(runs, body, at_once, name)
 
-        def told(unit: U) -> T:
-            with self._told(self._teller.task("unit", name(unit), around)):
-                return body(unit)
+        def told(run: U) -> T:
+            with self._told(self._teller.task("unit", name(run), around)):
+                return body(run)
 
-        return super().each(units, told, at_once, name)
+        return super().each(runs, told, at_once, name)
 
     def retried(self, name: str, body: Callable[[], T]) -> T:
         """Run it as a task run, of which the server sees every try."""
@@ -199,7 +199,7 @@ class WithServer(Plain):
             self._teller.artifact(run, key, "markdown", markdown, description)
 
     def progress(self, key: str, share: float, description: str) -> None:
-        """Keep a progress artifact under the key up to date: it stands above the unit's task in the run's graph."""
+        """Keep a progress artifact under the key up to date: it stands above the run's task in the run's graph."""
         if (run := self._run) is not None:
             self._teller.progress(run, key, share, description)
 

@@ -1,4 +1,4 @@
-"""Tracks units while they run, in a thread of its own: a slow tracking server slows no training down."""
+"""Tracks runs while they run, in a thread of its own: a slow tracking server slows no training down."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from flows.deadline import leave_behind
 from flows.tracking import Tracker, Tracking
 
 SECONDS_BETWEEN_LOOKS = 15.0
-"""A unit that is still running is logged no more often than this; short runs are logged once, at their end."""
+"""A run that is still running is logged no more often than this; short runs are logged once, at their end."""
 LEAVE_SECONDS = {"server": 75.0, "embedded": 300.0, "interrupted": 5.0}
 """How long what is left may take at the end of a run; afterwards it is left for the next one."""
 
 
 @dataclass(frozen=True)
 class _Look:
-    unit: Path
+    run: Path
     finished: bool
     failed: str | None
 
@@ -35,7 +35,7 @@ def tracking_of(params: Params, out: Path) -> Tracking:
 
 
 class Follower:
-    """Hands unit folders to the tracker, in order; leaving the context waits for what is left, for so long at most."""
+    """Hands run folders to the tracker, in order; leaving the context waits for what is left, for so long at most."""
 
     def __init__(self, tracker: Tracker | None, seconds: float = LEAVE_SECONDS["embedded"]) -> None:
         self._tracker = tracker
@@ -55,14 +55,14 @@ class Follower:
         seconds = LEAVE_SECONDS["embedded" if where.uri is None else "server"]
         return Follower(Tracker(where, tags, settings), seconds)
 
-    def look(self, unit: Path, finished: bool = False, failed: str | None = None) -> None:
-        """The unit has come further (or to its end)."""
+    def look(self, run: Path, finished: bool = False, failed: str | None = None) -> None:
+        """The run has come further (or to its end)."""
         now = time.monotonic()
         ended = finished or failed is not None
-        if not ended and now - self._last.setdefault(unit, now) < SECONDS_BETWEEN_LOOKS:
+        if not ended and now - self._last.setdefault(run, now) < SECONDS_BETWEEN_LOOKS:
             return
-        self._last[unit] = now
-        self._queue.put(_Look(unit, finished, failed))
+        self._last[run] = now
+        self._queue.put(_Look(run, finished, failed))
 
     def __enter__(self) -> Follower:
         self._thread.start()
@@ -82,6 +82,6 @@ class Follower:
     def _work(self) -> None:
         while (look := self._queue.get()) is not None:
             if self._tracker is not None:
-                self._tracker.sync(look.unit, finished=look.finished, failed=look.failed)
+                self._tracker.sync(look.run, finished=look.finished, failed=look.failed)
         if self._tracker is not None:
             self._tracker.close()

@@ -1,4 +1,4 @@
-"""Where a run is shown, and what was sent there: the ledger beside the units, `<out>/.work/tracking.json`."""
+"""Where a run is shown, and what was sent there: the ledger beside the runs, `<out>/.work/tracking.json`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NIGHTLY = " nightly"
 class Tracking:
     """Where a run is shown: the `tracking` section of params.yaml, and the output folder."""
 
-    out: Path  # holds the units and the ledger in `.work`, the embedded database in `mlflow`
+    out: Path  # holds the runs and the ledger in `.work`, the embedded database in `mlflow`
     uri: str | None  # of an MLflow tracking server; None: SQLite in `<out>/mlflow`
     experiment: str
     shared: Path | None = None  # where the embedded database is instead, with the runs of other output folders
@@ -68,9 +68,9 @@ class Tracking:
 
 
 class Ledger:
-    """What was sent of which unit, shared by all processes of an output folder.
+    """What was sent of which run, shared by all processes of an output folder.
 
-    Of each target and experiment: the experiment's id there and when it was made, and by unit `path`,
+    Of each target and experiment: the experiment's id there and when it was made, and by run `path`,
     `state`, `error`, `current` (nothing newer has the same method and seed), `run` (its id) and `sent` (digest
     of the files, `state` and `current`, as last sent completely).
     """
@@ -81,12 +81,12 @@ class Ledger:
         self._id = tracking.out / ".work" / "tracking.id"
         self.locks = tracking.out / ".work" / "tracking.locks"
 
-    def units(self) -> dict[str, Json]:
-        """Every unit by name, `<method>/seed-<s>/<key>`."""
+    def runs(self) -> dict[str, Json]:
+        """Every run by name, `<method>/seed-<s>/<key>`."""
         return dict(self._section(self._read())["units"])
 
     def mark(self, name: str) -> str:
-        """What finds a unit in MLflow; where others may run the same, it says whose it is."""
+        """What finds a run in MLflow; where others may run the same, it says whose it is."""
         alone = self._tracking.uri is None and self._tracking.shared is None
         return name if alone else f"{self._read()['id']}:{name}"
 
@@ -96,11 +96,11 @@ class Ledger:
         return None if value is None else str(value)
 
     def folder(self, entry: Json) -> Path:
-        """Where the files of a unit are; noted relative to the output folder, which may have been moved."""
+        """Where the files of a run are; noted relative to the output folder, which may have been moved."""
         return self._tracking.out.resolve() / str(entry["path"])
 
     def note(self, name: str, folder: Path, state: str, error: str | None) -> None:
-        """Remember what is to be sent. This unit becomes the current one of its method and seed."""
+        """Remember what is to be sent. This run becomes the current one of its method and seed."""
         path, out = folder.resolve(), self._tracking.out.resolve()
         where = str(path.relative_to(out) if path.is_relative_to(out) else path)
         with self._edit() as section:
@@ -120,12 +120,12 @@ class Ledger:
                     entry |= {"run": None, "sent": None}
 
     def update(self, name: str, **changes: object) -> None:
-        """Change some fields of a unit."""
+        """Change some fields of a run."""
         with self._edit() as section:
             section["units"][name] |= changes
 
     def drop(self, name: str) -> None:
-        """Forget a unit."""
+        """Forget a run."""
         with self._edit() as section:
             del section["units"][name]
 
@@ -190,12 +190,12 @@ def _is_section(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("units"), dict):
         return False
     kinds: Json = {"experiment": str | None, "created": int | None}
-    units = value["units"]
-    return _has(value, kinds) and all(name.count("/") == 2 and _is_entry(entry) for name, entry in units.items())
+    runs = value["units"]
+    return _has(value, kinds) and all(name.count("/") == 2 and _is_entry(entry) for name, entry in runs.items())
 
 
 def _is_entry(value: Any) -> bool:
-    """Whether it is what the ledger has of a unit."""
+    """Whether it is what the ledger has of a run."""
     kinds: Json = {"path": str, "state": str, "error": str | None, "current": bool, "run": str | None}
     return isinstance(value, dict) and _has(value, kinds | {"sent": list | None}) and value["state"] in STATES
 

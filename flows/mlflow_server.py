@@ -16,7 +16,7 @@ from cl.files import making, sweep
 from cl.redact import without_password
 from flows.deadline import within
 from flows.ledger import Tracking, locked
-from flows.unit_files import KEY_LENGTH
+from flows.run_files import KEY_LENGTH
 
 Json = dict[str, Any]
 
@@ -131,7 +131,7 @@ class Server:
         return experiment
 
     def find(self, mark: str) -> list[Any]:
-        """The runs of a unit, nested ones too, by their tag `unit`; deleted ones are not found."""
+        """The runs of a run, nested ones too, by their tag `run`; deleted ones are not found."""
         experiments = [self._experiment.experiment_id]
         return list(self.client.search_runs(experiments, f"tags.unit LIKE '{mark}%'", max_results=10_000))
 
@@ -259,7 +259,7 @@ def _relocate(database: Path, old: str, new: str) -> None:
 def _view(groups: Sequence[str]) -> Json:
     """The curated comparison, as MLflow 3.17 stores what its button "share view" shares.
 
-    The units by these tags, means over seeds: who keeps the most, and what it costs in time and memory.
+    The runs by these tags, means over seeds: who keeps the most, and what it costs in time and memory.
     """
 
     def chart(kind: str, section: str, **settings: object) -> Json:

@@ -27,26 +27,26 @@ from cl.locks import alone
 from cl.metrics import average_accuracy, average_forgetting
 from cl.params import Params
 from flows import provenance, tracking
-from flows.benchmark import named, stages
 from flows.champion import crown
+from flows.compare import named, stages
 from flows.deadline import finish
 from flows.engine import Plain, engine
 from flows.follower import tracking_of
 from flows.results import Run, read_runs
 from flows.templates import template
-from flows.train import UnitsFailed
+from flows.train import RunsFailed
 from flows.verdict import Verdict, compare_nights, peak_memory, seconds_per_step
 
 KEPT_WHOLE = 3
 """Nights whose checkpoints are kept; of older ones the results are."""
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d")
 """The name of a night."""
-UNIT = r"[a-z_]+/seed-\d+"
+RUN = r"[a-z_]+/seed-\d+"
 FILE = r"(manifest|record|state)\.json|(net|state)\.safetensors"
-WORK = rf"(unit|finished|result|trials|cost(-\d+)?)\.json|lock|(stderr|studies)\.log|(task|candidate)-[\d-]+/({FILE})"
+WORK = rf"(run|finished|result|trials|cost(-\d+)?)\.json|lock|(stderr|studies)\.log|(task|candidate)-[\d-]+/({FILE})"
 THINNED = {
-    "checkpoints": re.compile(rf"{UNIT}/task-\d+/({FILE})"),
-    ".work": re.compile(rf"tracking\.json|tracking\.locks/[^/]+|{UNIT}/[0-9a-f]{{16}}/({WORK})"),
+    "checkpoints": re.compile(rf"{RUN}/task-\d+/({FILE})"),
+    ".work": re.compile(rf"tracking\.json|tracking\.locks/[^/]+|{RUN}/[0-9a-f]{{16}}/({WORK})"),
 }
 """What is taken from an older night, by the names that we give."""
 SHOWN = 30
@@ -130,7 +130,7 @@ def _sequence(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nightly(params: Params, home: Path, prefect: Plain, now: datetime) -> Verdict:
-    """Run a night and judge it. Raises `Regression`, and `UnitsFailed`, after the page is written."""
+    """Run a night and judge it. Raises `Regression`, and `RunsFailed`, after the page is written."""
     out = home / "nights" / now.strftime("%Y-%m-%dT%H-%M-%S")
     with _alone(home):
         prepared = [
@@ -140,10 +140,10 @@ def nightly(params: Params, home: Path, prefect: Plain, now: datetime) -> Verdic
         if prepared:  # of the same data, or it is made anew
             prepared[-1].rename(out / "prepared")
         params = _told(params, home)
-        failure: UnitsFailed | None = None
+        failure: RunsFailed | None = None
         try:
             stages(params, out, prefect, {"night": out.name})
-        except UnitsFailed as error:
+        except RunsFailed as error:
             failure = error
         verdict = _judge(params, home, out, failure, prefect)
         _thin(home)
@@ -166,7 +166,7 @@ def _told(params: Params, home: Path) -> Params:
     return params.model_copy(update={"tracking": given.model_copy(update=changed)})
 
 
-def _judge(params: Params, home: Path, out: Path, failure: UnitsFailed | None, prefect: Plain) -> Verdict:
+def _judge(params: Params, home: Path, out: Path, failure: RunsFailed | None, prefect: Plain) -> Verdict:
     runs = read_runs(out) if any(out.glob("results/*/seed-*.json")) else []
     sequence: dict[str, Any] = {"benchmark": params.benchmark.name, "tasks": [], "reduced": {}, "setting": ""}
     if runs:
@@ -243,7 +243,7 @@ def in_short(record: Mapping[str, Any]) -> str:
     if told:
         lines += ["| method | measure | change |", "| --- | --- | --- |"]
         lines += [f"| {c['method']} | {c['measure']} | {c['kind']}: {c['said']} |" for c in told]
-    lines += [f"- {unit} failed: {why}" for unit, why in record["failures"].items()]
+    lines += [f"- {run} failed: {why}" for run, why in record["failures"].items()]
     return "\n".join(lines) + "\n"
 
 

@@ -85,7 +85,7 @@ def recordable(out: Path) -> None:
     if not out.resolve().is_relative_to(root.resolve()):
         raise UserError(
             f"{out}: leads to {out.resolve()}, out of the git repository, and DVC records nothing there; "
-            f"have a folder in its place, or run python -m flows.benchmark --out {out}, which needs no DVC"
+            f"have a folder in its place, or run python -m flows.compare --out {out}, which needs no DVC"
         )
     if tracked:
         raise UserError(

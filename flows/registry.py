@@ -18,7 +18,7 @@ from cl import metrics
 from cl.data.prepare import digest, read_manifest
 from cl.errors import UserError
 from cl.files import read_json, to_json
-from cl.keys import unit_folder
+from cl.keys import run_folder
 from cl.params import PACKAGE, Params, method_name
 from flows import provenance
 from flows.choice import Choice, barred
@@ -125,7 +125,7 @@ def card_of(params: Params, out: Path, choice: Choice, name: str, tags: Mapping[
         run=choice.run,
         average=metrics.average_accuracy(choice.run.accuracy),
         forgetting=metrics.average_forgetting(choice.run.accuracy),
-        otherwise=metrics.average_accuracy(choice.run.otherwise) if choice.run.otherwise else None,
+        other_accuracy=metrics.average_accuracy(choice.run.other_accuracy) if choice.run.other_accuracy else None,
         scenario=params.scenario.name,
         facts=facts_of(params, out, choice.run),
         manifest=read_manifest(out / "prepared"),
@@ -156,7 +156,7 @@ def _register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> 
     client, experiment = connected(tracking)
     mlflow.set_tracking_uri(tracking.address)  # a new version of a model asks for the model there, whatever the client
     run, name = choice.run, params.champion.name or params.title
-    source = run_of(tracking, unit_folder(params, run.method, run.seed, out))
+    source = run_of(tracking, run_folder(params, run.method, run.seed, out))
     tags = {
         "benchmark": run.benchmark,
         "method": run.method,

@@ -75,7 +75,7 @@ class Row:
     relative_time: float | None  # process seconds over those of finetune
     measures: dict[str, Estimate | None]  # those of `MEASURES`
     searched: list[dict[str, Any]]  # trials of the first seed that weigh stability too, where a front was searched for
-    otherwise: Estimate | None  # average accuracy, the task not told where else it is, or the other way round
+    other_accuracy: Estimate | None  # average accuracy, task-agnostic where the scenario is task-aware, or aware
 
     @property
     def seeds(self) -> str:
@@ -94,7 +94,7 @@ class Summary:
     headline: str
     folder: Path
     absent: tuple[str, ...] = ()  # methods that were asked for and have no result at all
-    otherwise: str = ""  # what the other accuracy is of: "not told the task", or "told the task"
+    other_setting: str = ""  # of the other accuracy: "task-agnostic", or "task-aware"
 
     @property
     def selected(self) -> bool:
@@ -114,25 +114,29 @@ class Summary:
         more = [f"and {len(found) - REMARKS} more, in the results' `remarks`"] if len(found) > REMARKS else []
         return found[:REMARKS] + more
 
-    def told_otherwise(self) -> list[Row]:
-        """The rows that can be asked the other way, the best at that first."""
-        able = [row for row in self.rows if row.otherwise is not None]
-        return sorted(able, key=lambda row: (-(row.otherwise or (0.0,))[0], row.method))
+    def other_ranking(self) -> list[Row]:
+        """The rows that have an accuracy in the other setting, the best at that first."""
+        able = [row for row in self.rows if row.other_accuracy is not None]
+        return sorted(able, key=lambda row: (-(row.other_accuracy or (0.0,))[0], row.method))
 
     def second_ranking(self) -> list[str]:
-        """The same models asked the other way, as lines of Markdown: a scenario of its own, so a ranking of its own."""
-        rows = self.told_otherwise()
+        """The same models in the other setting, as lines of Markdown: another scenario, so another ranking."""
+        rows = self.other_ranking()
         if not rows:
             return []
         width = max(len(name) for name in ["method", *(row.method for row in rows)])
         ranks = iter(range(1, len(rows) + 1))
-        lines = [f"The same models {self.otherwise}:", "", f"| rank | {'method'.ljust(width)} | average accuracy % |"]
+        lines = [
+            f"The same models, {self.other_setting}:",
+            "",
+            f"| rank | {'method'.ljust(width)} | average accuracy % |",
+        ]
         lines.append(f"| ---: | :{'-' * (width - 1)} | -----------------: |")
         for row in rows:
             mark = MARKS[row.bound] if row.bound else str(next(ranks))
-            lines.append(f"| {mark:>4} | {row.method.ljust(width)} | {percent(row.otherwise):>18} |")
-        if unable := [row.method for row in self.rows if row.otherwise is None]:
-            lines += ["", f"Need to be told: {', '.join(unable)}."]
+            lines.append(f"| {mark:>4} | {row.method.ljust(width)} | {percent(row.other_accuracy):>18} |")
+        if aware_only := [row.method for row in self.rows if row.other_accuracy is None]:
+            lines += ["", f"Need the task: {', '.join(aware_only)}."]
         return ["", *lines]
 
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -145,8 +149,8 @@ class Summary:
                 "average_forgetting": row.forgetting[0] if row.forgetting else None,
                 "seeds": len(row.runs),
             }
-            if row.otherwise is not None:
-                values[self.otherwise.replace("-", "_").replace(" ", "_")] = row.otherwise[0]
+            if row.other_accuracy is not None:
+                values[f"{self.other_setting.replace('-', '_')}_accuracy"] = row.other_accuracy[0]
             values |= {
                 name.replace(" ", "_"): found[0] for name, found in row.measures.items() if found and name in FOLLOWED
             }
@@ -221,7 +225,7 @@ def build(
 ) -> Summary:
     """Read the results under `out` (of these methods and seeds; None: all), write `<out>/report/`, and sum up.
 
-    `versions` (name -> version or commit) is shown as given under "How it was run"; units that have `failed` in this
+    `versions` (name -> version or commit) is shown as given under "How it was run"; runs that have `failed` in this
     run, as `ewc/seed-0`, count as missing whatever an earlier one left. Raises UserError where there are no results, a
     file is damaged, results are not of one task sequence, or writing fails.
     """
@@ -230,7 +234,7 @@ def build(
     folder = check_folder(out)
     sweep(folder, below=True)
     absent = tuple(name for name in methods or () if name not in {run.method for run in runs})
-    other = "told the task" if "class-incremental" in runs[0].scenario else "not told the task"
+    other = "task-aware" if "class-incremental" in runs[0].scenario else "task-agnostic"
     summary = Summary(runs[0].benchmark_as_run, runs[0].tasks, rows, headline(rows), folder, absent, other)
 
     from flows import report_plots
@@ -332,7 +336,9 @@ def summarise(
             "size efficiency": estimate(size_efficiency(run) for run in runs),
         },
         searched=[t for t in runs[0].trials if "stability" in t and t["phase"] != "plasticity"],
-        otherwise=estimate(metrics.average_accuracy(run.otherwise) if run.otherwise else None for run in runs),
+        other_accuracy=estimate(
+            metrics.average_accuracy(run.other_accuracy) if run.other_accuracy else None for run in runs
+        ),
     )
 
 
@@ -520,11 +526,11 @@ def show(where: Tracking) -> str:
 
 
 def under_way(params: Params, out: Path) -> list[str]:
-    """The units that were begun with these params and have no result of them yet, though one of an earlier run."""
-    from cl.keys import unit_folder
-    from cl.pool import units_of
+    """The runs that were begun with these params and have no result of them yet, though one of an earlier run."""
+    from cl.keys import run_folder
+    from cl.pool import runs_of
 
-    folders = {unit.name: unit_folder(params, unit.method, unit.seed, out) for unit in units_of(params)}
+    folders = {run.name: run_folder(params, run.method, run.seed, out) for run in runs_of(params)}
     begun = {name: folder for name, folder in folders.items() if (folder / "unit.json").exists()}
     return [name for name, folder in begun.items() if not (folder / "finished.json").exists()]
 

@@ -16,7 +16,7 @@ from cl.errors import UserError
 from cl.files import SCHEMA, from_json
 
 PLAIN = "task-incremental"
-OTHERWISE = ("task_agnostic_accuracy", "task_aware_accuracy")
+OTHER_ACCURACY = ("task_agnostic_accuracy", "task_aware_accuracy")
 
 
 def _value(value: Any) -> Any:
@@ -125,7 +125,7 @@ class Run:
     reduced: dict[str, int]  # what the benchmark was scaled to by options
     scenario: str = PLAIN  # task-incremental, online class-incremental, ...
     search: str = ""  # how knobs were chosen where it was not by the survey's protocol
-    otherwise: list[list[float | None]] | None = None  # accuracy, the task not told where else it is, or told
+    other_accuracy: list[list[float | None]] | None = None  # task-agnostic where the scenario is task-aware, or aware
 
     @property
     def benchmark_as_run(self) -> str:
@@ -146,7 +146,7 @@ def read_runs(
 ) -> list[Run]:
     """The finished runs under `out` by method and seed, of the given methods and seeds (None: all there are).
 
-    `failed`: units, as `ewc/seed-0`, whose files are not read, being those of an earlier run. Raises `UserError` where
+    `failed`: runs, as `ewc/seed-0`, whose files are not read, being those of an earlier run. Raises `UserError` where
     there is none, and unless all are of one task sequence.
     """
     found = [(path, re.fullmatch(r"seed-(\d+)", path.stem)) for path in out.glob("results/*/seed-*.json")]
@@ -157,7 +157,7 @@ def read_runs(
         if f"{path.parent.name}/seed-{int(name[1])}" not in failed
     )
     if not paths:
-        raise UserError(f"no results under {out / 'results'}: run `python -m flows.benchmark --out {out}` first.")
+        raise UserError(f"no results under {out / 'results'}: run `python -m flows.compare --out {out}` first.")
     runs = [read_run(path, method, seed) for method, seed, path in paths]
     first = runs[0]
     for run in runs:
@@ -173,16 +173,16 @@ def read_runs(
 
 def read_run(path: Path, method: str, seed: int) -> Run:
     """One result file with its two companions; UserError naming the file that is damaged or incomplete."""
-    again = f"delete it and run `python -m flows.benchmark --methods {method} --seeds {seed}` again."
+    again = f"delete it and run `python -m flows.compare --methods {method} --seeds {seed}` again."
     if path.stem != f"seed-{seed}":
         raise UserError(f"{path} is not how a result is named: rename it to seed-{seed}.json, or {again}")
     data = _read(path, _Result, again)
     if (data["method"], data["seed"]) != (method, seed):
         raise UserError(f"{path} holds {data['method'][:80]}, seed {data['seed']}: put it where it belongs, or {again}")
-    otherwise = next((data[name] for name in OTHERWISE if name in data), None)
+    other_accuracy = next((data[name] for name in OTHER_ACCURACY if name in data), None)
     problem = defect(data["accuracy"], len(data["tasks"])) or _contradiction(data)
-    if not problem and otherwise is not None:
-        problem = defect(otherwise, len(data["tasks"]))
+    if not problem and other_accuracy is not None:
+        problem = defect(other_accuracy, len(data["tasks"]))
     if problem:
         raise UserError(f"{path} is damaged or unfinished ({problem}): {again}")
 
@@ -214,7 +214,7 @@ def read_run(path: Path, method: str, seed: int) -> Run:
         reduced=data.get("reduced", {}),
         scenario=data.get("scenario", PLAIN),
         search=data.get("search", ""),
-        otherwise=otherwise,
+        other_accuracy=other_accuracy,
     )
 
 

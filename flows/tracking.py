@@ -1,15 +1,15 @@
 """What MLflow shows of a run: a replica of our own result files, brought up to date by `Tracker.sync`.
 
-The files of a unit (one method with one seed) are the truth. A sync compares them with what was already sent
+The files of a run (one method with one seed) are the truth. A sync compares them with what was already sent
 and sends the rest, so it can be repeated, interrupted or missed at will: a tracking server that is down, slow
 or gone costs no training, and what it missed follows at the end of the run or with the next one. A ledger
-beside the units, `<out>/.work/tracking.json`, says what was sent where.
+beside the runs, `<out>/.work/tracking.json`, says what was sent where.
 
-In MLflow a unit is one run, `ewc/seed-0`, with a nested run per task, `ewc/seed-0/permutation-03`. Metrics
+In MLflow a run is one run, `ewc/seed-0`, with a nested run per task, `ewc/seed-0/permutation-03`. Metrics
 are stepped by the number of tasks learned, those of the selection by trial. The experiment's page, as it
-opens, lists and charts the units with the tasks folded away; `comparison_url` leads to a curated comparison.
+opens, lists and charts the runs with the tasks folded away; `comparison_url` leads to a curated comparison.
 
-What the files say is read by `flows.unit_files`, what was sent noted in `flows.ledger`; `flows.mlflow_server` makes the
+What the files say is read by `flows.run_files`, what was sent noted in `flows.ledger`; `flows.mlflow_server` makes the
 requests. It imports MLflow, and does so only when there is something to send.
 """
 
@@ -31,7 +31,7 @@ from flows.ledger import NIGHTLY as NIGHTLY
 from flows.ledger import STATES, Json, Ledger, lock_file
 from flows.ledger import Tracking as Tracking
 from flows.mlflow_server import VIEW, Server, said_of, troubles
-from flows.unit_files import MARKER, Unit, digest_of, flatten
+from flows.run_files import MARKER, Run, digest_of, flatten
 
 SYNC_SECONDS, CLOSE_SECONDS = 5.0, 60.0
 """After so long with a slow server the rest is left for later."""
@@ -44,10 +44,10 @@ STATUS = {state: state.upper() for state in STATES}
 
 
 class Tracker:
-    """Keeps MLflow up to date with the units of a run; threads may share it.
+    """Keeps MLflow up to date with the runs of a run; threads may share it.
 
     `tags` say where the run comes from (git.commit, dvc.data, data.sha256, ...); `params` is params.yaml,
-    nested or flattened with dots, and of its `methods` a unit shows its own. Both are written when the unit's
+    nested or flattened with dots, and of its `methods` a run shows its own. Both are written when the run's
     run is made. Nothing is raised for trouble with MLflow: one line on standard error says what is wrong.
     """
 
@@ -62,25 +62,25 @@ class Tracker:
         self._costly = self._warned = False
         self._mutex = threading.Lock()
 
-    def sync(self, unit: Path, *, finished: bool = False, failed: str | None = None) -> bool:
-        """Send what MLflow does not have yet of a unit's folder, `<out>/.work/<method>/seed-<s>/<key>`.
+    def sync(self, run: Path, *, finished: bool = False, failed: str | None = None) -> bool:
+        """Send what MLflow does not have yet of a run's folder, `<out>/.work/<method>/seed-<s>/<key>`.
 
         To be called now and then, for instance after each task, and at the end: `finished` ends its run as
         finished, `failed` as failed with that reason as the tag `error`. Returns whether MLflow is up to date,
         also where nothing had to be sent. Where it is not, the rest follows with a later sync, at `close` or
         with the next run.
         """
-        name = "/".join(unit.resolve().parts[-3:])
+        name = "/".join(run.resolve().parts[-3:])
         state = "failed" if failed is not None else "finished" if finished else "running"
         with self._mutex, self._harmless(name):
-            entry = self._ledger.units().get(name)
+            entry = self._ledger.runs().get(name)
             if entry and entry["current"] and entry["error"] == failed and self._is_sent(entry):
-                # Whoever takes up a unit need not know that it was finished long ago.
+                # Whoever takes up a run need not know that it was finished long ago.
                 same = state == entry["state"] or (state == "running" and entry["state"] == "finished")
                 if same:
                     return True
-            self._ledger.note(name, unit, state, failed)
-            # Not owned: another process is just sending what a killed one left of this unit.
+            self._ledger.note(name, run, state, failed)
+            # Not owned: another process is just sending what a killed one left of this run.
             if self._own(name) and time.monotonic() >= self._retry_at:
                 self._send(name, time.monotonic() + SYNC_SECONDS)
                 self._failures, self._costly = 0, False
@@ -90,15 +90,15 @@ class Tracker:
     def close(self) -> None:
         """Try once more to send all that is pending, of this and of earlier runs, and say what could not be.
 
-        A unit that its process neither finished nor failed ends as killed; its run is continued by whoever
+        A run that its process neither finished nor failed ends as killed; its run is continued by whoever
         takes it up again.
         """
         unsent: list[str] = []
         with self._mutex, self._harmless("this run"):
-            units = self._ledger.units()
-            for name in sorted(units, key=lambda name: name not in self._owned):  # our own ones first
-                running = units[name]["state"] == "running"
-                if not running and self._is_sent(units[name]):
+            runs = self._ledger.runs()
+            for name in sorted(runs, key=lambda name: name not in self._owned):  # our own ones first
+                running = runs[name]["state"] == "running"
+                if not running and self._is_sent(runs[name]):
                     continue
                 if self._own(name):  # otherwise its process is alive and sees to it
                     unsent.append(name)
@@ -136,13 +136,13 @@ class Tracker:
             self._warned = True
 
     def _is_sent(self, entry: Json) -> bool:
-        """Whether MLflow has a unit as it is now; not so when the embedded database is gone."""
+        """Whether MLflow has a run as it is now; not so when the embedded database is gone."""
         if self._tracking.uri is None and not self._tracking.has_database:
             return False
         return bool(entry["sent"] == [digest_of(self._ledger.folder(entry)), entry["state"], entry["current"]])
 
     def _own(self, name: str) -> bool:
-        """Whether this process may speak for the unit. The kernel frees the lock of a process that died."""
+        """Whether this process may speak for the run. The kernel frees the lock of a process that died."""
         if name not in self._owned:
             lock = lock_file(self._ledger.locks / name.replace("/", " "))
             try:
@@ -154,54 +154,54 @@ class Tracker:
         return True
 
     def _send(self, name: str, deadline: float) -> None:
-        """Bring a unit's run and its nested runs up to date, in an order in which it may stop anywhere.
+        """Bring a run's run and its nested runs up to date, in an order in which it may stop anywhere.
 
         What is there already is asked of the server: a process that was killed noted nothing down.
         """
         server = self._server
         self._ledger.connected(*server.connect())
-        entry = self._ledger.units()[name]
+        entry = self._ledger.runs()[name]
         # What is finished is whole; anything else may have ended between two files.
-        unit = Unit(name, self._ledger.folder(entry), live=entry["state"] != "finished")
+        local = Run(name, self._ledger.folder(entry), live=entry["state"] != "finished")
         mark = self._ledger.mark(name)
         found = server.find(mark)
         run = next((run for run in found if run.data.tags["unit"] == mark), None)
-        if run is None and not unit.files and entry["state"] in ("finished", "killed"):
+        if run is None and not local.files and entry["state"] in ("finished", "killed"):
             self._ledger.drop(name)  # its files are gone, or were never written
             return
-        tags = unit.tags | {"comparison": "current" if entry["current"] else "superseded"}
+        tags = local.tags | {"comparison": "current" if entry["current"] else "superseded"}
         if entry["error"] is not None:
             tags["error"] = entry["error"]
         logged: set[int] = set()
         if run is None:
-            run = server.create(unit.label, unit.start, self._tags | tags | {"unit": mark})
+            run = server.create(local.label, local.start, self._tags | tags | {"unit": mark})
         else:
             logged = server.steps(run, MARKER)
         began = run.info.start_time
-        params = unit.params | {key: value for key, value in self._params.items() if unit.wants(key)}
+        params = local.params | {key: value for key, value in self._params.items() if local.wants(key)}
         server.log(run, began, params={k: v for k, v in params.items() if k not in run.data.params})
         parent = {"mlflow.parentRunId": run.info.run_id}
         nested = {r.data.tags["unit"]: r for r in found if r.data.tags.items() >= parent.items()}
-        for task in unit.tasks:
+        for task in local.tasks:
             if task.step in logged:
                 continue
             if time.monotonic() > deadline and self._tracking.uri is not None:
                 raise TimeoutError("the server is slow")
-            tags_of_task = unit.tags | parent | {"task": task.name, "unit": f"{mark}/{task.name}"}
+            tags_of_task = local.tags | parent | {"task": task.name, "unit": f"{mark}/{task.name}"}
             task_run = nested.get(tags_of_task["unit"])
             if task_run is None:
-                task_run = server.create(f"{unit.label}/{task.name}", began + task.start, tags_of_task)
+                task_run = server.create(f"{local.label}/{task.name}", began + task.start, tags_of_task)
             if task_run.info.status != "FINISHED":  # it may have been interrupted
                 server.log(task_run, began + task.end, task.facts, task.params)
                 server.status(task_run, "FINISHED", began + task.end)
             server.log(run, began + task.end, {task.step: task.progress})
-        if entry["sent"] is None or entry["sent"][0] != unit.digest:
-            server.artifacts(run, unit.artifacts())
+        if entry["sent"] is None or entry["sent"][0] != local.digest:
+            server.artifacts(run, local.artifacts())
         if entry["error"] is None and "error" in run.data.tags:
             server.client.delete_tag(run.info.run_id, "error")
         server.log(run, began, tags=tags)
-        server.status(run, STATUS[entry["state"]], unit.end if unit.files else run.info.end_time or unit.end)
-        sent = [unit.digest, entry["state"], entry["current"]]
+        server.status(run, STATUS[entry["state"]], local.end if local.files else run.info.end_time or local.end)
+        sent = [local.digest, entry["state"], entry["current"]]
         self._ledger.update(name, run=run.info.run_id, sent=sent)
 
 
@@ -249,9 +249,9 @@ def connected(tracking: Tracking) -> tuple[Any, str]:
     return server.client, experiment
 
 
-def run_of(tracking: Tracking, unit: Path) -> str | None:
-    """Id of the run of a unit's folder, `<out>/.work/<method>/seed-<s>/<key>`; None where nothing was sent of it."""
-    entry = Ledger(tracking).units().get("/".join(unit.resolve().parts[-3:]))
+def run_of(tracking: Tracking, run: Path) -> str | None:
+    """Id of the run of a run's folder, `<out>/.work/<method>/seed-<s>/<key>`; None where nothing was sent of it."""
+    entry = Ledger(tracking).runs().get("/".join(run.resolve().parts[-3:]))
     return None if entry is None or entry["run"] is None else str(entry["run"])
 
 
@@ -268,7 +268,7 @@ def comparison_url(base: str, tracking: Tracking) -> str:
 def record(
     tracking: Tracking, name: str, values: Mapping[str, float], tags: Mapping[str, str], texts: Mapping[str, str]
 ) -> None:
-    """Log a run that is no unit, such as a whole night: once, however often it is tried.
+    """Log a run of MLflow that is none of ours, such as a whole night: once, however often it is tried.
 
     Raises `UserError` where MLflow refuses.
     """
@@ -287,7 +287,7 @@ def run_showing(tracking: Tracking, result: Path) -> str | None:
     if tracking.uri is None and not tracking.has_database:
         return None
     digest = digest_of(result.parent, (result.name, f"{result.stem}.trials.json", f"{result.stem}.cost.json"))
-    entries = Ledger(tracking).units().values()
+    entries = Ledger(tracking).runs().values()
     return next((str(entry["run"]) for entry in entries if entry["sent"] and entry["sent"][0] == digest), None)
 
 

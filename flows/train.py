@@ -8,10 +8,10 @@ from pathlib import Path
 from cl import cli
 from cl.data.prepare import check_prepared
 from cl.errors import UserError
-from cl.keys import unit_folder
+from cl.keys import run_folder
 from cl.live import shown
 from cl.params import Params
-from cl.pool import Children, Event, Hear, UnitOfWork, check_out, units_of, width
+from cl.pool import Children, Event, Hear, RunId, check_out, runs_of, width
 from flows import cluster, provenance
 from flows.deadline import finish
 from flows.engine import Plain, engine
@@ -19,34 +19,34 @@ from flows.follower import Follower
 from flows.stage import ends_with_dvc
 
 
-class UnitsFailed(UserError):
-    """Some units have no result, and why; the others have."""
+class RunsFailed(UserError):
+    """Some runs have no result, and why; the others have."""
 
-    def __init__(self, failures: dict[str, str], units: int) -> None:
-        super().__init__(f"{len(failures)} of {units} units failed: {'; '.join(failures.values())}")
+    def __init__(self, failures: dict[str, str], runs: int) -> None:
+        super().__init__(f"{len(failures)} of {runs} runs failed: {'; '.join(failures.values())}")
         self.failures = failures
 
 
 def train(params: Params, out: Path, prefect: Plain, tags: Mapping[str, str] | None = None) -> None:
-    """Learn every unit of the params on the prepared benchmark; what is learned already is not learned again.
+    """Learn every run of the params on the prepared benchmark; what is learned already is not learned again.
 
-    Raises `UnitsFailed` when all others are through.
+    Raises `RunsFailed` when all others are through.
     """
     check_out(out)
     check_prepared(params, out / "prepared")
     name = ", ".join(params.methods) if len(params.methods) <= 3 else f"{len(params.methods)} methods"
     labels = [params.benchmark.name, *params.methods]
-    units = units_of(params)
-    at_once, trial_workers = width(params, len(units))
+    runs = runs_of(params)
+    at_once, trial_workers = width(params, len(runs))
     if params.execution.runner != "local":
-        at_once, trial_workers = cluster.at_once(params.execution, len(units)), 1
+        at_once, trial_workers = cluster.at_once(params.execution, len(runs)), 1
 
     def body() -> None:
         with (
             Follower.of(params, out, {**provenance.tags(out), **(tags or {})}) as mlflow,
-            shown(units, prefect.say, lines=prefect.url is not None) as show,
+            shown(runs, prefect.say, lines=prefect.url is not None) as show,
         ):
-            _train(params, out, prefect, mlflow, show, units, at_once, trial_workers)
+            _train(params, out, prefect, mlflow, show, runs, at_once, trial_workers)
 
     prefect.flow("train", f"train {params.benchmark.name}: {name}", labels, body)
 
@@ -57,48 +57,48 @@ def _train(
     prefect: Plain,
     mlflow: Follower,
     show: Hear,
-    units: list[UnitOfWork],
+    runs: list[RunId],
     at_once: int,
     trial_workers: int,
 ) -> None:
-    def hear(unit: UnitOfWork, event: Event) -> None:
-        show(unit, event)
-        key = f"{unit.method}-seed-{unit.seed}".replace("_", "-")
+    def hear(run: RunId, event: Event) -> None:
+        show(run, event)
+        key = f"{run.method}-seed-{run.seed}".replace("_", "-")
         if event["event"] == "finished before":
-            prefect.progress(key, 1.0, f"{unit.name}: finished before")
+            prefect.progress(key, 1.0, f"{run.name}: finished before")
         elif event["event"] == "task":
             done, tasks = event["index"] + 1, event["tasks"]
             prefect.progress(
-                key, done / tasks, f"{unit.name}: task {done}/{tasks}, {event['average_accuracy']:.1%} so far"
+                key, done / tasks, f"{run.name}: task {done}/{tasks}, {event['average_accuracy']:.1%} so far"
             )
-            mlflow.look(unit_folder(params, unit.method, unit.seed, out))
+            mlflow.look(run_folder(params, run.method, run.seed, out))
 
-    children: Children | cluster.Units
+    children: Children | cluster.Runs
     if params.execution.runner == "local":
         children = Children(params, out, hear)
     else:
-        children = cluster.Units(params, out, hear, units)
+        children = cluster.Runs(params, out, hear, runs)
 
-    def learn(unit: UnitOfWork) -> None:
-        reason = children.run(unit, trial_workers)
-        if children.stopped:  # no unit's fault
+    def learn(run: RunId) -> None:
+        reason = children.run(run, trial_workers)
+        if children.stopped:  # no run's fault
             raise KeyboardInterrupt
-        folder = unit_folder(params, unit.method, unit.seed, out)
+        folder = run_folder(params, run.method, run.seed, out)
         mlflow.look(folder, finished=reason is None, failed=reason)
         if reason is not None:
-            prefect.say(f"{unit.name}: failed: {reason}")
-            raise UserError(f"{unit.name}: {reason}")
+            prefect.say(f"{run.name}: failed: {reason}")
+            raise UserError(f"{run.name}: {reason}")
 
     try:
-        found = prefect.each(units, learn, at_once, lambda unit: unit.name)
+        found = prefect.each(runs, learn, at_once, lambda run: run.name)
     except BaseException:
         children.stop()
         raise
     finally:
         children.close()
-    failures = {unit.name: str(error) for unit, error in zip(units, found, strict=True) if error is not None}
+    failures = {run.name: str(error) for run, error in zip(runs, found, strict=True) if error is not None}
     if failures:
-        raise UnitsFailed(failures, len(units))
+        raise RunsFailed(failures, len(runs))
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ same method with the same seed on both nights is a pair, and a change that moves
 the differences vary; one that draws every run anew without making it better or worse moves the mean no more than
 seeds differ; and where tonight's seeds differ wildly, because some of them broke down, the last night's tell how much
 they should. At `CONFIDENCE` each, the three together are wrong on at most one comparison in twenty where nothing has
-changed. Times are compared as ratios to what the other units took that night, and count where they stand out from how
+changed. Times are compared as ratios to what the other runs took that night, and count where they stand out from how
 these vary.
 """
 
@@ -27,7 +27,7 @@ POINTS = 0.1
 POINTS_OF_ONE_SEED = 1.0
 """The same where there is one seed alone, and so no interval."""
 TIME, MEMORY = 1.25, 1.10
-"""Ratios up to which a step's time (against the night's other units) and a process's memory count as noise."""
+"""Ratios up to which a step's time (against the night's other runs) and a process's memory count as noise."""
 METHODS_TO_TELL = 5
 """With fewer than so many methods there is no telling how much their times vary that night."""
 
@@ -40,7 +40,7 @@ class Change:
 
     method: str
     measure: str
-    unit: str
+    run: str
     """`points`, or `ratio`: then `difference` is tonight's over the last's."""
     before: float | None
     tonight: float | None
@@ -59,7 +59,7 @@ class Change:
             return "no change"
         assert self.difference is not None
         mean, half = self.difference
-        if self.unit == "ratio":
+        if self.run == "ratio":
             return f"x{mean:.2f}" + (f" (x{mean / half:.2f} to x{mean * half:.2f})" if half is not None else "")
         return f"{mean:+.2f}" + (f" ± {half:.2f}" if half is not None else "") + " points"
 
@@ -70,7 +70,7 @@ class Verdict:
 
     changes: tuple[Change, ...]
     failures: dict[str, str]
-    """By unit, why it has no result."""
+    """By run, why it has no result."""
 
     @property
     def worse(self) -> tuple[Change, ...]:
@@ -91,7 +91,7 @@ class Verdict:
     def headline(self) -> str:
         """The night in a sentence."""
         if self.failures:
-            return f"{len(self.failures)} units failed: {', '.join(sorted(self.failures))}"
+            return f"{len(self.failures)} runs failed: {', '.join(sorted(self.failures))}"
         if self.worse:
             first = "; ".join(f"{c.method}: {c.measure} {c.said}" for c in self.worse[:3])
             more = f"; and {len(self.worse) - 3} more" if len(self.worse) > 3 else ""
@@ -139,7 +139,7 @@ def seconds_per_step(run: Run) -> float | None:
 
 
 def peak_memory(run: Run) -> float | None:
-    """Highest resident memory of the unit's process, in bytes."""
+    """Highest resident memory of the run's process, in bytes."""
     found: float | None = (run.cost or {}).get("peak_memory_bytes")
     return found
 
@@ -147,8 +147,8 @@ def peak_memory(run: Run) -> float | None:
 def _times(tonight: Iterable[Run], before: Iterable[Run]) -> tuple[float, float]:
     """By how much everything was slower tonight, whatever the method, and up to which ratio to that it is noise.
 
-    The median ratio of the units, and three standard deviations of the ratios, by their median absolute deviation: on a
-    machine with other work to do some units are slower than others, whatever they do.
+    The median ratio of the runs, and three standard deviations of the ratios, by their median absolute deviation: on a
+    machine with other work to do some runs are slower than others, whatever they do.
     """
     old = {(run.method, run.seed): seconds_per_step(run) for run in before}
     ratios = [

@@ -46,11 +46,11 @@ def test_nor_does_what_it_imports() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     modules = set(found.stdout.split())
-    assert {"cl.sequence", "cl.unit", "cl.methods.finetune", "torch", "optuna"} <= modules
+    assert {"cl.sequence", "cl.run", "cl.methods.finetune", "torch", "optuna"} <= modules
     assert not {module.split(".")[0] for module in modules} & ORCHESTRATION
 
 
-@pytest.mark.parametrize("module", ["cl.params", "cl.files", "cl.data.prepare", "cl.metrics", "cl.unit", "cl.pool"])
+@pytest.mark.parametrize("module", ["cl.params", "cl.files", "cl.data.prepare", "cl.metrics", "cl.run", "cl.pool"])
 def test_cheap_stages_do_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=REPOSITORY).returncode == 0
@@ -132,7 +132,7 @@ def test_arrows_point_down(layer: str) -> None:
 def test_nets_and_data_know_nothing_above(folder: str) -> None:
     for path in (REPOSITORY / "cl" / folder).rglob("*.py"):
         for module in imported(path):
-            assert not re.match(r"cl\.(method|methods|train|selection|sequence|unit|pool)\b", module), path
+            assert not re.match(r"cl\.(method|methods|train|selection|sequence|run|pool)\b", module), path
 
 
 ALL = sorted(path for room in ("cl", "flows", "benchmarks") for path in (REPOSITORY / room).rglob("*.py"))

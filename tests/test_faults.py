@@ -93,12 +93,12 @@ def test_where_nothing_failed_the_status_is_0_and_too_few_are_a_failure(
 
 
 def test_bytes_that_differ_and_what_is_left_behind(place: Place) -> None:
-    unit = place.out / ".work/ewc/seed-0/key"
+    run = place.out / ".work/ewc/seed-0/key"
     files = ["results/ewc/seed-0.json", "results/ewc/seed-0.cost.json", "checkpoints/ewc/seed-0/task-0/manifest.json"]
     for name in files:
         (place.out / name).parent.mkdir(parents=True, exist_ok=True)
         (place.out / name).write_text("{}")
-    unit.mkdir(parents=True)
+    run.mkdir(parents=True)
     expected = results.published(place.out)
     assert sorted(expected) == [files[2], files[0]]
     assert not results.differences(place.out, expected)

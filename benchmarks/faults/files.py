@@ -42,8 +42,8 @@ PLACES = (
     ("out/prepared/*/*.npy", 2, "begun", "cl"),
     ("out/.work/tracking.json", 2, "tracked", "flows.train"),
     ("out/mlflow/mlflow.db", 2, "tracked", "flows.train"),
-    ("out/report/*", 1, "tracked", "flows.benchmark"),
-    ("p/params.yaml", 2, "finished", "cl.standing"),
+    ("out/report/*", 1, "tracked", "flows.compare"),
+    ("p/params.yaml", 2, "finished", "cl.status"),
     ("p/data/digits/digits.csv.gz", 1, "finished", "flows.prepare"),
 )
 THEIRS = ("p/params.yaml", "p/data/digits/digits.csv.gz")
@@ -118,13 +118,13 @@ class Files(Kind):
 
     def _made(self, name: str, place: Place) -> Done:
         if name == "tracked":
-            return run("flows.benchmark", ARGUMENTS, place, LIMIT)
+            return run("flows.compare", ARGUMENTS, place, LIMIT)
         if name == "finished":
             return self.warm.run("cl", ARGUMENTS, place, LIMIT)
         # ewc is killed in the search of its second task, icarl in that of its first, which keeps candidates.
         for method, at in (("ewc", 75), ("icarl", 40)):
             flag = place.folder / f"flag-{method}"
-            plan = {"role": "unit", "at": at, "whom": "self", "flag": str(flag), "under": str(place.out)}
+            plan = {"role": "run", "at": at, "whom": "self", "flag": str(flag), "under": str(place.out)}
             env = {"FAULTS_KILL": json.dumps(plan), "PYTHONPATH": f"{HOOK}:{REPOSITORY}"}
             done = run("cl", ["--methods", method, "--out", str(place.out)], place, LIMIT, env)
         return done

@@ -37,7 +37,7 @@ OUTS: tuple[tuple[str, str | None], ...] = (
 )  # fmt: skip
 REQUESTS = 10
 """At once, as to have a model served takes a while."""
-COMMANDS = ("flows.prepare", "flows.prepare", "cl.standing", "cl.standing", "flows.report")
+COMMANDS = ("flows.prepare", "flows.prepare", "cl.status", "cl.status", "flows.report")
 ENVIRONMENTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("stdout is ASCII", {"PYTHONIOENCODING": "ascii"}),
     ("stdout is ASCII, strictly", {"PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0"}),
@@ -166,7 +166,7 @@ class Inputs(Kind):
             what = ascii(
                 path.read_bytes()[:200] if path.stat().st_size < 2000 else _changed(self.whole, path.read_bytes())
             )
-        module = draw.choice(["flows.study", "flows.study", "cl.standing", "flows.prepare"])
+        module = draw.choice(["flows.study", "flows.study", "cl.status", "flows.prepare"])
         arguments = ["mine.yaml"] if module == "flows.study" else ["--params", "mine.yaml"]
         place.before = place.digest()
         done = self.warm.run(module, [*arguments, "--out", "../out"], place, SECONDS)
@@ -215,7 +215,7 @@ class Inputs(Kind):
         """A real command on a finished run, where something is not as on a desktop."""
         place = self._with_results(place)
         module, more = draw.choice(
-            [("flows.report", ["--show"]), ("flows.report", []), ("cl.standing", []), ("cl", ["--methods", "ewc"])]
+            [("flows.report", ["--show"]), ("flows.report", []), ("cl.status", []), ("cl", ["--methods", "ewc"])]
         )
         arguments = [*more, "--out", "../out"]
         if draw.random() < 0.3:

@@ -76,7 +76,7 @@ class Kills(Kind):
         super().__init__(folder, seed, warm, deadline)
         self.settings = settings()
         self.pace = 4.0
-        """Seconds that a unit takes, as seen last."""
+        """Seconds that a run takes, as seen last."""
         self._references: Shared[dict[str, bytes]] = Shared()
 
     def case(self, number: int) -> Verdict:
@@ -85,10 +85,10 @@ class Kills(Kind):
         setting = self.settings[number % len(self.settings)]
         methods = self._methods(number, setting)
         # Tracking and the report take most of the time of a small run, so only some chains have them.
-        module = "flows.benchmark" if number % 4 == 2 else "cl"
-        if module == "flows.benchmark":
+        module = "flows.compare" if number % 4 == 2 else "cl"
+        if module == "flows.compare":
             setting = Setting(setting.name, {**setting.sections, "tracking": {"enabled": True}})
-        workers = draw.choice([1, 2, 2, 8])  # eight for so few units: trials in processes beside the unit's own
+        workers = draw.choice([1, 2, 2, 8])  # eight for so few runs: trials in processes beside the run's own
         arguments = ["--methods", ",".join(methods), "--out", "../out", "--set", f"execution.workers={workers}"]
         place = Place(self.new(number), setting.params, self.caches)
         expected = self._expected(setting, methods, number)
@@ -119,7 +119,7 @@ class Kills(Kind):
     def _undisturbed(self, setting: Setting, method: str, number: int) -> dict[str, bytes]:
         place = Place(self.folder / "undisturbed" / f"{number}-{method}", setting.params)
         learning = ["--params", "params.yaml", "--method", method, "--seed", "0"]
-        for module, more in (("flows.prepare", list[str]()), ("cl.unit", learning)):
+        for module, more in (("flows.prepare", list[str]()), ("cl.run", learning)):
             done = self.warm.run(module, [*more, "--out", "../out"], place, LIMIT)
             if done.code != 0:
                 raise RuntimeError(f"undisturbed {method}, {setting.name}: {done.code}: {done.last}")
@@ -130,10 +130,10 @@ class Chain:
     """One command, killed and started again until it is through."""
 
     def __init__(
-        self, place: Place, module: str, arguments: list[str], draw: random.Random, units: int, kind: Kills
+        self, place: Place, module: str, arguments: list[str], draw: random.Random, runs: int, kind: Kills
     ) -> None:
         self.place, self.module, self.arguments, self.draw, self.kind = place, module, arguments, draw, kind
-        self.units, self.trials = units, "execution.workers=8" in arguments
+        self.runs, self.trials = runs, "execution.workers=8" in arguments
         self.kills, self.said = 0, list[str]()
 
     def kill(self) -> list[str]:
@@ -159,9 +159,9 @@ class Chain:
             self.kind.pace = (self.kind.pace + done.seconds / left) / 2
         faults = done.faults(0) or differences(self.place.out, expected)
         faults += leftovers(self.place.out) + running.die(1.0) + self.place.strayed()
-        units = {name.removeprefix("results/").removesuffix(".json") for name in expected if "/seed-0.json" in name}
-        if not faults and self.module == "flows.benchmark":
-            tasks = {unit: 1 if unit.startswith("joint/") else 2 for unit in units}
+        runs = {name.removeprefix("results/").removesuffix(".json") for name in expected if "/seed-0.json" in name}
+        if not faults and self.module == "flows.compare":
+            tasks = {run: 1 if run.startswith("joint/") else 2 for run in runs}
             faults += untracked(self.place.out / "mlflow" / "mlflow.db", tasks)
         return faults
 
@@ -170,9 +170,9 @@ class Chain:
 
     def _within(self) -> tuple[list[str], bool]:
         """A process kills itself, its parent or both at one of its writes."""
-        role = self.draw.choice(["unit", "unit", "unit", "trial" if self.trials else "unit", "command"])
+        role = self.draw.choice(["run", "run", "run", "trial" if self.trials else "run", "command"])
         whom = self.draw.choice(["self", "both"] if role != "command" else ["self"])
-        most = 130 if role == "unit" else 12  # a unit with two tasks and two learning rates comes to that
+        most = 130 if role == "run" else 12  # a run with two tasks and two learning rates comes to that
         at = self.draw.choice([self.draw.randint(1, most), round(most ** self.draw.random())])
         flag = self.place.folder / f"flag-{self.kills}"
         plan = {"role": role, "at": at, "whom": whom, "flag": str(flag), "under": str(self.place.out)}
@@ -206,7 +206,7 @@ class Chain:
                 running.send(number, child)
         running.send(number, -running.process.pid if whom == "group" else pid)
         if whom == "child":
-            # Whichever it was (a unit, a trial's process, its keeper): the command tells of it and goes on with others.
+            # Whichever it was (a run, a trial's process, its keeper): the command tells of it and goes on with others.
             return self._one_failed(running.wait(LIMIT)), True
         faults = running.die()
         if not faults and number != signal.SIGKILL and begun:
@@ -243,7 +243,7 @@ class Chain:
         return self.draw.uniform(0.2, max(3.0, 0.8 * self.kind.pace * self._left()))
 
     def _left(self) -> int:
-        return self.units - len(list(self.place.out.glob("results/*/seed-0.json")))
+        return self.runs - len(list(self.place.out.glob("results/*/seed-0.json")))
 
     def _tell(self, what: str) -> None:
         self.said.append(what)

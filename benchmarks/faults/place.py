@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
     "model": {"name": "mlp", "hidden": [16]},
     "training": {"epochs": 2, "batch_size": 20, "learning_rate": 0.05},
     "selection": {
-        "boot_learning_rates": [0.1, 0.05],
+        "first_task_learning_rates": [0.1, 0.05],
         "learning_rates": [0.1, 0.05],
         "drop_margin": 0.1,
         "max_attempts": 2,

@@ -74,7 +74,7 @@ class Reading:
         (setting,) = (setting for setting in settings() if setting.name == name)
         place = Place(self.folder / re.sub(r"\W+", "-", name), setting.params)
         steps = [("flows.prepare", list[str]())]
-        steps += [("cl.unit", ["--params", "params.yaml", "--method", m, "--seed", "0"]) for m in METHODS]
+        steps += [("cl.run", ["--params", "params.yaml", "--method", m, "--seed", "0"]) for m in METHODS]
         for module, arguments in steps:
             done = self.warm.run(module, [*arguments, "--out", "../out"], place, LIMIT)
             if done.code != 0:

@@ -22,20 +22,20 @@ REMAINS = (
 """What only a command that is under way has."""
 
 
-def published(out: Path, *units: str) -> dict[str, bytes]:
-    """Path and bytes of every published file that is the same in every run; of these units, or of all."""
+def published(out: Path, *runs: str) -> dict[str, bytes]:
+    """Path and bytes of every published file that is the same in every run; of these runs, or of all."""
     files = [path for room in ("results", "checkpoints") for path in (out / room).rglob("*") if path.is_file()]
     found = {str(path.relative_to(out)): path.read_bytes() for path in sorted(files)}
     return {
         name: data
         for name, data in found.items()
-        if not name.endswith(RUN_DEPENDENT) and (not units or any(f"/{unit}" in name for unit in units))
+        if not name.endswith(RUN_DEPENDENT) and (not runs or any(f"/{run}" in name for run in runs))
     }
 
 
-def differences(out: Path, expected: Mapping[str, bytes], units: Sequence[str] = ()) -> list[str]:
-    """How what is published under `out`, of these units or of all, is not what was expected, in few words."""
-    found = published(out, *units)
+def differences(out: Path, expected: Mapping[str, bytes], runs: Sequence[str] = ()) -> list[str]:
+    """How what is published under `out`, of these runs or of all, is not what was expected, in few words."""
+    found = published(out, *runs)
     faults = [f"{name} is missing" for name in expected if name not in found]
     faults += [f"{name} is too many" for name in found if name not in expected]
     faults += [f"{name} differs" for name, data in expected.items() if found.get(name, data) != data]
@@ -56,22 +56,22 @@ def leftovers(out: Path) -> list[str]:
     return faults
 
 
-def untracked(database: Path, units: Mapping[str, int]) -> list[str]:
-    """What MLflow's database lacks of these units (`ewc/seed-0`, and how many tasks it has learned), or has twice."""
+def untracked(database: Path, runs: Mapping[str, int]) -> list[str]:
+    """What MLflow's database lacks of these runs (`ewc/seed-0`, and how many tasks it has learned), or has twice."""
     faults = []
     uri = f"file:{database}?mode=ro"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
-            for unit, tasks in units.items():
-                rows = connection.execute("SELECT run_uuid, status FROM runs WHERE name = ?", (unit,)).fetchall()
+            for run, tasks in runs.items():
+                rows = connection.execute("SELECT run_uuid, status FROM runs WHERE name = ?", (run,)).fetchall()
                 if [status for _, status in rows] != ["FINISHED"]:
-                    faults.append(f"MLflow has {unit} as {[status for _, status in rows]}")
+                    faults.append(f"MLflow has {run} as {[status for _, status in rows]}")
                     continue
                 steps = connection.execute(
                     "SELECT DISTINCT step FROM metrics WHERE run_uuid = ? AND key = 'average_accuracy'", (rows[0][0],)
                 ).fetchall()
                 if len(steps) != tasks:
-                    faults.append(f"MLflow has {len(steps)} of the {tasks} tasks of {unit}")
+                    faults.append(f"MLflow has {len(steps)} of the {tasks} tasks of {run}")
     except sqlite3.Error as error:
         faults.append(f"MLflow's database: {error}")
     return faults

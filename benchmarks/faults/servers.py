@@ -55,7 +55,7 @@ class Servers(Kind):
             env = {"PREFECT_HOME": str(place.folder / "caches")}
             if tool == "Prefect":
                 env["PREFECT_API_URL"] = f"{faulty.url}/api"
-            running = Running("flows.benchmark", ARGUMENTS, place, env)
+            running = Running("flows.compare", ARGUMENTS, place, env)
             when = "from the start"
             if later:
                 after = draw.choice([1, 3, 10, 30, 60, 100])
@@ -68,7 +68,7 @@ class Servers(Kind):
             if done.seconds > DEADLINE_SECONDS and not faults:
                 faults.append(f"takes {done.seconds:.0f} s, more than {DEADLINE_SECONDS:.0f}")
             faults += running.die(5.0) + leftovers(place.out) + place.strayed()
-        what = f"{tool} {illness} {when}: python -m flows.benchmark {' '.join(ARGUMENTS)} ({done.seconds:.0f} s)"
+        what = f"{tool} {illness} {when}: python -m flows.compare {' '.join(ARGUMENTS)} ({done.seconds:.0f} s)"
         return self.judged(number, what, faults)
 
     def _until(self, running: Running, faulty: Faulty, packets: int) -> int:

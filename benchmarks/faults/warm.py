@@ -39,13 +39,13 @@ MODULES = (
     "optuna.storages.journal",
     "cl.sequence",
     "cl.methods.ewc",
-    "cl.standing",
+    "cl.status",
     "cl.anytime",
     "jinja2",
     "matplotlib.backends.backend_svg",
     "matplotlib.backends.backend_agg",
     "flows.report_plots",
-    "flows.benchmark",
+    "flows.compare",
 )
 
 

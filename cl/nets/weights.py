@@ -62,7 +62,7 @@ def _imagenet(name: str) -> Mapping[str, Tensor]:
 
     weights: Any = get_model_weights(name).DEFAULT
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # a unit's own output is its events, and torch talks into it
+        with contextlib.redirect_stdout(sys.stderr):  # a run's own output is its events, and torch talks into it
             found: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, HTTPException, RuntimeError, UnpicklingError) as error:  # RuntimeError: its hash is not the file's
         raise UserError(

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from cl.data import Split, Task, load
 from cl.data.prepare import Format
 from cl.data.task import Normalise
-from cl.keys import unit_key
+from cl.keys import run_key
 from cl.method import Method
 from cl.nets import MultiHead
 from cl.params import Params, Training
-from cl.sequence import Learner, Unit
-from cl.unit import learn
+from cl.run import learn
+from cl.sequence import Learner, Run
 
 CPU = torch.device("cpu")
 OFF = {"enabled": False}
@@ -34,7 +34,7 @@ def params_for(method: str, knobs: dict[str, Any] | None = None, **sections: Any
         "model": {"hidden": [16]},
         "training": {"epochs": 4, "batch_size": 32, "learning_rate": 0.1},
         "selection": {
-            "boot_learning_rates": [0.1, 0.05],
+            "first_task_learning_rates": [0.1, 0.05],
             "learning_rates": [0.1, 0.02],
             "drop_margin": 0.02,
             "max_attempts": 3,
@@ -71,10 +71,10 @@ def learner_for(params: Params, prepared: Path, seed: int = 0) -> Learner:
     return Learner(params, next(iter(params.methods)), seed, load(prepared, CPU), CPU)
 
 
-def unit_for(params: Params, learner: Learner, folder: Path) -> Unit:
-    """A unit over this learner, whose events nobody hears."""
+def run_for(params: Params, learner: Learner, folder: Path) -> Run:
+    """A run over this learner, whose events nobody hears."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Unit(learner, folder, unit_key(params, learner.name, learner.seed), lambda event: None)
+    return Run(learner, folder, run_key(params, learner.name, learner.seed), lambda event: None)
 
 
 def learn_tasks(learner: Learner, count: int) -> None:

@@ -12,7 +12,7 @@ from cl import anytime
 from cl.anytime import Moment, summary, trace
 from cl.data import load
 from cl.errors import UserError
-from cl.pool import UnitOfWork
+from cl.pool import RunId
 from tests.cl.small import CPU, OFF, output, params_for, published, run
 
 
@@ -35,7 +35,7 @@ def test_the_same_training_is_seen_again(
     out, params = output(tmp_path, prepared[2]), params_for(method, selection=selection)
     run(params, out)
     before = published(out)
-    moments = trace(params, UnitOfWork(method, 0), out, every=1)
+    moments = trace(params, RunId(method, 0), out, every=1)
     assert published(out) == before
     trials = json.loads(before[f"results/{method}/seed-0.trials.json"])["trials"]
     for index in range(2):
@@ -56,7 +56,7 @@ def test_the_same_training_is_seen_again(
 def test_looks_are_so_many_steps_apart(prepared: dict[int, Path], tmp_path: Path) -> None:
     out, params = output(tmp_path, prepared[2]), params_for("finetune", selection=OFF)
     run(params, out)
-    steps = [moment.step for moment in trace(params, UnitOfWork("finetune", 0), out, every=3)]
+    steps = [moment.step for moment in trace(params, RunId("finetune", 0), out, every=3)]
     assert steps
     assert {b - a for a, b in itertools.pairwise(steps)} <= {3, 4, 5}
 
@@ -68,7 +68,7 @@ def test_a_task_that_would_not_be_looked_at_is_named(
     out, params = output(tmp_path, prepared[2]), params_for("finetune", selection=OFF)
     run(params, out)
     with pytest.raises(UserError, match=f"--every {every}: .*{why}"):
-        trace(params, UnitOfWork("finetune", 0), out, every)
+        trace(params, RunId("finetune", 0), out, every)
 
 
 def test_at_most_so_many_test_samples(prepared: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,11 +82,11 @@ def test_at_most_so_many_test_samples(prepared: dict[int, Path], monkeypatch: py
 
 def test_what_was_not_learned_cannot_be_seen_again(prepared: dict[int, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="finetune/seed-0 is not learned"):
-        trace(params_for("finetune"), UnitOfWork("finetune", 0), output(tmp_path, prepared[2]), every=1)
+        trace(params_for("finetune"), RunId("finetune", 0), output(tmp_path, prepared[2]), every=1)
 
 
 def test_joint_training_has_no_in_between(prepared: dict[int, Path], tmp_path: Path) -> None:
-    assert anytime.traced(params_for("joint"), UnitOfWork("joint", 0), output(tmp_path, prepared[2]), 1) is None
+    assert anytime.traced(params_for("joint"), RunId("joint", 0), output(tmp_path, prepared[2]), 1) is None
 
 
 def test_looks_that_never_come(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from cl import checkpoint, files, unit
+from cl import checkpoint, files
+from cl import run as run_process
 from cl.data import Split, load
 from cl.errors import UserError
 from cl.method import Knob, Method, make, method_class
@@ -31,9 +32,9 @@ from tests.cl.small import (
     output,
     published,
     run,
+    run_for,
     same,
     tensors,
-    unit_for,
 )
 
 NAMES = names_in("methods")
@@ -106,7 +107,7 @@ def counted(patch: pytest.MonkeyPatch, die_at: int | None = None) -> Iterator[di
         before(Study, "end", "moments")
         before(checkpoint, "save", "moments")
         before(files, "write_bytes", "moments")
-        before(unit, "write_bytes", "moments")
+        before(run_process, "write_bytes", "moments")
         before(Learner, "test", "moments")
         before(Learner, "train", "train")
         before(Learner, "consolidate", "consolidate")
@@ -421,11 +422,11 @@ def test_reads_no_other_task_and_no_test_data(
     evaluating, read = False, set()
     original = Learner.test
 
-    def test(self: Learner, told: bool | None = None) -> list[float]:
+    def test(self: Learner, task_aware: bool | None = None) -> list[float]:
         nonlocal evaluating
         evaluating = True
         try:
-            return original(self, told)
+            return original(self, task_aware)
         finally:
             evaluating = False
 
@@ -446,7 +447,7 @@ def test_reads_no_other_task_and_no_test_data(
         for task in load(prepared[3], CPU).tasks
     ]
     learner.sequence = replace(learner.sequence, tasks=tuple(watched))
-    unit_for(params, learner, tmp_path).run()
+    run_for(params, learner, tmp_path).run()
     assert read == {(kind, index) for kind in kinds for index in range(3)}
 
 

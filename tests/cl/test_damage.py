@@ -16,11 +16,11 @@ from cl import anytime, keys
 from cl.__main__ import table
 from cl.data.prepare import prepare, read_manifest
 from cl.errors import UserError
-from cl.keys import unit_folder
+from cl.keys import run_folder
 from cl.params import Benchmark, Params
-from cl.pool import Children, UnitOfWork
-from cl.standing import standing
-from cl.unit import learn, publish_if_finished
+from cl.pool import Children, RunId
+from cl.run import learn, publish_if_finished
+from cl.status import status_of
 from tests.cl.small import output, params_for, published
 from tests.conftest import RAW
 
@@ -31,7 +31,7 @@ RESULTS = ("result.json", "trials.json", "cost.json", "studies.log")
 
 @pytest.fixture(scope="module")
 def whole(prepared: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output folder with one finished unit of two tasks."""
+    """An output folder with one finished run of two tasks."""
     out = output(tmp_path_factory.mktemp("whole"), prepared[2])
     assert again(out) == []
     return out
@@ -43,11 +43,11 @@ def out(whole: Path, tmp_path: Path) -> Path:
 
 
 def work(out: Path, name: str = "") -> Path:
-    return unit_folder(PARAMS, METHOD, 0, out) / name
+    return run_folder(PARAMS, METHOD, 0, out) / name
 
 
 def again(out: Path, params: Params = PARAMS) -> list[str]:
-    """The unit once more, as every command does it; returns what is warned of."""
+    """The run once more, as every command does it; returns what is warned of."""
     events: list[dict[str, Any]] = []
     if not publish_if_finished(params, (METHOD, 0), out, events.append):
         learn(params, METHOD, 0, out, events.append)
@@ -118,10 +118,10 @@ def test_a_damaged_result_is_said_and_made_again(
 @pytest.mark.parametrize("name", ["finished.json", "task-000/record.json", "task-001/manifest.json", "unit.json"])
 def test_damage_to_what_vouches_for_the_rest(name: str, damage: Callable[[Path], None], whole: Path, out: Path) -> None:
     if (name, damage) == ("finished.json", removed):
-        pytest.skip("which is how a killed unit stands")
+        pytest.skip("which is how a killed run stands")
     damage(work(out, name))
-    unit = UnitOfWork(METHOD, 0)
-    standing(PARAMS, unit, out, read_manifest(out / "prepared")["tasks"])
+    run = RunId(METHOD, 0)
+    status_of(PARAMS, run, out, read_manifest(out / "prepared")["tasks"])
     warnings = again(out)
     if name != "unit.json":  # it decides nothing
         assert str(work(out, name).parent if "manifest" in name else work(out, name)) in warnings[0]
@@ -132,7 +132,7 @@ def test_damage_to_what_vouches_for_the_rest(name: str, damage: Callable[[Path],
 @pytest.mark.parametrize("copies", ["kept", "lost"])
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_manifest_without_a_key(finished: bool, copies: str, whole: Path, out: Path) -> None:
-    """It is put back where the unit is known to be finished, and was published; else the task is learned again."""
+    """It is put back where the run is known to be finished, and was published; else the task is learned again."""
     path = work(out, "task-001/manifest.json")
     path.write_text('{"key": null}')
     if copies == "lost":
@@ -234,7 +234,7 @@ def test_damage_to_what_another_version_learned(
     damage(work(out, name))
     monkeypatch.setattr(keys, "version", lambda package: "1.0")
     params = params_for(METHOD, execution={"after_upgrade": "continue"})
-    standing(params, UnitOfWork(METHOD, 0), out, read_manifest(out / "prepared")["tasks"])
+    status_of(params, RunId(METHOD, 0), out, read_manifest(out / "prepared")["tasks"])
     warnings = again(out, params)
     kept = {"unit.json": [], "task-000/manifest.json": [], "cost-000.json": ["2 tasks were learned by another version"]}
     assert [warning[:39] for warning in warnings[:1]] == kept[name]
@@ -243,7 +243,7 @@ def test_damage_to_what_another_version_learned(
     }
 
 
-def test_no_unit_is_stopped_by_the_files_of_another(whole: Path, out: Path) -> None:
+def test_no_run_is_stopped_by_the_files_of_another(whole: Path, out: Path) -> None:
     results = out / f"results/{METHOD}"
     shutil.rmtree(results)
     results.write_text("a file")
@@ -256,20 +256,20 @@ def test_no_unit_is_stopped_by_the_files_of_another(whole: Path, out: Path) -> N
     assert again(out) == [f"{result}: in the way of a file of ours; moved to seed-0.json.aside-1"]
     shutil.rmtree(work(out))
     work(out).write_text("a file")
-    children = Children(PARAMS, out, lambda unit, event: None)
-    assert "cannot be written" in (children.run(UnitOfWork(METHOD, 0)) or "")
+    children = Children(PARAMS, out, lambda run, event: None)
+    assert "cannot be written" in (children.run(RunId(METHOD, 0)) or "")
     children.close()
 
 
 @pytest.mark.parametrize("damage", [one_number, text("[]"), removed], ids=lambda damage: damage.__name__)
 def test_no_other_command_goes_by_what_is_damaged(damage: Callable[[Path], None], out: Path) -> None:
-    unit = UnitOfWork(METHOD, 0)
+    run = RunId(METHOD, 0)
     damage(work(out, "trials.json"))
     with pytest.raises(UserError, match=r"trials\.json: missing or damaged .*; make it whole first: flows\.benchmark"):
-        anytime.trace(PARAMS, unit, out, 1)
+        anytime.trace(PARAMS, run, out, 1)
     damage(work(out, "finished.json"))
     with pytest.raises(UserError, match="ewc/seed-0 is not learned"):
-        anytime.trace(PARAMS, unit, out, 1)
+        anytime.trace(PARAMS, run, out, 1)
 
 
 def test_the_plain_table_needs_results_that_say_something(out: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from cl.methods.ewc import EWC
 from cl.methods.si import SI
-from cl.pool import Progress, UnitOfWork
+from cl.pool import Progress, RunId
 from cl.selection import Outcome, accepted, decay_until_accepted, most_stable
 from cl.sequence import Learner, instability_of
 from tests.cl.small import OFF, attach, learner_for, linear_net, output, params_for, run
@@ -87,9 +87,9 @@ def test_an_attempt_is_not_judged_by_the_model_put_back(tmp_path: Path, prepared
 def test_what_diverged_is_said(tmp_path: Path, prepared: dict[int, Path]) -> None:
     events = run(params_for("finetune", training={"weight_decay": 1e30}), output(tmp_path, prepared[2]))
     lines: list[str] = []
-    progress = Progress([UnitOfWork("finetune", 0)], lines.append)
+    progress = Progress([RunId("finetune", 0)], lines.append)
     for event in events:
-        progress(UnitOfWork("finetune", 0), event)
+        progress(RunId("finetune", 0), event)
     remedy = "lower learning rates or less weight decay"
     assert f"task 2 permutation-02: the training that was kept diverged; it needs {remedy}" in lines[-1]
     trials = result_of(tmp_path, "finetune", ".trials")["trials"]

@@ -16,7 +16,7 @@ from cl.method import accuracy, checked, method_class
 from cl.metrics import front
 from cl.params import Params, Selection, names_in
 from cl.selection import Front, Ledger, Outcome, most_stable
-from tests.cl.small import OFF, learn_tasks, learner_for, output, params_for, published, run, unit_for
+from tests.cl.small import OFF, learn_tasks, learner_for, output, params_for, published, run, run_for
 from tests.cl.test_battery import Killed, Watched, counted
 from tests.cl.test_selection import opened
 
@@ -183,7 +183,7 @@ def test_on_the_memory_no_other_data_are_read(
             splits[kind] = Watched(getattr(task, kind), functools.partial(note, key))
         tasks.append(type(task)(**{**vars(task), **splits}))
     learner.sequence = type(learner.sequence)(**{**vars(learner.sequence), "tasks": tuple(tasks)})
-    unit_for(params, learner, tmp_path).run()
+    run_for(params, learner, tmp_path).run()
     assert (("validation", 0, 1) in read) == reads_old
     assert ("train", 0, 1) not in read
 

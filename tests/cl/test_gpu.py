@@ -1,4 +1,4 @@
-"""One GPU does without any change: data, networks and units there, to the same bytes every time."""
+"""One GPU does without any change: data, networks and runs there, to the same bytes every time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cl.nets import Dropout, build
 from cl.params import Augmentation, Benchmark, Model, names_in
 from cl.rng import generator
 from tests.cl.small import CPU, output, params_for, published
-from tests.cl.test_unit import finished
+from tests.cl.test_run import finished
 from tests.conftest import RAW
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
@@ -89,7 +89,7 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 @pytest.mark.parametrize(
     "method", [pytest.param(m, marks=[] if m in QUICK else [pytest.mark.slow]) for m in names_in("methods")]
 )
-def test_a_unit_repeats_and_goes_on_from_its_checkpoints(
+def test_a_run_repeats_and_goes_on_from_its_checkpoints(
     method: str, sequences: dict[int, Path], tmp_path: Path
 ) -> None:
     """What was stored goes back to where it was: two tasks later it is used beside what is new."""

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from cl.live import LiveTable, shown
-from cl.pool import Progress, UnitOfWork, chosen_of, time_left
+from cl.pool import Progress, RunId, chosen_of, time_left
 from tests.cl.small import REPOSITORY
 
 SMALL = ["benchmark.train_per_class=10", "model.hidden=[16]", "training.epochs=3"]
@@ -69,31 +69,31 @@ def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_without_a_terminal_there_are_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown([UnitOfWork("ewc", 0)], print) as hear:
+    with shown([RunId("ewc", 0)], print) as hear:
         assert isinstance(hear, Progress)
 
 
 def test_lines_also_on_a_terminal_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    with shown([UnitOfWork("ewc", 0)], print, lines=True) as hear:
+    with shown([RunId("ewc", 0)], print, lines=True) as hear:
         assert isinstance(hear, Progress)
 
 
 def test_rows_are_means_over_the_seeds() -> None:
     console = Console(width=140, record=True, force_terminal=False)
-    units = [UnitOfWork("ewc", 0), UnitOfWork("ewc", 1), UnitOfWork("joint", 0)]
-    table = LiveTable(units, console)
+    runs = [RunId("ewc", 0), RunId("ewc", 1), RunId("joint", 0)]
+    table = LiveTable(runs, console)
     learned = {"event": "task", "index": 0, "tasks": 2, "learning_rate": 0.05, "decayed": {"strength": 100.0}}
-    table(units[0], {**learned, "average_accuracy": 0.9})
-    table(units[1], {**learned, "average_accuracy": 0.8})
-    table(units[1], {"event": "warning", "message": "[careful]"})
+    table(runs[0], {**learned, "average_accuracy": 0.9})
+    table(runs[1], {**learned, "average_accuracy": 0.8})
+    table(runs[1], {"event": "warning", "message": "[careful]"})
     console.print(table)
     text = console.export_text()
     assert re.search(r"ewc .* 85\.0% +seed 1: task 1/2 learned, learning rate 0\.05, strength 100", text)
     assert "ewc/seed-1: [careful]" in text
-    table(units[2], {"event": "finished before"})
+    table(runs[2], {"event": "finished before"})
     table(
-        units[0], {"event": "trial", "index": 1, "tasks": 2, "phase": "plasticity", "point": {"a": 1}, "accuracy": 0.5}
+        runs[0], {"event": "trial", "index": 1, "tasks": 2, "phase": "plasticity", "point": {"a": 1}, "accuracy": 0.5}
     )
     console.print(table)
     assert "seed 0: task 2/2 plasticity a 1: 50.0%" in console.export_text()
@@ -102,11 +102,11 @@ def test_rows_are_means_over_the_seeds() -> None:
 def test_a_table_longer_than_the_terminal_shows_who_was_heard_last() -> None:
     console = Console(width=100, height=8, record=True, force_terminal=False)
     names = ["a", "b", "c", "d", "e", "f", "g"]
-    units = [UnitOfWork(name, 0) for name in names]
-    table = LiveTable(units, console)
+    runs = [RunId(name, 0) for name in names]
+    table = LiveTable(runs, console)
     trial = {"event": "trial", "index": 0, "tasks": 2, "phase": "stability", "point": {"p": 1}, "accuracy": 0.5}
     for name in ["e", "f", "g", "c", "b", "a"]:
-        table(units[names.index(name)], trial)
+        table(runs[names.index(name)], trial)
     console.print(table)
     lines = console.export_text().rstrip().splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == ["a", "b", "c", "f", "g"], "in the order they were given"

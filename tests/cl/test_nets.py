@@ -330,7 +330,7 @@ def test_imagenet_weights_are_torchvisions(
     assert same(dict(thin.backbone.state_dict()), given)
     (asked_for,) = asked
     assert asked_for.pop("weights") is torchvision.models.ResNet18_Weights.IMAGENET1K_V1
-    assert capsys.readouterr().out == "", "events of a unit go there"
+    assert capsys.readouterr().out == "", "events of a run go there"
     assert asked_for == {"progress": False, "check_hash": True, "weights_only": True}
 
 

@@ -237,7 +237,7 @@ def test_titles_keep_apart_what_is_not_ranked_together() -> None:
         return Params.model_validate({"methods": {"finetune": {}}, **sections}).title
 
     assert title() == "permuted-digits"
-    assert title(scenario={"batch_size": 7, "unable": "leave-out"}) == "permuted-digits"
+    assert title(scenario={"batch_size": 7, "unsupported": "leave-out"}) == "permuted-digits"
     online = {"scenario": {"name": "class", "online": True}, "selection": {"enabled": False}}
     assert title(**online) == "permuted-digits, online class-incremental"
     assert title(selection={"strategy": "pareto"}) == "permuted-digits, pareto search, stability on holdout"

@@ -8,7 +8,7 @@ import pytest
 
 from cl import cli
 from cl.errors import UserError
-from cl.keys import unit_key
+from cl.keys import run_key
 from cl.paths import address, apart, expanded, option
 from cl.pool import check_out
 from tests.cl.small import params_for
@@ -91,7 +91,7 @@ def test_a_path_is_the_same_setting_however_it_is_spelled() -> None:
         for path in ("~/w.pth", "/home/somebody/w.pth")
     )
     assert spelled.tracking == whole.tracking
-    assert unit_key(spelled, "ewc", 0) == unit_key(whole, "ewc", 0)
+    assert run_key(spelled, "ewc", 0) == run_key(whole, "ewc", 0)
     assert whole.model.weights == "/home/somebody/w.pth"
     assert spelled.benchmark.path == "~/w.pth"
     assert params_for("ewc", model={"name": "resnet18", "weights": "./w//x.pth"}).model.weights == "./w//x.pth"

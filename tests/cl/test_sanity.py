@@ -9,7 +9,7 @@ import pytest
 
 from cl.data.prepare import prepare
 from cl.params import Params, names_in, read
-from cl.pool import run_all, units_of
+from cl.pool import run_all, runs_of
 from tests.cl.small import REPOSITORY
 
 TASKS = 4
@@ -19,12 +19,12 @@ TASKS = 4
 def test_a_small_comparison_shows_what_it_has_to(tmp_path: Path) -> None:
     params: Params = read(
         REPOSITORY / "params.yaml",
-        [f"benchmark.tasks={TASKS}", "selection.boot_learning_rates=[0.1]", "selection.learning_rates=[0.05]"],
+        [f"benchmark.tasks={TASKS}", "selection.first_task_learning_rates=[0.1]", "selection.learning_rates=[0.05]"],
         names_in("methods"),
         [0],
     )
     prepare(params.benchmark, REPOSITORY / "data", tmp_path / "prepared", say=lambda line: None)
-    assert run_all(params, tmp_path, units_of(params), lambda unit, event: None) == {}
+    assert run_all(params, tmp_path, runs_of(params), lambda run, event: None) == {}
     found = {
         method: json.loads((tmp_path / "results" / method / "seed-0.json").read_bytes()) for method in params.methods
     }

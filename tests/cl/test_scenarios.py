@@ -112,7 +112,7 @@ def test_class_incremental_finetuning_knows_the_last_classes_alone(pairs: Path) 
     rows = learner.test()
     assert rows[2] > 0.8
     assert max(rows[:2]) < 0.5
-    told = learner.test_otherwise()
+    told = learner.test_other()
     assert told is not None
     assert min(told) >= max(rows[:2])
 
@@ -136,7 +136,7 @@ def test_new_classes_are_judged_among_themselves(pairs: Path) -> None:
     trained = learner.train("learn", 0, 1e-6, learner.knobs, plain=False)
     ended = learner.consolidate("learn", 0, 1e-6, learner.knobs, trained)
     validation = learner.task.validation
-    own, wide = (accuracy(learner.method, validation, inference=True, told=told) for told in (True, False))
+    own, wide = (accuracy(learner.method, validation, inference=True, task_aware=aware) for aware in (True, False))
     assert trained.accuracy == ended.accuracy == own > wide == 0
 
 
@@ -148,13 +148,13 @@ def test_told_the_task_is_among_its_own_classes(pairs: Path) -> None:
         aware = float((learner.method.predict(x, 0).argmax(1) == y).float().mean())
         agnostic = float((learner.method.predict(x).argmax(1) == y).float().mean())  # the first columns are its own
     assert learner.test()[0] == pytest.approx(aware)
-    assert (learner.test_otherwise() or [])[0] == pytest.approx(agnostic)
+    assert (learner.test_other() or [])[0] == pytest.approx(agnostic)
     assert agnostic <= aware
 
 
 def test_what_needs_the_task_is_not_asked_without(pairs: Path) -> None:
-    assert learned("packnet", pairs, {"name": "task"}).test_otherwise() is None
-    assert learned("finetune", pairs, {"name": "domain"}).test_otherwise() is None
+    assert learned("packnet", pairs, {"name": "task"}).test_other() is None
+    assert learned("finetune", pairs, {"name": "domain"}).test_other() is None
 
 
 def test_domain_incremental_tasks_have_as_many_classes(pairs: Path) -> None:
@@ -328,19 +328,19 @@ def test_what_cannot_says_so(method: str, scenario: Scenario, why: str) -> None:
     with pytest.raises(UserError, match=why):
         checked(Params.model_validate(tree))
     said: list[str] = []
-    tree["scenario"] = {**scenario.model_dump(), "unable": "leave-out"}
+    tree["scenario"] = {**scenario.model_dump(), "unsupported": "leave-out"}
     assert list(checked(Params.model_validate(tree), said.append).methods) == ["finetune"]
     assert [why in line for line in said] == [True]
 
 
-def test_a_unit_started_by_itself_says_so_too(pairs: Path) -> None:
+def test_a_run_started_by_itself_says_so_too(pairs: Path) -> None:
     """As a stage of DVC is, which nobody has checked beside the others."""
     with pytest.raises(UserError, match="hat needs the task"):
         learner_for(params_for("hat", scenario={"name": "class"}), pairs)
 
 
 def test_where_nobody_is_left_that_is_said() -> None:
-    tree = {"methods": {"hat": {}}, "scenario": {"name": "class", "unable": "leave-out"}}
+    tree = {"methods": {"hat": {}}, "scenario": {"name": "class", "unsupported": "leave-out"}}
     with pytest.raises(UserError, match="hat needs the task"):
         checked(Params.model_validate(tree))
 
@@ -353,7 +353,7 @@ def test_methods_all_leaves_out_what_cannot(tmp_path: Path) -> None:
     left = checked(params, lambda line: None).methods
     assert "finetune" in left
     assert not any(method_class(name).needs_task_id for name in left)
-    path.write_text("methods: all\nscenario: {name: class, unable: refuse}\n")
+    path.write_text("methods: all\nscenario: {name: class, unsupported: refuse}\n")
     with pytest.raises(UserError, match="needs the task"):
         checked(read(path))
 
@@ -409,7 +409,7 @@ def test_a_budget_is_not_for_methods_that_keep_so_many_of_each_task() -> None:
     tree = {"methods": {"finetune": {}, "joint": {}, "er": {}, "gem": {}, "r_pm": {}}, "memory_budget": "40 kB"}
     with pytest.raises(UserError, match=r"gem keeps so many.*r_pm keeps so many"):
         checked(Params.model_validate(tree))
-    left = checked(Params.model_validate({**tree, "scenario": {"unable": "leave-out"}}), lambda line: None).methods
+    left = checked(Params.model_validate({**tree, "scenario": {"unsupported": "leave-out"}}), lambda line: None).methods
     assert list(left) == ["finetune", "joint", "er"]
 
 

@@ -17,7 +17,7 @@ from cl.method import Knob, make, method_class, shrink
 from cl.params import Selection
 from cl.selection import Decay, Knobs, Ledger, Outcome, best_learning_rate, decay_until_accepted
 from cl.sequence import Learner
-from tests.cl.small import learner_for, output, params_for, published, run, unit_for
+from tests.cl.small import learner_for, output, params_for, published, run, run_for
 
 
 def outcome(accuracy: float) -> Outcome:
@@ -166,7 +166,7 @@ def test_grid_is_tried_from_the_largest() -> None:
     assert Selection(learning_rates=[0.001, 0.1, 0.01]).learning_rates == [0.1, 0.01, 0.001]
 
 
-# A whole unit whose trainings are made up.
+# A whole run whose trainings are made up.
 
 
 class MadeUp:
@@ -207,15 +207,15 @@ def needing(*decays: int) -> Callable[[int, str, float, Knobs], float]:
     return accuracy
 
 
-def unit_of(prepared: Path, folder: Path, **selection: Any) -> Any:
+def run_of(prepared: Path, folder: Path, **selection: Any) -> Any:
     chosen = {"drop_margin": 0.2, "max_attempts": 10, **selection}
     params = params_for("ewc", {"strength": 400.0}, selection=chosen)
-    return unit_for(params, learner_for(params, prepared), folder)
+    return run_for(params, learner_for(params, prepared), folder)
 
 
 def test_knobs_carry_over(prepared: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = MadeUp(monkeypatch, needing(0, 3, 3))
-    unit_of(prepared[3], tmp_path).run()
+    run_of(prepared[3], tmp_path).run()
     assert made.of(0, "stability") == []
     assert made.of(1, "stability") == [400, 200, 100, 50]
     assert made.of(2, "stability") == [50]
@@ -227,7 +227,7 @@ def test_knobs_carry_over(prepared: dict[int, Path], tmp_path: Path, monkeypatch
 
 def test_knobs_reset_per_task(prepared: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = MadeUp(monkeypatch, needing(0, 3, 1))
-    unit_of(prepared[3], tmp_path, reset_per_task=True).run()
+    run_of(prepared[3], tmp_path, reset_per_task=True).run()
     assert made.of(1, "stability") == [400, 200, 100, 50]
     assert made.of(2, "stability") == [400, 200]
 
@@ -236,7 +236,7 @@ def test_after_the_last_failure_the_next_task_starts_one_lower(
     prepared: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = MadeUp(monkeypatch, needing(0, 99, 0))
-    unit_of(prepared[3], tmp_path, max_attempts=2).run()
+    run_of(prepared[3], tmp_path, max_attempts=2).run()
     assert made.of(1, "stability") == [400, 200]
     assert made.of(2, "stability") == [100]
     entries = json.loads((tmp_path / "result.json").read_bytes())["per_task"]
@@ -245,7 +245,7 @@ def test_after_the_last_failure_the_next_task_starts_one_lower(
 
 def test_grids(prepared: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = MadeUp(monkeypatch, needing(0, 0, 0))
-    unit_of(prepared[3], tmp_path, boot_learning_rates=[0.7, 0.3], learning_rates=[0.05]).run()
+    run_of(prepared[3], tmp_path, first_task_learning_rates=[0.7, 0.3], learning_rates=[0.05]).run()
     assert [made.of(task, "plasticity") for task in range(3)] == [[0.7, 0.3], [0.05], [0.05]]
 
 
@@ -253,7 +253,7 @@ def test_every_value_tried_is_reported(
     prepared: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     MadeUp(monkeypatch, needing(0, 2, 2))
-    unit_of(prepared[2], tmp_path, boot_learning_rates=[0.7, 0.3], learning_rates=[0.05, 0.01]).run()
+    run_of(prepared[2], tmp_path, first_task_learning_rates=[0.7, 0.3], learning_rates=[0.05, 0.01]).run()
     trials = json.loads((tmp_path / "trials.json").read_bytes())["trials"]
     rows = [
         (t["task_index"], t["phase"], t["trial"], t["learning_rate"], t["knobs"].get("strength"), t["kept"])
@@ -422,7 +422,7 @@ def test_attempt_that_repeats_its_knobs_is_the_model_reported(prepared: dict[int
     params = params_for(
         "hat",
         {"s_max": 800.0, "sparsity": 0.0},
-        selection={"drop_margin": 0.0, "max_attempts": 3, "boot_learning_rates": [0.1], "learning_rates": [0.1]},
+        selection={"drop_margin": 0.0, "max_attempts": 3, "first_task_learning_rates": [0.1], "learning_rates": [0.1]},
     )
     out = output(tmp_path, prepared[2])
     run(params, out)
@@ -431,7 +431,7 @@ def test_attempt_that_repeats_its_knobs_is_the_model_reported(prepared: dict[int
     attempts = [t for t in trials if t["task_index"] == 1 and t["phase"] == "stability"]
     assert len(attempts) == 3, "the case under test"
     learner = learner_for(params, prepared[2])
-    unit_for(params, learner, next((out / ".work/hat/seed-0").iterdir())).run()
+    run_for(params, learner, next((out / ".work/hat/seed-0").iterdir())).run()
     from cl.method import accuracy
 
     learner.open(learner.stages[1])

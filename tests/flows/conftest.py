@@ -28,13 +28,13 @@ SMALL = (
     "benchmark.train_per_class=10",
     "model.hidden=[16]",
     "training.epochs=3",
-    "selection.boot_learning_rates=[0.1]",
+    "selection.first_task_learning_rates=[0.1]",
     "selection.learning_rates=[0.1]",
     "execution.workers=2",
     "tracking.enabled=false",
 )
 LONGER = ("training.epochs=20", "training.batch_size=5")
-"""Over `SMALL`: a second or so of training a unit."""
+"""Over `SMALL`: a second or so of training a run."""
 ENDLESS = ("training.epochs=100000", "training.batch_size=1", "training.patience.stop_after=100000")
 """Over `SMALL`: no trial comes to its end."""
 RUN_DEPENDENT = (".cost.json", ".studies.log")
@@ -165,15 +165,15 @@ class Started:
 
 
 def learned(output: str) -> list[tuple[str, str]]:
-    """(unit, "k/T") of every task that was trained, sorted, as the progress lines say."""
+    """(run, "k/T") of every task that was trained, sorted, as the progress lines say."""
     return sorted(re.findall(r"(\w+/seed-\d+): task (\d+/\d+) .*accuracy so far", output))
 
 
-def published(out: Path, *units: str) -> dict[str, bytes]:
-    """Path and bytes of every published file that has to be the same in every run; of these units, or of all."""
+def published(out: Path, *runs: str) -> dict[str, bytes]:
+    """Path and bytes of every published file that has to be the same in every run; of these runs, or of all."""
     files = [path for room in ("results", "checkpoints") for path in sorted((out / room).rglob("*")) if path.is_file()]
     found = {str(p.relative_to(out)): p.read_bytes() for p in files if not p.name.endswith(RUN_DEPENDENT)}
-    return {name: data for name, data in found.items() if not units or any(unit in name for unit in units)}
+    return {name: data for name, data in found.items() if not runs or any(run in name for run in runs)}
 
 
 def everything(out: Path) -> dict[str, bytes]:
@@ -197,7 +197,7 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """finetune and ewc with seeds 0 and 1 by `python -m flows.benchmark`; made once, also for parallel testers."""
+    """finetune and ewc with seeds 0 and 1 by `python -m flows.compare`; made once, also for parallel testers."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
     folder.mkdir(exist_ok=True)
@@ -205,7 +205,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "stderr").exists():
-            done = run("flows.benchmark", options(out=found.out))
+            done = run("flows.compare", options(out=found.out))
             assert done.returncode == 0, done.stderr
             (folder / "stdout").write_text(done.stdout)
             (folder / "stderr").write_text(done.stderr)

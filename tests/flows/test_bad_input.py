@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cl.keys import unit_folder
+from cl.keys import run_folder
 from cl.params import read
 from tests.flows.conftest import REPOSITORY, SMALL, Finished, everything, learned, options, published, run
 
@@ -33,7 +33,7 @@ def out(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def refused(out: Path) -> Callable[..., str]:
     """Run a command over earlier results; what it says is one line, with each of the words, and changes nothing."""
 
-    def check(arguments: Sequence[str], *words: str, module: str = "flows.benchmark", **more: object) -> str:
+    def check(arguments: Sequence[str], *words: str, module: str = "flows.compare", **more: object) -> str:
         before = everything(out)
         done = run(module, arguments, **more)  # type: ignore[arg-type]
         assert done.returncode == 2
@@ -76,7 +76,7 @@ def test_settings(given: str, words: list[str], out: Path, refused: Callable[...
     refused(["--out", str(out), "--set", given], *words)
 
 
-@pytest.mark.parametrize("module", ["flows.benchmark", "flows.prepare", "flows.train", "flows.report", "cl"])
+@pytest.mark.parametrize("module", ["flows.compare", "flows.prepare", "flows.train", "flows.report", "cl"])
 def test_every_command_checks_its_settings(module: str, out: Path, refused: Callable[..., str]) -> None:
     refused(["--out", str(out), "--set", "trainin.epochs=3"], "trainin", "'training'", module=module)
 
@@ -143,7 +143,7 @@ def elsewhere(tmp_path: Path) -> Path:
     return tree
 
 
-@pytest.mark.parametrize("module", ["flows.benchmark", "cl"])
+@pytest.mark.parametrize("module", ["flows.compare", "cl"])
 def test_no_raw_data(module: str, elsewhere: Path, out: Path, refused: Callable[..., str]) -> None:
     words = ["data/digits/digits.csv.gz", "dvc pull -r embedded data.dvc"]
     refused(options(out=out), *words, module=module, cwd=elsewhere)
@@ -162,11 +162,11 @@ def test_training_what_was_never_prepared(tmp_path: Path, out: Path, refused: Ca
 
 
 def test_a_report_on_nothing(tmp_path: Path, out: Path, refused: Callable[..., str]) -> None:
-    refused(["--out", str(tmp_path / "no")], str(tmp_path / "no"), "python -m flows.benchmark", module="flows.report")
+    refused(["--out", str(tmp_path / "no")], str(tmp_path / "no"), "python -m flows.compare", module="flows.report")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU, on which units fail at once")
-@pytest.mark.parametrize("module", ["flows.benchmark", "cl"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU, on which runs fail at once")
+@pytest.mark.parametrize("module", ["flows.compare", "cl"])
 def test_what_failed_is_not_shown_with_an_earlier_result(module: str, finished: Finished, tmp_path: Path) -> None:
     """It is of other params; the files themselves stay."""
     out = finished.copy(tmp_path / "out")
@@ -182,7 +182,7 @@ def test_what_is_under_way_is_not_shown_with_an_earlier_result(finished: Finishe
     out = finished.copy(tmp_path / "out")
     changed = "methods.ewc.strength=7"
     params = read(REPOSITORY / "params.yaml", [*SMALL, changed], ["ewc"], [0])
-    folder = unit_folder(params, "ewc", 0, out)
+    folder = run_folder(params, "ewc", 0, out)
     folder.mkdir(parents=True)
     (folder / "unit.json").write_text("{}")
     for done in (False, True):
@@ -250,7 +250,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_learned_again(finished: Fin
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
-    done = run("flows.benchmark", options(out=out))
+    done = run("flows.compare", options(out=out))
     assert (done.returncode, done.stderr) == (0, "")
     for name in ("task-001/net.safetensors", "checkpoints/ewc/seed-1/task-0/state.safetensors"):
         (line,) = (line for line in done.stdout.splitlines() if name in line)
@@ -268,16 +268,16 @@ def test_a_damaged_result_is_made_whole(finished: Finished, tmp_path: Path) -> N
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert str(file) in line
-    assert "flows.benchmark" in line
+    assert "flows.compare" in line
     assert run("cl", options(out=out)).returncode == 0
     assert published(out) == published(finished.out)
 
 
-@pytest.mark.parametrize("module", ["flows.benchmark", "flows.prepare", "flows.train", "flows.report", "cl"])
+@pytest.mark.parametrize("module", ["flows.compare", "flows.prepare", "flows.train", "flows.report", "cl"])
 def test_an_output_folder_that_cannot_be(module: str, out: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     (tmp_path / "file").write_text("mine")
     place = tmp_path / "file/out"
-    words = [str(place), "flows.benchmark --out"] if module == "flows.report" else [str(place), "--out"]
+    words = [str(place), "flows.compare --out"] if module == "flows.report" else [str(place), "--out"]
     refused(options(out=place), *words, module=module)
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -287,8 +287,8 @@ def full(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.mark.parametrize("module", ["flows.benchmark", pytest.param("cl", marks=pytest.mark.slow)])
-def test_a_disk_that_fills_while_a_unit_learns(module: str, finished: Finished, tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["flows.compare", pytest.param("cl", marks=pytest.mark.slow)])
+def test_a_disk_that_fills_while_a_run_learns(module: str, finished: Finished, tmp_path: Path) -> None:
     out = finished.copy(tmp_path / "out")
     before = everything(out)
     done = run(module, options(out=out, methods="ewc,si", seeds="0"), before=full(4500))  # a checkpoint takes more

@@ -37,10 +37,10 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def work(prefect: Plain, meanwhile: Callable[[], object] = lambda: None) -> list[Any]:
-    """A flow in a flow, with two units, one of which fails; returns what came of it, and how often each was run."""
+    """A flow in a flow, with two runs, one of which fails; returns what came of it, and how often each was run."""
     calls: list[str] = []
 
-    def unit(name: str) -> str:
+    def run(name: str) -> str:
         calls.append(name)
         prefect.progress(f"progress-{name}", 0.5, "half")
         prefect.say(f"{name} says so")
@@ -49,7 +49,7 @@ def work(prefect: Plain, meanwhile: Callable[[], object] = lambda: None) -> list
         return name.upper()
 
     def inner() -> list[Any]:
-        found = prefect.each(["a", "b"], unit, 2, str)
+        found = prefect.each(["a", "b"], run, 2, str)
         prefect.table("rows", [{"a": 1}], "a table")
         meanwhile()
         return found
@@ -220,7 +220,7 @@ def test_a_server_that_goes_bad_in_mid_run_costs_no_training(
     with BadServer(behind=port) as bad:
         bad.when = lambda data: kind if b"task 1/2" in data else None
         env = {"PREFECT_API_URL": f"{bad.url}/api", "PREFECT_HOME": str(tmp_path / "home")}
-        done = run("flows.benchmark", options(out=out), env=env)
+        done = run("flows.compare", options(out=out), env=env)
         assert bad.kind == kind
     assert (done.returncode, done.stderr) == (0, "")
     (warning,) = [line for line in done.stdout.splitlines() if "warning: " in line]

@@ -30,14 +30,14 @@ from cl.data import Task, load
 from cl.data.prepare import digest, prepare
 from cl.errors import UserError
 from cl.files import to_json, verify, write_folder
-from cl.keys import unit_folder
+from cl.keys import run_folder
 from cl.metrics import average_accuracy
 from cl.params import Champion, Params, names_in, read
+from cl.run import learn
 from cl.sequence import Learner
-from cl.unit import learn
 from flows import provenance
-from flows.benchmark import compare
 from flows.choice import Choice, barred, choose
+from flows.compare import compare
 from flows.engine import Plain
 from flows.follower import Follower, tracking_of
 from flows.mlflow_server import ENVIRONMENT, TIMEOUT, UPLOAD_TIMEOUT
@@ -79,13 +79,13 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learn_all(params: Params, out: Path) -> None:
-    """As `python -m flows.benchmark` does, but all in this process: starting others takes most of its time."""
+    """As `python -m flows.compare` does, but all in this process: starting others takes most of its time."""
     prepare(params.benchmark, RAW, out / "prepared", lambda line: None)
     with Follower.of(params, out, provenance.tags(out)) as mlflow:
         for method in params.methods:
             for seed in params.seeds:
                 learn(params, method, seed, out, lambda event: None)
-                mlflow.look(unit_folder(params, method, seed, out), finished=True)
+                mlflow.look(run_folder(params, method, seed, out), finished=True)
 
 
 @pytest.fixture
@@ -229,12 +229,12 @@ def test_a_result_that_is_not_what_was_learned_chooses_nothing(out: Path) -> Non
     path = out / "results/ewc/seed-1.json"
     result = json.loads(path.read_text())
     path.write_text(json.dumps({**result, "accuracy": [[1.0, None], [1.0, 1.0]]}))
-    with pytest.raises(UserError, match=rf"^{path}: is not what was learned .*; run `python -m flows.benchmark`"):
+    with pytest.raises(UserError, match=rf"^{path}: is not what was learned .*; run `python -m flows.compare`"):
         choose(params, out)
     path.write_text(json.dumps(result))
     record = out / "checkpoints/ewc/seed-1/task-1/record.json"
     record.write_text(record.read_text().replace("0.", "1.", 1))
-    with pytest.raises(UserError, match=rf"^{record}: damaged .*; run `python -m flows.benchmark`"):
+    with pytest.raises(UserError, match=rf"^{record}: damaged .*; run `python -m flows.compare`"):
         choose(params, out)
 
 
@@ -297,10 +297,10 @@ def test_registered_with_alias_tags_card_and_the_run_it_came_from(out: Path, tmp
     assert version.tags["method"] == choice.run.method
     assert float(version.tags["mean_average_accuracy"]) == choice.score
     assert set(version.tags) >= {"seed", "git.commit", "data.sha256", "dvc.data", "torch", "checkpoint.sha256"}
-    unit = client.get_run(version.tags["run_id"])
-    assert unit.info.run_name == f"{choice.run.method}/seed-{choice.run.seed}"
-    assert [f"models:/{model.model_id}" for model in unit.outputs.model_outputs] == [version.source]
-    assert unit.info.status == "FINISHED"
+    mlflow_run = client.get_run(version.tags["run_id"])
+    assert mlflow_run.info.run_name == f"{choice.run.method}/seed-{choice.run.seed}"
+    assert [f"models:/{model.model_id}" for model in mlflow_run.outputs.model_outputs] == [version.source]
+    assert mlflow_run.info.status == "FINISHED"
     assert version.description.startswith(f"# permuted-digits: {choice.run.method}")
     card = next(Path(out, "mlflow", "artifacts", "models").rglob("model_card.md"))
     assert version.description == card.read_text("utf-8")
@@ -546,7 +546,9 @@ def test_the_card_says_what_the_record_says(learned: Path, tmp_path: Path) -> No
         assert ("hold training images" in card) is (method == "icarl")
         assert ("without it the model refuses" in card) is (method == "packnet")
         if method == "icarl":
-            assert f"harder: average accuracy {average_accuracy(choice.run.otherwise):.1%}".replace("%", " %") in card
+            assert (
+                f"harder: average accuracy {average_accuracy(choice.run.other_accuracy):.1%}".replace("%", " %") in card
+            )
         assert ("may be left out" in card) is (method == "icarl")
         assert "joint (learns all tasks at once" in card
         assert len(card) < DESCRIPTION_LENGTH

@@ -1,4 +1,4 @@
-"""Units on real Dask and Ray workers: the same bytes, also where a worker or the driver is killed.
+"""Runs on real Dask and Ray workers: the same bytes, also where a worker or the driver is killed.
 
 Ray is no part of the development extra; where it is not installed its tests are skipped and say so.
 """
@@ -25,9 +25,9 @@ import pytest
 
 from cl.errors import UserError
 from cl.files import write_bytes
-from cl.keys import unit_key
+from cl.keys import run_key
 from cl.params import Execution, Params
-from cl.pool import Event, UnitOfWork
+from cl.pool import Event, RunId
 from flows import cluster
 from tests.flows.conftest import (
     ENDLESS,
@@ -153,7 +153,7 @@ def machines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @dataclass(frozen=True)
 class Child:
-    """A unit's process on a worker."""
+    """A run's process on a worker."""
 
     pid: int
     worker: int
@@ -172,18 +172,18 @@ def children(out: Path) -> list[Child]:
             parent = int((folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
         except OSError:  # gone meanwhile
             continue
-        if "cl.unit" in words and str(out) in words:
+        if "cl.run" in words and str(out) in words:
             found.append(Child(int(folder.name), parent))
     return found
 
 
-def tasks(units: tuple[str, ...] = ("ewc/seed-0", "ewc/seed-1", "finetune/seed-0", "finetune/seed-1")) -> object:
-    return [(unit, f"{k}/2") for unit in units for k in (1, 2)]
+def tasks(runs: tuple[str, ...] = ("ewc/seed-0", "ewc/seed-1", "finetune/seed-0", "finetune/seed-1")) -> object:
+    return [(run, f"{k}/2") for run in runs for k in (1, 2)]
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_a_cluster_of_its_own_gives_the_same_bytes(runner: str, finished: Finished, tmp_path: Path) -> None:
-    done = run("flows.benchmark", options(f"execution.runner={runner}", out=tmp_path))
+    done = run("flows.compare", options(f"execution.runner={runner}", out=tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert learned(done.stdout) == tasks()
     assert published(tmp_path) == published(finished.out)
@@ -191,12 +191,12 @@ def test_a_cluster_of_its_own_gives_the_same_bytes(runner: str, finished: Finish
 
 
 @pytest.mark.slow
-def test_with_a_prefect_server_its_tasks_mirror_the_units(server: Server, finished: Finished, tmp_path: Path) -> None:  # noqa: F811
+def test_with_a_prefect_server_its_tasks_mirror_the_runs(server: Server, finished: Finished, tmp_path: Path) -> None:  # noqa: F811
     seen = see(server, tmp_path / "home", options("execution.runner=dask", out=tmp_path / "out"))
     assert seen.done.returncode == 0, seen.done.stderr
-    units = {row["name"]: row["state_name"] for row in seen.tasks if row["flow_run_id"] == seen.flows["train"]["id"]}
-    assert units == {unit: "Completed" for unit, _ in learned(seen.done.stdout + seen.done.stderr)}
-    assert len(units) == 4
+    runs = {row["name"]: row["state_name"] for row in seen.tasks if row["flow_run_id"] == seen.flows["train"]["id"]}
+    assert runs == {run: "Completed" for run, _ in learned(seen.done.stdout + seen.done.stderr)}
+    assert len(runs) == 4
     assert published(tmp_path / "out") == published(finished.out)
 
 
@@ -204,21 +204,21 @@ def test_a_worker_that_is_killed_loses_nothing_and_doubles_nothing(
     machines: Machines, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "flows.benchmark", *options(*LONGER, *machines.settings(), out=out)]
+    command = [sys.executable, "-m", "flows.compare", *options(*LONGER, *machines.settings(), out=out)]
     with Started(command, tmp_path) as started:
 
         def half_done() -> list[Child]:
             begun = {path.parents[1] for path in out.glob(".work/*/*/*/task-000")}
             return [child for child in children(out) if begun]
 
-        started.wait_for(half_done, "unit with a task learned and another at work")
+        started.wait_for(half_done, "run with a task learned and another at work")
         victim = half_done()[0]
         os.kill(victim.worker, signal.SIGKILL)
         wait(lambda: not Path(f"/proc/{victim.pid}").exists(), "end of the child with its worker", 5)
         started.process.wait(SECONDS)
         assert started.process.returncode == 0, started.stderr
         assert started.stdout.count("its worker was lost") == 1
-        # What a unit learned in the moment of the kill may not have been told; then it says what it goes on from.
+        # What a run learned in the moment of the kill may not have been told; then it says what it goes on from.
         kept = re.findall(r"(\w+/seed-\d+): goes on after task (\d+/\d+)", started.stdout)
         told = learned(started.stdout)
         assert sorted({*told, *kept}) == tasks(), "every task is learned"
@@ -226,9 +226,9 @@ def test_a_worker_that_is_killed_loses_nothing_and_doubles_nothing(
     assert published(out) == undisturbed
 
 
-def test_a_unit_that_fails_fails_alone(machines: Machines, finished: Finished, tmp_path: Path) -> None:
+def test_a_run_that_fails_fails_alone(machines: Machines, finished: Finished, tmp_path: Path) -> None:
     settings = ("methods.icarl.memory_budget=1", *machines.settings())
-    done = run("flows.benchmark", options(*settings, out=tmp_path, methods="icarl,ewc", seeds="0"))
+    done = run("flows.compare", options(*settings, out=tmp_path, methods="icarl,ewc", seeds="0"))
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "icarl/seed-0" in line
@@ -240,7 +240,7 @@ def test_a_unit_that_fails_fails_alone(machines: Machines, finished: Finished, t
 def test_nothing_outlives_the_driver(machines: Machines, end: signal.Signals, tmp_path: Path) -> None:
     """But the workers, which are others'."""
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "flows.benchmark", *options(*ENDLESS, *machines.settings(), out=out)]
+    command = [sys.executable, "-m", "flows.compare", *options(*ENDLESS, *machines.settings(), out=out)]
     with Started(command, tmp_path) as started:
         started.wait_for(lambda: len(children(out)) == 2, "two children")
         workers = {child.worker for child in children(out)}
@@ -260,7 +260,7 @@ def test_nothing_outlives_the_driver(machines: Machines, end: signal.Signals, tm
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_an_interrupt_at_the_terminal_ends_a_cluster_of_its_own(runner: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "flows.benchmark", *options(*ENDLESS, f"execution.runner={runner}", out=out)]
+    command = [sys.executable, "-m", "flows.compare", *options(*ENDLESS, f"execution.runner={runner}", out=out)]
     with Started(command, tmp_path) as started:
         started.wait_for(lambda: len(children(out)) == 2, "two children")
         time.sleep(1)
@@ -270,10 +270,10 @@ def test_an_interrupt_at_the_terminal_ends_a_cluster_of_its_own(runner: str, tmp
         assert "failed" not in started.stdout
 
 
-def test_half_a_gpu_is_asked_for_and_what_the_worker_sees_the_unit_sees(machines: Machines, tmp_path: Path) -> None:
+def test_half_a_gpu_is_asked_for_and_what_the_worker_sees_the_run_sees(machines: Machines, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    settings = ("execution.gpus_per_unit=0.5", "execution.device=cpu", *machines.settings())
-    command = [sys.executable, "-m", "flows.benchmark", *options(*ENDLESS, *settings, out=out)]
+    settings = ("execution.gpus_per_run=0.5", "execution.device=cpu", *machines.settings())
+    command = [sys.executable, "-m", "flows.compare", *options(*ENDLESS, *settings, out=out)]
     with Started(command, tmp_path) as started:
         started.wait_for(lambda: len(children(out)) == 2, "two children")
         seen = [word for child in children(out) for word in child.environment if word.startswith("CUDA_VISIBLE")]
@@ -288,27 +288,27 @@ def test_more_gpu_than_there_is_waits_and_says_so(
         pytest.skip("Ray's driver cannot be started twice in the tests' process")
     monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 1.0)
     out = finished.copy(tmp_path / "out")
-    execution = Execution(runner="dask", address=machines.address, gpus_per_unit=1.5)
+    execution = Execution(runner="dask", address=machines.address, gpus_per_run=1.5)
     heard: list[Event] = []
-    unit = UnitOfWork("si", 0)
+    run = RunId("si", 0)
 
-    def hear(unit: UnitOfWork, event: Event) -> None:
+    def hear(run: RunId, event: Event) -> None:
         heard.append(event)
-        units.stop()  # it would wait for ever
+        runs.stop()  # it would wait for ever
 
-    units = cluster.Units(Params(methods={"si": {}}, execution=execution), out, hear, [unit])
+    runs = cluster.Runs(Params(methods={"si": {}}, execution=execution), out, hear, [run])
     try:
-        assert units.run(unit) == "stopped"
+        assert runs.run(run) == "stopped"
     finally:
-        units.close()
+        runs.close()
     assert [event["event"] for event in heard] == ["warning"]
-    assert "no worker with 1.5 GPU has taken a unit" in heard[0]["message"]
+    assert "no worker with 1.5 GPU has taken a run" in heard[0]["message"]
 
 
 def test_where_all_is_learned_no_cluster_is_needed(finished: Finished, tmp_path: Path) -> None:
     out = finished.copy(tmp_path / "out")
     nobody = (f"execution.address=tcp://{HERE}:9", "execution.runner=dask")
-    done = run("flows.benchmark", options(*nobody, out=out))
+    done = run("flows.compare", options(*nobody, out=out))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("finished before") == 4
 
@@ -327,11 +327,11 @@ def test_the_folders_of_killed_drivers_are_removed_and_those_of_living_ones_stay
     (theirs / "notes/thesis.txt").touch()
     with (living / cluster.LEASH).open("r+b") as leash:
         fcntl.flock(leash, fcntl.LOCK_EX)
-        units = cluster.Units(Params(methods={"si": {}}), tmp_path, lambda unit, event: None, [])
+        runs = cluster.Runs(Params(methods={"si": {}}), tmp_path, lambda run, event: None, [])
         (own,) = set(work.glob("run-*")) - {dead, living, theirs}
         assert not dead.exists()
         assert (own / "params.json").exists()
-        units.close()
+        runs.close()
         assert set(work.glob("run-*")) == {living, theirs}
     assert (theirs / "notes/thesis.txt").exists()
 
@@ -352,8 +352,8 @@ def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_gpus_of_a_dask_cluster_of_its_own_cannot_be_known() -> None:
-    with pytest.raises(UserError, match=r"execution\.gpus_per_unit: .*execution\.address"):
-        cluster.Dask(Execution(runner="dask", gpus_per_unit=1.0))
+    with pytest.raises(UserError, match=r"execution\.gpus_per_run: .*execution\.address"):
+        cluster.Dask(Execution(runner="dask", gpus_per_run=1.0))
 
 
 @pytest.fixture
@@ -364,7 +364,7 @@ def job(finished: Finished, tmp_path: Path) -> cluster.Job:
     driver.mkdir()
     (driver / cluster.LEASH).touch()
     (driver / "params.json").write_text(params.model_dump_json())
-    return cluster.Job("si", 0, str(out), str(driver), unit_key(params, "si", 0))
+    return cluster.Job("si", 0, str(out), str(driver), run_key(params, "si", 0))
 
 
 def test_a_worker_that_does_not_see_the_folder_refuses(job: cluster.Job, tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_a_worker_with_other_code_refuses(job: cluster.Job) -> None:
     assert not children(Path(job.out))
 
 
-def test_what_a_unit_tells_is_heard_once_and_in_whole_lines(tmp_path: Path) -> None:
+def test_what_a_run_tells_is_heard_once_and_in_whole_lines(tmp_path: Path) -> None:
     heard = cluster._Heard(tmp_path)
     assert heard.new() == []
     first = tmp_path / "one-1-a.jsonl"

@@ -11,7 +11,7 @@ def test_table_has_a_row_of_measured_figures() -> None:
     command = [sys.executable, "-m", "benchmarks.costs", "--methods", "ewc", *scale.split()]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    relative, units = (line for line in done.stdout.splitlines() if line.startswith("| ewc |"))
+    relative, runs = (line for line in done.stdout.splitlines() if line.startswith("| ewc |"))
     assert relative.split(" | ")[1].startswith("1.00 (1.09"), "the only one of the survey's: its own smallest"
-    assert "MiB" in units
-    assert units.count(" s |") == 2
+    assert "MiB" in runs
+    assert runs.count(" s |") == 2

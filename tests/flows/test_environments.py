@@ -126,7 +126,7 @@ def test_help_has_a_reader_or_not() -> None:
 
 
 def test_training_ends_where_nobody_listens(tmp_path: Path) -> None:
-    """All of it, the units that have not begun too."""
+    """All of it, the runs that have not begun too."""
     given = options(*LONGER, "execution.workers=1", out=tmp_path / "out", methods="finetune", seeds="0,1,2")
     line = f"{sys.executable} -m cl " + " ".join(f"'{word}'" for word in given) + " | head -1; exit ${PIPESTATUS[0]}"
     with Started(["bash", "-c", line], tmp_path) as started:
@@ -137,7 +137,7 @@ def test_training_ends_where_nobody_listens(tmp_path: Path) -> None:
     assert not (tmp_path / "out/.work/finetune/seed-2").exists()
 
 
-# What others print into a unit's output.
+# What others print into a run's output.
 
 
 @pytest.mark.parametrize("line", ["", "a warning\n", "3\n", "[]\n", '{"level": "info"}\n', '{"event": 3}\n', b"\xff\n"])

@@ -28,9 +28,9 @@ class Recorder:
         self.free = threading.Event()
         self.free.set()
 
-    def sync(self, unit: Path, *, finished: bool = False, failed: str | None = None) -> bool:
+    def sync(self, run: Path, *, finished: bool = False, failed: str | None = None) -> bool:
         assert self.free.wait(30)
-        self.calls.append((unit.name, finished, failed))
+        self.calls.append((run.name, finished, failed))
         return True
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def unit(folder: Path, name: str, *, learned: bool = True) -> Path:
+def run(folder: Path, name: str, *, learned: bool = True) -> Path:
     (folder / name).mkdir()
     if learned:
         (folder / name / "result.json").write_text("{}")
@@ -70,10 +70,10 @@ def following(tracker: object) -> Follower:
     return Follower(cast(Tracker, tracker))
 
 
-def test_a_running_unit_is_looked_at_now_and_then_and_its_end_at_once(
+def test_a_running_run_is_looked_at_now_and_then_and_its_end_at_once(
     tmp_path: Path, recorder: Recorder, clock: Clock
 ) -> None:
-    first, second = unit(tmp_path, "first"), unit(tmp_path, "second")
+    first, second = run(tmp_path, "first"), run(tmp_path, "second")
     with following(recorder) as mlflow:
         mlflow.look(first)  # may be over in a second: then its end is all that is sent
         clock.now += follower.SECONDS_BETWEEN_LOOKS - 1
@@ -89,14 +89,14 @@ def test_a_running_unit_is_looked_at_now_and_then_and_its_end_at_once(
     assert recorder.closed
 
 
-def test_a_unit_that_failed_in_its_first_task_is_shown_as_failed(tmp_path: Path, recorder: Recorder) -> None:
+def test_a_run_that_failed_in_its_first_task_is_shown_as_failed(tmp_path: Path, recorder: Recorder) -> None:
     with following(recorder) as mlflow:
-        mlflow.look(unit(tmp_path, "empty", learned=False), failed="exit status 1")
+        mlflow.look(run(tmp_path, "empty", learned=False), failed="exit status 1")
     assert recorder.calls == [("empty", False, "exit status 1")]
 
 
 def test_a_slow_tracker_is_waited_for_at_the_end_only(tmp_path: Path, recorder: Recorder) -> None:
-    folder = unit(tmp_path, "slow")
+    folder = run(tmp_path, "slow")
     recorder.free.clear()
     with following(recorder) as mlflow:
         started = time.monotonic()
@@ -113,7 +113,7 @@ def test_a_slow_tracker_is_waited_for_at_the_end_only(tmp_path: Path, recorder: 
 def test_a_tracker_that_hangs_is_left_behind(
     error: type[BaseException] | None, tmp_path: Path, recorder: Recorder, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = unit(tmp_path, "slow")
+    folder = run(tmp_path, "slow")
     recorder.free.clear()
     before = time.monotonic()
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
@@ -133,13 +133,13 @@ def test_a_tracker_that_raises_disturbs_nobody(tmp_path: Path, monkeypatch: pyte
     """A fault of its own, which it would have caught: it is shown, and training goes on."""
 
     class Faulty(Recorder):
-        def sync(self, unit: Path, *, finished: bool = False, failed: str | None = None) -> bool:
-            super().sync(unit, finished=finished, failed=failed)
+        def sync(self, run: Path, *, finished: bool = False, failed: str | None = None) -> bool:
+            super().sync(run, finished=finished, failed=failed)
             raise RuntimeError("a fault")
 
     seen: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", seen.append)
-    faulty, folder = Faulty(), unit(tmp_path, "unit")
+    faulty, folder = Faulty(), run(tmp_path, "unit")
     with following(faulty) as mlflow:
         mlflow.look(folder, finished=True)
         mlflow.look(folder, finished=True)

@@ -21,7 +21,7 @@ def left(out: Path) -> list[str]:
     return [str(path) for kind in LEFT for path in out.rglob(kind)]
 
 
-@pytest.mark.parametrize("module", ["flows.benchmark", pytest.param("cl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("module", ["flows.compare", pytest.param("cl", marks=pytest.mark.slow)])
 def test_two_same_commands_at_once_end_well(module: str, finished: Finished, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", module, *options(out=out)]

@@ -24,11 +24,11 @@ NAMES = [f"2026-01-0{day}T02-00-00" for day in range(1, 6)]
 def night(folder: Path) -> Path:
     """What a night leaves, in small."""
     prepare(Benchmark(tasks=1, train_per_class=5), RAW, folder / "prepared", say=lambda line: None)
-    unit = folder / ".work/mean_imm/seed-0/0123456789abcdef"
-    for place in (folder / "checkpoints/mean_imm/seed-0/task-0", unit / "task-000"):
+    run = folder / ".work/mean_imm/seed-0/0123456789abcdef"
+    for place in (folder / "checkpoints/mean_imm/seed-0/task-0", run / "task-000"):
         write_folder(place, {"net.safetensors": b"net", "state.json": b"{}"}, "key")
     for name in ("unit.json", "finished.json", "cost-000.json", "lock", "studies.log", "stderr.log"):
-        write_whole(unit / name, b"")
+        write_whole(run / name, b"")
     write_json(folder / ".work/tracking.json", {})
     write_json(folder / "night.json", {"good": True})
     write_json(folder / "results/mean_imm/seed-0.json", {})
@@ -65,7 +65,7 @@ def test_of_older_nights_what_we_made_goes_and_nothing_else(tmp_path: Path) -> N
         assert files(home / name) == before[name]
 
 
-def test_all_that_a_unit_leaves_is_known_by_its_name(prepared: dict[int, Path], tmp_path: Path) -> None:
+def test_all_that_a_run_leaves_is_known_by_its_name(prepared: dict[int, Path], tmp_path: Path) -> None:
     out = output(tmp_path / "nights" / NAMES[0], prepared[2])
     run(params_for("finetune"), out)
     assert files(out / ".work")

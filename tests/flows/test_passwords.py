@@ -23,22 +23,22 @@ ENVIRONMENT = {
 SECRET = b"sesame"
 
 
-def test_units_are_not_told_where_they_are_tracked(tmp_path: Path) -> None:
+def test_runs_are_not_told_where_they_are_tracked(tmp_path: Path) -> None:
     given = {"methods": {"ewc": {"strength": 3.0}}, "tracking": {"uri": MLFLOW}, "training": {"epochs": 7}}
     params = Params.model_validate(given)
-    children = Children(params, tmp_path, lambda unit, event: None)
+    children = Children(params, tmp_path, lambda run, event: None)
     (path,) = (tmp_path / ".work").glob("params-*.json")
     assert SECRET not in path.read_bytes()
     assert read(path) == params.model_copy(update={"tracking": type(params.tracking)()})
     children.close()
-    assert SECRET not in pool.told_to_units(params)
+    assert SECRET not in pool.params_for_runs(params)
 
 
 def test_no_password_is_written_or_said(finished: Finished, tmp_path: Path) -> None:
     """A whole run, some of it trained, on servers that are not there."""
     out = finished.copy(tmp_path / "out")
     settings = ["tracking.enabled=true", f"tracking.uri={MLFLOW}"]
-    seen = [run("flows.benchmark", options(*settings, out=out, methods="finetune,si", seeds="0"), env=ENVIRONMENT)]
+    seen = [run("flows.compare", options(*settings, out=out, methods="finetune,si", seeds="0"), env=ENVIRONMENT)]
     seen += [run("flows.report", ["--show", *options(*settings, out=out, seeds="0")], env=ENVIRONMENT)]
     seen += [run("flows.provenance", options(*settings, out=out, seeds="0"), env=ENVIRONMENT)]
     seen += [run("flows.champion", options(*settings, out=out, methods="finetune", seeds="0"), env=ENVIRONMENT)]

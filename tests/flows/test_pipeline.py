@@ -162,7 +162,7 @@ def test_a_knob_concerns_its_method_alone_and_back_again_nobody(clone: tuple[Clo
     made.set("methods.ewc.strength=50.0")
     changed = made.dvc("repro")
     assert stages(changed) == ["report", "train@ewc"]
-    assert {unit for unit, _ in learned(changed)} == {"ewc/seed-0"}
+    assert {run for run, _ in learned(changed)} == {"ewc/seed-0"}
     assert published(made.out)["results/ewc/seed-0.json"] != before["results/ewc/seed-0.json"]
     made.set("methods.ewc.strength=400.0")
     back = made.dvc("repro")
@@ -217,7 +217,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(whom: str, tmp_path: 
     moments: dict[str, Callable[[str], object]] = {
         "preparing": lambda said: "Running stage 'prepare'" in said,
         "a first task": learned,
-        "the second method": lambda said: any(unit.startswith("ewc") for unit, _ in learned(said)),
+        "the second method": lambda said: any(run.startswith("ewc") for run, _ in learned(said)),
     }
     if whom == "dvc alone":  # its stage notices, and ends
         moments = {"a first task": learned}

@@ -96,7 +96,7 @@ def see(server: Server, home: Path, arguments: list[str]) -> Seen:
     """Run the comparison with the server configured."""
     before = {kind: {row["id"] for row in server.rows(kind)} for kind in ("flow_runs", "task_runs", "artifacts")}
     env = {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(home)}
-    done = run("flows.benchmark", arguments, env=env)
+    done = run("flows.compare", arguments, env=env)
     # Events of task runs reach the server a moment after the run: it is asked until all are in.
     deadline = time.monotonic() + 30
     while True:
@@ -126,25 +126,25 @@ def test_the_stages_are_flows(good: tuple[Seen, Path]) -> None:
     assert seen.done.returncode == 0, seen.done.stderr
     assert "Traceback" not in seen.done.stderr
     assert {name: row["state_name"] for name, row in seen.flows.items()} == dict.fromkeys(
-        ("benchmark", "prepare", "train", "report"), "Completed"
+        ("compare", "prepare", "train", "report"), "Completed"
     )
     assert {name: row["name"] for name, row in seen.flows.items()} == {
-        "benchmark": "permuted-digits: 2 methods, 2 seeds",
+        "compare": "permuted-digits: 2 methods, 2 seeds",
         "prepare": "prepare permuted-digits",
         "train": "train permuted-digits: finetune, ewc",
         "report": "report permuted-digits",
     }
     assert all("permuted-digits" in row["tags"] for row in seen.flows.values())
     assert {"finetune", "ewc"} <= set(seen.flows["train"]["tags"])
-    assert [tag for tag in seen.flows["benchmark"]["tags"] if tag.startswith("git:")]
-    parents = {row["parent_task_run_id"] is not None for name, row in seen.flows.items() if name != "benchmark"}
+    assert [tag for tag in seen.flows["compare"]["tags"] if tag.startswith("git:")]
+    parents = {row["parent_task_run_id"] is not None for name, row in seen.flows.items() if name != "compare"}
     assert parents == {True}, "the stages stand below the comparison"
 
 
-def test_the_units_are_tasks(good: tuple[Seen, Path]) -> None:
+def test_the_runs_are_tasks(good: tuple[Seen, Path]) -> None:
     seen, _ = good
-    units = [row for row in seen.tasks if row["flow_run_id"] == seen.flows["train"]["id"]]
-    assert {row["name"]: row["state_name"] for row in units} == dict.fromkeys(
+    runs = [row for row in seen.tasks if row["flow_run_id"] == seen.flows["train"]["id"]]
+    assert {row["name"]: row["state_name"] for row in runs} == dict.fromkeys(
         [f"{method}/seed-{seed}" for method in ("finetune", "ewc") for seed in (0, 1)], "Completed"
     )
 
@@ -163,7 +163,7 @@ def test_the_leaderboard_is_an_artifact(good: tuple[Seen, Path]) -> None:
     assert (out / "report/index.html").resolve().as_uri() in link["data"]
 
 
-def test_each_unit_has_a_progress_that_ends_at_the_end(good: tuple[Seen, Path]) -> None:
+def test_each_run_has_a_progress_that_ends_at_the_end(good: tuple[Seen, Path]) -> None:
     seen, _ = good
     found = {row["key"]: row for row in seen.artifacts if row["type"] == "progress"}
     assert set(found) == {f"{m}-seed-{s}" for m in ("finetune", "ewc") for s in (0, 1)}
@@ -181,9 +181,7 @@ def test_the_bytes_are_the_same_with_a_server(good: tuple[Seen, Path], finished:
     assert (out / "report/leaderboard.md").read_text() in seen.done.stdout
 
 
-def test_a_unit_that_fails_is_a_failed_task_in_a_failed_flow(
-    server: Server, finished: Finished, tmp_path: Path
-) -> None:
+def test_a_run_that_fails_is_a_failed_task_in_a_failed_flow(server: Server, finished: Finished, tmp_path: Path) -> None:
     out = finished.copy(tmp_path / "out")
     arguments = options("methods.icarl.memory_budget=1", out=out, methods="icarl,ewc", seeds="0")
     seen = see(server, tmp_path / "home", arguments)
@@ -193,16 +191,16 @@ def test_a_unit_that_fails_is_a_failed_task_in_a_failed_flow(
     assert "icarl/seed-0" in errors[0]
     states = {name: (row["state_name"], row["state"]["message"] or "") for name, row in seen.flows.items()}
     assert {name: state for name, (state, _) in states.items()} == {
-        "benchmark": "Failed",
+        "compare": "Failed",
         "prepare": "Completed",
         "train": "Failed",
         "report": "Completed",
     }
-    for name in ("benchmark", "train"):
+    for name in ("compare", "train"):
         assert "icarl/seed-0" in states[name][1]
         assert "memory_budget" in states[name][1]
-    units = {row["name"]: row["state_name"] for row in seen.tasks if row["flow_run_id"] == seen.flows["train"]["id"]}
-    assert units == {"icarl/seed-0": "Failed", "ewc/seed-0": "Completed"}
+    runs = {row["name"]: row["state_name"] for row in seen.tasks if row["flow_run_id"] == seen.flows["train"]["id"]}
+    assert runs == {"icarl/seed-0": "Failed", "ewc/seed-0": "Completed"}
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
@@ -211,9 +209,9 @@ def test_an_interrupt_ends_it_and_its_children(
 ) -> None:
     out = finished.copy(tmp_path / "out")
     settings = {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(tmp_path / "home")}
-    command = ["env", *(f"{name}={value}" for name, value in settings.items()), sys.executable, "-m", "flows.benchmark"]
+    command = ["env", *(f"{name}={value}" for name, value in settings.items()), sys.executable, "-m", "flows.compare"]
     with Started([*command, *options(*ENDLESS, out=out)], tmp_path) as started:
-        started.wait_for(lambda: len([line for line in started.alive() if "cl.unit" in line]) == 2, "two children")
+        started.wait_for(lambda: len([line for line in started.alive() if "cl.run" in line]) == 2, "two children")
         time.sleep(1)
         os.kill(started.process.pid, end)
         started.dies_with_children(seconds=15)
@@ -225,7 +223,7 @@ def test_an_interrupt_ends_it_and_its_children(
 def test_a_server_that_does_not_answer_is_done_without(finished: Finished, tmp_path: Path) -> None:
     out = finished.copy(tmp_path / "out")
     dead = "http://127.0.0.1:9/api"
-    done = run("flows.benchmark", options(out=out), env={"PREFECT_API_URL": dead, "PREFECT_HOME": str(tmp_path)})
+    done = run("flows.compare", options(out=out), env={"PREFECT_API_URL": dead, "PREFECT_HOME": str(tmp_path)})
     assert (done.returncode, done.stderr) == (0, "")
     (warning,) = (line for line in done.stdout.splitlines() if line.startswith("warning: "))
     assert dead in warning
@@ -237,7 +235,7 @@ def test_without_a_server_prefect_is_not_even_imported(finished: Finished, tmp_p
     out = finished.copy(tmp_path / "out")
     code = (
         "import sys\n"
-        "from flows.benchmark import main\n"
+        "from flows.compare import main\n"
         "assert main() == 0\n"
         "print('imported:', *sorted({name.split('.')[0] for name in sys.modules} & {'prefect', 'mlflow', 'flows'}))\n"
     )

@@ -52,7 +52,7 @@ def fake_results(
 
 
 def fake_run(method: str, seed: int, T: int) -> dict[str, dict[str, Any]]:
-    """The three files of one unit."""
+    """The three files of one run."""
     learned, loss, start, pace = METHODS[method]
     draw = random.Random(f"{method} {seed}")
     names = [f"permutation-{k + 1:02d}" for k in range(T)]
@@ -369,7 +369,7 @@ def test_no_results_say_what_to_run(tmp_path, capsys):
     assert cli.guarded(lambda: report.main(["--out", str(tmp_path)])) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: no results under {tmp_path / 'results'}")
-    assert "flows.benchmark" in error
+    assert "flows.compare" in error
     assert cli.guarded(lambda: report.main(["--out", str(tmp_path), "--show"])) == 2
     assert "no report under" in capsys.readouterr().err
 
@@ -537,25 +537,25 @@ def changed(out: Path, method: str, kind: str = "", seed: int = 0, **fields: Any
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def test_asked_otherwise_is_a_ranking_of_its_own(tmp_path):
+def test_the_other_setting_is_a_ranking_of_its_own(tmp_path):
     out = fake_results(tmp_path, ("ewc", "si", "hat", "joint"), (0,), 2)
     changed(out, "ewc", task_agnostic_accuracy=[[0.5, None], [0.2, 0.4]])
     changed(out, "si", task_agnostic_accuracy=[[0.5, None], [0.5, 0.4]])
     changed(out, "joint", task_agnostic_accuracy=[[None, None], [0.9, 0.8]])
     built = report.build(out)
-    told, other = built.leaderboard().split("The same models not told the task:")
+    told, other = built.leaderboard().split("The same models, task-agnostic:")
     assert [line.split("|")[2].strip() for line in other.splitlines() if line.startswith("|")][2:] == [
         "joint",
         "si",
         "ewc",
     ]
     assert "| 45.00 |" in re.sub(" +", " ", other)
-    assert "Need to be told: hat." in other
+    assert "Need the task: hat." in other
     assert "hat" in told
-    assert json.loads((out / "report/summary.json").read_text())["si"]["not_told_the_task"] == 0.45
+    assert json.loads((out / "report/summary.json").read_text())["si"]["task_agnostic_accuracy"] == 0.45
     page = (out / "report/index.html").read_text()
-    assert "The same models not told the task" in page
-    assert "Without those that need to be told: hat." in page
+    assert "The same models, task-agnostic" in page
+    assert "Without the methods that need the task: hat." in page
 
 
 def test_results_of_two_scenarios_are_never_ranked_together(tmp_path):
@@ -566,7 +566,7 @@ def test_results_of_two_scenarios_are_never_ranked_together(tmp_path):
     changed(out, "ewc", scenario="class-incremental", task_aware_accuracy=[[0.9, None], [0.8, 0.9]])
     built = report.build(out)
     assert built.benchmark == "permuted-digits, class-incremental"
-    assert "The same models told the task:" in built.leaderboard()
+    assert "The same models, task-aware:" in built.leaderboard()
     changed(out, "si", search="pareto search, stability on memory")
     with pytest.raises(UserError, match="cannot be ranked together"):
         report.build(out)

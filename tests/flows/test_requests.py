@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cl.data.prepare import prepare
-from cl.unit import learn
+from cl.run import learn
 from tests.conftest import RAW
 from tests.flows.test_champion import mlflow_of_its_own, params_of, saved  # noqa: F401 - the first is a fixture
 

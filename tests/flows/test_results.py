@@ -107,7 +107,7 @@ def everything_said(out: Path, good: list[Run]) -> None:
     """All that is made of results but the figures."""
     runs = read_runs(out)
     rows = report.compare(runs)
-    summary = report.Summary("b", runs[0].tasks, rows, report.headline(rows), out, (), "not told the task")
+    summary = report.Summary("b", runs[0].tasks, rows, report.headline(rows), out, (), "task-agnostic")
     summary.leaderboard().encode()
     report.page(summary, dict.fromkeys(("average", "curves", "matrices", "tradeoff"), Drawing(b"", "")), {}).encode()
     to_json([summary.metrics(), summary.table()])

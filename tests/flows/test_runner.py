@@ -1,4 +1,4 @@
-"""`python -m flows.benchmark` and `python -m cl` as processes: what they leave, and what disturbs them."""
+"""`python -m flows.compare` and `python -m cl` as processes: what they leave, and what disturbs them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.flows.conftest import (
     run,
 )
 
-RUNNERS = ("flows.benchmark", "cl")
+RUNNERS = ("flows.compare", "cl")
 
 
 def rows(table: str) -> list[str]:
@@ -47,20 +47,20 @@ def test_a_run_leaves_every_file_and_prints_the_table(finished: Finished) -> Non
     assert set(accuracy) == {"finetune", "ewc"}
     assert "MLflow" in finished.stdout
     assert "Prefect" in finished.stdout
-    units = [(method, seed) for method in ("finetune", "ewc") for seed in (0, 1)]
+    runs = [(method, seed) for method in ("finetune", "ewc") for seed in (0, 1)]
     kept = ("manifest.json", "net.safetensors", "record.json", "state.json", "state.safetensors")
     expected = {
         f"results/{method}/seed-{seed}{kind}"
-        for method, seed in units
+        for method, seed in runs
         for kind in (".json", ".trials.json", ".cost.json", ".studies.log")
     }
-    expected |= {f"checkpoints/{m}/seed-{s}/task-{k}/{name}" for m, s in units for k in (0, 1) for name in kept}
+    expected |= {f"checkpoints/{m}/seed-{s}/task-{k}/{name}" for m, s in runs for k in (0, 1) for name in kept}
     found = {name for name in everything(finished.out) if name.startswith(("results", "checkpoints"))}
     assert found == expected
     assert (finished.out / "prepared/manifest.json").exists()
     report = {path.name for path in (finished.out / "report").iterdir()}
     assert report == {"index.html", "leaderboard.md", "summary.json", "accuracy.csv", "plots"}
-    assert learned(finished.stdout) == sorted((f"{m}/seed-{s}", f"{k}/2") for m, s in units for k in (1, 2))
+    assert learned(finished.stdout) == sorted((f"{m}/seed-{s}", f"{k}/2") for m, s in runs for k in (1, 2))
     work = [path.name for path in (finished.out / ".work").iterdir() if path.is_file()]
     assert not [name for name in work if name.startswith(("params-", ".probe"))], "left behind"
 
@@ -87,12 +87,12 @@ def test_again_there_is_nothing_to_do(finished: Finished, tmp_path: Path) -> Non
         assert done.stdout.count("finished before") == 4
         assert not learned(done.stdout)
         assert everything(out) == before
-        # A child opens its log: the log of a unit as old as ever is a child that was not started.
+        # A child opens its log: the log of a run as old as ever is a child that was not started.
         assert {path: path.stat().st_mtime_ns for path in files if path.exists()} == times
         assert rows(done.stdout)
 
 
-def test_a_unit_without_its_published_files_gets_them_back(finished: Finished, tmp_path: Path) -> None:
+def test_a_run_without_its_published_files_gets_them_back(finished: Finished, tmp_path: Path) -> None:
     out = finished.copy(tmp_path / "out")
     (out / "results/ewc/seed-1.json").write_text("cut sho")
     (out / "results/ewc/seed-0.trials.json").unlink()
@@ -118,7 +118,7 @@ def test_a_method_that_fails_stops_no_other(module: str, finished: Finished, tmp
     assert learned(done.stdout) == [("si/seed-0", "1/2"), ("si/seed-0", "2/2")]
     assert set(rows(done.stdout)) == {"ewc", "si"}
     assert not (out / "results/icarl").exists()
-    if module == "flows.benchmark":
+    if module == "flows.compare":
         assert "Without any result: icarl" in done.stdout
 
 
@@ -130,7 +130,7 @@ def test_the_page_too_names_a_method_without_any_result(finished: Finished, tmp_
 
 def test_where_every_method_fails_the_reason_is_what_is_said(finished: Finished, tmp_path: Path) -> None:
     out = finished.copy(tmp_path / "out")
-    done = run("flows.benchmark", options("methods.icarl.memory_budget=1", out=out, methods="icarl", seeds="0"))
+    done = run("flows.compare", options("methods.icarl.memory_budget=1", out=out, methods="icarl", seeds="0"))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "icarl/seed-0" in line
@@ -145,14 +145,14 @@ def test_children_die_with_their_parent_from_the_start(module: str, tmp_path: Pa
         started.dies_with_children()
 
 
-@pytest.mark.parametrize("module", ["flows.benchmark", pytest.param("cl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("module", ["flows.compare", pytest.param("cl", marks=pytest.mark.slow)])
 def test_killed_at_several_moments_it_ends_in_the_same_bytes(
     module: str, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
     command = [sys.executable, "-m", module, *options(*LONGER, out=tmp_path / "out")]
     moments = {  # by what has been said
         "a first task": lambda: learned(started.stdout),
-        "a second unit's task": lambda: len({unit for unit, _ in learned(started.stdout)}) > 1,
+        "a second run's task": lambda: len({name for name, _ in learned(started.stdout)}) > 1,
     }
     for moment, reached in moments.items():
         with Started(command, tmp_path) as started:
@@ -172,9 +172,9 @@ def test_killed_at_several_moments_it_ends_in_the_same_bytes(
 @pytest.mark.parametrize(
     ("module", "to", "end"),
     [
-        ("flows.benchmark", "the terminal's group", signal.SIGINT),
+        ("flows.compare", "the terminal's group", signal.SIGINT),
         ("cl", "the process", signal.SIGINT),
-        ("flows.benchmark", "the process", signal.SIGTERM),
+        ("flows.compare", "the process", signal.SIGTERM),
         ("cl", "the process", signal.SIGTERM),
         ("cl", "the process", signal.SIGHUP),
     ],
@@ -186,7 +186,7 @@ def test_an_interrupt_ends_it_at_once(
     before = everything(out)
     command = [sys.executable, "-m", module, *options(*ENDLESS, out=out, methods="si,ewc,finetune")]
     with Started(command, tmp_path) as started:
-        started.wait_for(lambda: len([line for line in started.alive() if "cl.unit" in line]) == 2, "two children")
+        started.wait_for(lambda: len([line for line in started.alive() if "cl.run" in line]) == 2, "two children")
         time.sleep(1)
         send = os.killpg if to == "the terminal's group" else os.kill
         send(started.process.pid, end)
@@ -203,7 +203,7 @@ def test_an_interrupt_ends_it_at_once(
 def test_methods_seeds_and_settings_from_the_command_line(tmp_path: Path) -> None:
     """`mean-IMM` for `mean_imm`, and the selection off: one training a task, with the values as given."""
     given = ("selection.enabled=false", "training.learning_rate=0.03", "methods.mean_imm.strength=0.25")
-    done = run("flows.benchmark", options(*given, out=tmp_path, methods="mean-IMM", seeds="7"))
+    done = run("flows.compare", options(*given, out=tmp_path, methods="mean-IMM", seeds="7"))
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["mean_imm"]
     result = json.loads((tmp_path / "results/mean_imm/seed-7.json").read_bytes())
@@ -230,14 +230,14 @@ def test_all_methods_are_those_there_are_with_the_knobs_of_the_file() -> None:
 
 @pytest.mark.slow
 def test_every_method_runs(tmp_path: Path) -> None:
-    done = run("flows.benchmark", options("model.hidden=[32]", out=tmp_path, methods="all", seeds="0"))
+    done = run("flows.compare", options("model.hidden=[32]", out=tmp_path, methods="all", seeds="0"))
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(json.loads((tmp_path / "report/summary.json").read_bytes())) == names_in("methods")
 
 
 def test_a_task_more_trains_that_task_only(finished: Finished, tmp_path: Path) -> None:
     out, scratch = finished.copy(tmp_path / "out"), tmp_path / "scratch"
-    done = run("flows.benchmark", options("benchmark.tasks=3", out=out, seeds="0"))
+    done = run("flows.compare", options("benchmark.tasks=3", out=out, seeds="0"))
     assert (done.returncode, done.stderr) == (0, "")
     assert learned(done.stdout) == [("ewc/seed-0", "3/3"), ("finetune/seed-0", "3/3")]
     assert run("cl", options("benchmark.tasks=3", out=scratch, seeds="0")).returncode == 0

@@ -153,7 +153,7 @@ def test_servers_listen_on_loopback_alone(served: Served) -> None:
 
 
 def test_the_form_describes_every_parameter_and_offers_the_choices(served: Served) -> None:
-    for name in ("benchmark", "nightly", "add-task", "report"):
+    for name in ("compare", "nightly", "add-task", "report"):
         deployment = served.call(f"/deployments/name/{name}/{name}")
         schema = deployment["parameter_openapi_schema"]
         assert deployment["description"]
@@ -166,7 +166,7 @@ def test_the_form_describes_every_parameter_and_offers_the_choices(served: Serve
 
 
 def test_settings_that_cannot_be_fail_the_run_with_the_reason(served: Served) -> None:
-    found = served.end_of(served.trigger("benchmark", settings=["training.epoch=3"]))
+    found = served.end_of(served.trigger("compare", settings=["training.epoch=3"]))
     assert (found["name"], found["state"]["type"]) == ("refused", "FAILED")
     assert "training.epoch: unknown key; did you mean 'epochs'?" in found["state"]["message"]
 
@@ -276,7 +276,7 @@ def test_a_url_is_called_when_a_night_fails(served: Served) -> None:
 
 
 def test_the_nights_are_in_mlflow(served: Served) -> None:
-    """After the nights above: one run a night with its page, and the units' runs with the night as a tag."""
+    """After the nights above: one run a night with its page, and the runs' runs with the night as a tag."""
     address = f"http://127.0.0.1:{served.ports[1]}/api/2.0/mlflow"
     with urllib.request.urlopen(
         f"{address}/experiments/get-by-name?experiment_name=permuted-digits%20nightly"
@@ -289,14 +289,14 @@ def test_the_nights_are_in_mlflow(served: Served) -> None:
     tags = [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs]
     nights = [t for t in tags if t["mlflow.runName"].startswith("night ")]
     assert sorted(t["good"] for t in nights) == ["false", "true", "true"]
-    units = [t for t in tags if t["mlflow.runName"] == "ewc/seed-0"]
-    assert len({t["night"] for t in units}) == 3
+    of_ewc = [t for t in tags if t["mlflow.runName"] == "ewc/seed-0"]
+    assert len({t["night"] for t in of_ewc}) == 3
 
 
 def test_a_task_that_is_added_is_the_only_one_learned(served: Served) -> None:
     """`add-task` on the server: the two tasks of before are not learned again, but by joint, which sees all at once."""
     known = {"methods": ["finetune", "joint"], "seeds": [0], "settings": SETTINGS, "out": "grown"}
-    first = served.end_of(served.trigger("benchmark", **known))
+    first = served.end_of(served.trigger("compare", **known))
     assert first["state"]["type"] == "COMPLETED", first["state"]
     second = served.end_of(served.trigger("add-task", **known, tasks=3))
     assert second["state"]["type"] == "COMPLETED", second["state"]

@@ -60,7 +60,7 @@ class Mlflow:
         self.uri = f"http://127.0.0.1:{port}"
 
     def runs(self, method: str) -> list[dict[str, Any]]:
-        """The tags of every unit's run, and its id as `run`."""
+        """The tags of every run's run, and its id as `run`."""
         body = {"experiment_ids": ["1"], "filter": f"tags.method = '{method}'"}
         request = urllib.request.Request(
             f"{self.uri}/api/2.0/mlflow/runs/search", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -172,28 +172,28 @@ def test_a_colleague_changes_one_knob_and_trains_one_method(mine: Clone, tmp_pat
     theirs.set("methods.ewc.strength=30.0")
     changed = theirs.dvc("repro")
     assert stages(changed) == ["report", "train@ewc"]
-    assert {unit for unit, _ in learned(changed)} == {"ewc/seed-0"}
+    assert {run for run, _ in learned(changed)} == {"ewc/seed-0"}
 
 
 @pytest.mark.slow
 def test_commit_hash_and_run_lead_to_each_other(mine: Clone, mlflow: Mlflow, tmp_path: Path) -> None:
     kept = lock(mine)
     for method in METHODS:
-        (unit,) = [r for r in mlflow.runs(method) if r.get("dvc.results") == kept[f"out/results/{method}"]]
-        assert unit["dvc.checkpoints"] == kept[f"out/checkpoints/{method}"]
-        assert unit["dvc.stage"] == f"train@{method}"
-        assert unit["dvc.data"] == yaml.safe_load((mine.root / "data.dvc").read_text())["outs"][0]["md5"]
+        (tracked,) = [r for r in mlflow.runs(method) if r.get("dvc.results") == kept[f"out/results/{method}"]]
+        assert tracked["dvc.checkpoints"] == kept[f"out/checkpoints/{method}"]
+        assert tracked["dvc.stage"] == f"train@{method}"
+        assert tracked["dvc.data"] == yaml.safe_load((mine.root / "data.dvc").read_text())["outs"][0]["md5"]
         settings = mine.git("rev-parse", ":/^settings", cwd=mine.root).stdout.strip()
-        assert unit["git.commit"] == settings, "the code it was trained with, clean though DVC rewrote dvc.lock"
+        assert tracked["git.commit"] == settings, "the code it was trained with, clean though DVC rewrote dvc.lock"
         # From the run to the commit that has its files, and from the files back to the run.
-        found = mine.git("log", "--format=%s", f"-S{unit['dvc.results']}", "--", "dvc.lock", cwd=mine.root).stdout
+        found = mine.git("log", "--format=%s", f"-S{run['dvc.results']}", "--", "dvc.lock", cwd=mine.root).stdout
         assert found.splitlines()[-1] == "results"
         said = where_from(mine)
         section = said[said.index(f"\n{method}\n") :].split("\n", 6)
         assert section[2].split() == ["dvc.results", kept[f"out/results/{method}"]]
         assert section[3].split() == ["dvc.checkpoints", kept[f"out/checkpoints/{method}"]]
         assert re.fullmatch(r"  dvc\.lock +of commit [0-9a-f]+ results", section[4])
-        assert section[5].split() == ["seed-0", f"{mlflow.uri}/#/experiments/1/runs/{unit['run']}"]
+        assert section[5].split() == ["seed-0", f"{mlflow.uri}/#/experiments/1/runs/{run['run']}"]
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def test_an_experiment_trains_its_method_alone_and_is_compared(mine: Clone, mlfl
     before, kept = everything(mine.out), lock(mine)
     said = mine.dvc("exp", "run", "--name", "softer", "-S", "methods.ewc.strength=50")
     assert stages(said) == ["report", "train@ewc"]
-    assert {unit for unit, _ in learned(said)} == {"ewc/seed-0"}
+    assert {name for name, _ in learned(said)} == {"ewc/seed-0"}
     softer = lock(mine)
     changed = {row["Path"] + ":" + row["Metric"] for row in difference(mine, "metrics", "diff")}
     assert changed
@@ -213,17 +213,17 @@ def test_an_experiment_trains_its_method_alone_and_is_compared(mine: Clone, mlfl
     assert "finetune" not in shown.replace("cl/methods/finetune.py", ""), "what did not change is not in the way"
     page = Path(mine.dvc("plots", "diff", "HEAD", "softer").strip().splitlines()[-1].removeprefix("file://"))
     assert "softer" in page.read_text()
-    (unit,) = [r for r in mlflow.runs("ewc") if r.get("dvc.experiment") == "softer"]
-    assert unit["dvc.results"] == softer["out/results/ewc"] != kept["out/results/ewc"]
+    (tracked,) = [r for r in mlflow.runs("ewc") if r.get("dvc.experiment") == "softer"]
+    assert tracked["dvc.results"] == softer["out/results/ewc"] != kept["out/results/ewc"]
 
     mine.git("checkout", "--quiet", ".", cwd=mine.root)
     mine.dvc("checkout")
     assert everything(mine.out) == before
     assert stages(mine.dvc("repro")) == []
     # What is there now is the first run's again, though the experiment's was tracked later.
-    assert unit["run"] not in where_from(mine)
+    assert tracked["run"] not in where_from(mine)
     assert run("flows.report", [], cwd=mine.root).returncode == 0
-    assert {r["run"]: r["dvc.results"] for r in mlflow.runs("ewc")}[unit["run"]] == softer["out/results/ewc"]
+    assert {r["run"]: r["dvc.results"] for r in mlflow.runs("ewc")}[tracked["run"]] == softer["out/results/ewc"]
 
 
 def difference(made: Clone, *command: str) -> list[dict[str, str]]:
@@ -253,9 +253,9 @@ def test_experiments_wait_in_a_queue_and_leave_the_workspace_alone(mine: Clone, 
     for name in names:
         assert stages(mine.dvc("queue", "logs", name)) == ["report", "train@ewc"]
         assert name in mine.dvc("exp", "list")
-        (unit,) = [r for r in mlflow.runs("ewc") if r.get("dvc.experiment") == name]
-        assert unit["dvc.results"] in experiment_lock(mine, name)
-        assert unit["dvc.results"] != lock(mine)["out/results/ewc"]
+        (tracked,) = [r for r in mlflow.runs("ewc") if r.get("dvc.experiment") == name]
+        assert tracked["dvc.results"] in experiment_lock(mine, name)
+        assert tracked["dvc.results"] != lock(mine)["out/results/ewc"]
 
 
 def experiment_lock(made: Clone, name: str) -> str:

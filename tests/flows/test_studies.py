@@ -46,7 +46,7 @@ def test_what_the_survey_has_of_its_own_for_each_set(
     params = read(REPOSITORY / f"studies/{name}.yaml")
     rates = [0.01, 0.005, 0.001, 0.0005, 0.0001]
     assert params.selection.learning_rates == rates
-    assert params.selection.boot_learning_rates == boot + rates
+    assert params.selection.first_task_learning_rates == boot + rates
     assert params.training.epochs == epochs
     assert params.methods["ebll"]["code_sizes"] == code_sizes
 
@@ -64,7 +64,7 @@ def test_passes_count_every_training() -> None:
     tree = {
         "benchmark": {"name": "tiny-imagenet", "tasks": 2, "train_per_class": 10},
         "training": {"epochs": 3},
-        "selection": {"boot_learning_rates": [0.1, 0.05, 0.02], "learning_rates": [0.1, 0.05]},
+        "selection": {"first_task_learning_rates": [0.1, 0.05, 0.02], "learning_rates": [0.1, 0.05]},
         "methods": {"finetune": {}},
     }
     assert passes(Params.model_validate(tree)) == 200 * 3 * (3 + 2)

@@ -35,18 +35,18 @@ PARAMS = {"training": {"epochs": 70}, "methods.ewc.strength": 400.0, "methods.si
 TAGS = {"git.commit": "abc123", "data.sha256": "f00d"}
 WHOLE_PROCESS = "peak_memory_bytes"  # known at the end of a file only: not of tasks that are sent belatedly
 
-# What a process of its own does: sync a unit, or only close.
+# What a process of its own does: sync a fake, or only close.
 CHILD = """
 import os, signal, sys
 from pathlib import Path
 from flows import tracking
 from flows.tracking import Tracker, Tracking
-out, uri, unit, how = sys.argv[1:]
+out, uri, fake, how = sys.argv[1:]
 if how == "finish":  # however busy the machine is
     tracking.SYNC_SECONDS = 120.0
 tracker = Tracker(Tracking(Path(out), uri or None, "digits"), {}, {})
-if unit:
-    assert tracker.sync(Path(unit), finished=how == "finish")
+if fake:
+    assert tracker.sync(Path(fake), finished=how == "finish")
 if how == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 tracker.close()
@@ -54,8 +54,8 @@ print("mlflow" in sys.modules)
 """
 
 
-class FakeUnit:
-    """Writes the files of a unit as training does: after each task, all that is known so far."""
+class FakeRun:
+    """Writes the files of a fake as training does: after each task, all that is known so far."""
 
     def __init__(self, out: Path, method: str = "ewc", seed: int = 0, tasks: int = 3, key: str = "k1") -> None:
         self.folder = out / ".work" / method / f"seed-{seed}" / key
@@ -171,9 +171,9 @@ def tracker(out: Path, **settings: Any) -> Tracker:
     return Tracker(embedded(out, **settings), TAGS, PARAMS)
 
 
-def child(out: Path, unit: Path | str = "", how: str = "", uri: str = "") -> "subprocess.Popen[str]":
-    """Start a process of its own on the unit."""
-    command = [sys.executable, "-c", CHILD, str(out), uri, str(unit), how]
+def child(out: Path, fake: Path | str = "", how: str = "", uri: str = "") -> "subprocess.Popen[str]":
+    """Start a process of its own on the fake."""
+    command = [sys.executable, "-c", CHILD, str(out), uri, str(fake), how]
     seconds = {"hastily": "1", "finish": "60"}.get(how)
     env = {**os.environ, "MLFLOW_HTTP_REQUEST_TIMEOUT": seconds} if seconds else None
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
@@ -207,12 +207,12 @@ def history(out: Path, run: str, key: str) -> dict[int, float]:
     return {step: value for name, metric, step, value in points(out) if (name, metric) == (run, key)}
 
 
-def test_a_unit_is_a_run_with_a_nested_run_per_task(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_a_run_with_a_nested_run_per_task(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from mlflow import MlflowClient
 
-    unit = FakeUnit(out)
+    fake = FakeRun(out)
     track = tracker(out)
-    assert track.sync(unit.learn(), finished=True)
+    assert track.sync(fake.learn(), finished=True)
     track.close()
     assert capfd.readouterr() == ("", "")
 
@@ -220,7 +220,7 @@ def test_a_unit_is_a_run_with_a_nested_run_per_task(out: Path, capfd: pytest.Cap
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None
     found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(found) == {"ewc/seed-0", *(f"ewc/seed-0/{name}" for name in unit.names)}
+    assert set(found) == {"ewc/seed-0", *(f"ewc/seed-0/{name}" for name in fake.names)}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
 
     run = found["ewc/seed-0"]
@@ -235,27 +235,27 @@ def test_a_unit_is_a_run_with_a_nested_run_per_task(out: Path, capfd: pytest.Cap
         "methods.ewc.strength": "400.0",
         "note": "",
     }
-    assert run.info.end_time - run.info.start_time == pytest.approx(1000 * unit.cost["seconds"], abs=2)
-    last = unit.result["accuracy"][-1]
-    facts = {f"accuracy/{name}": value for name, value in zip(unit.names, last, strict=True)}
-    facts |= {key: unit.result[key] for key in ("average_accuracy", "average_forgetting")}
-    facts |= {key: unit.cost[key] for key in ("seconds", "step_seconds", "peak_memory_bytes")}
-    facts |= {"learning_accuracy": sum(unit.accuracy[i][i] or 0 for i in range(3)) / 3}
-    facts |= {"average_incremental_accuracy": metrics.average_incremental_accuracy(unit.accuracy)}
-    facts |= {key: value for key, value in unit.per_task[-1].items() if isinstance(value, int | float)}
+    assert run.info.end_time - run.info.start_time == pytest.approx(1000 * fake.cost["seconds"], abs=2)
+    last = fake.result["accuracy"][-1]
+    facts = {f"accuracy/{name}": value for name, value in zip(fake.names, last, strict=True)}
+    facts |= {key: fake.result[key] for key in ("average_accuracy", "average_forgetting")}
+    facts |= {key: fake.cost[key] for key in ("seconds", "step_seconds", "peak_memory_bytes")}
+    facts |= {"learning_accuracy": sum(fake.accuracy[i][i] or 0 for i in range(3)) / 3}
+    facts |= {"average_incremental_accuracy": metrics.average_incremental_accuracy(fake.accuracy)}
+    facts |= {key: value for key, value in fake.per_task[-1].items() if isinstance(value, int | float)}
     facts |= {"knob.strength": 100.0}
     assert run.data.metrics == pytest.approx(facts, rel=1e-12)
     assert history(out, "ewc/seed-0", "attempts") == {1: 1, 2: 2, 3: 3}
-    assert history(out, "ewc/seed-0", "accuracy/permutation-02") == {2: unit.accuracy[1][1], 3: unit.accuracy[2][1]}
+    assert history(out, "ewc/seed-0", "accuracy/permutation-02") == {2: fake.accuracy[1][1], 3: fake.accuracy[2][1]}
     assert set(history(out, "ewc/seed-0", "average_forgetting")) == {2, 3}
     seconds = history(out, "ewc/seed-0", "seconds")
-    assert seconds == pytest.approx({k: 0.5 + sum(unit.seconds[:k]) for k in (1, 2, 3)})
+    assert seconds == pytest.approx({k: 0.5 + sum(fake.seconds[:k]) for k in (1, 2, 3)})
 
     task = found["ewc/seed-0/permutation-02"]
     assert task.data.tags["mlflow.parentRunId"] == run.info.run_id
     assert task.data.params == {"task": "permutation-02", "learning_rate": "0.05", "knob.strength": "200.0"}
-    assert task.data.metrics["test_accuracy"] == unit.accuracy[1][1]
-    assert task.data.metrics["seconds"] == pytest.approx(unit.seconds[1])
+    assert task.data.metrics["test_accuracy"] == fake.accuracy[1][1]
+    assert task.data.metrics["seconds"] == pytest.approx(fake.seconds[1])
     assert history(out, "ewc/seed-0/permutation-02", "plasticity.accuracy") == {0: 0.9, 1: 0.91}
     assert history(out, "ewc/seed-0/permutation-02", "stability.knob.strength") == {0: 400.0, 1: 200.0}
 
@@ -263,37 +263,37 @@ def test_a_unit_is_a_run_with_a_nested_run_per_task(out: Path, capfd: pytest.Cap
     assert files == {"result.json", "trials.json", "cost.json", "accuracy.csv", "trials.csv"}
     folder = embedded(out).folder / "artifacts" / run.info.run_id / "artifacts"
     for name in ("result.json", "trials.json", "cost.json"):
-        assert (folder / name).read_bytes() == (unit.folder / name).read_bytes()
+        assert (folder / name).read_bytes() == (fake.folder / name).read_bytes()
     head, *rows = csv.reader(io.StringIO((folder / "accuracy.csv").read_text()))
-    assert head == ["after learning", *unit.names]
+    assert head == ["after learning", *fake.names]
     assert [float(value) for value in rows[2][1:]] == last
     assert len((folder / "trials.csv").read_text().splitlines()) == 1 + 3 * 2 * 2
 
 
 def test_tasks_learned_at_once_are_one_step_and_one_nested_run(out: Path) -> None:
-    unit = FakeUnit(out, "joint")
+    fake = FakeRun(out, "joint")
     track = tracker(out)
-    assert track.sync(unit.learn_jointly(), finished=True)
+    assert track.sync(fake.learn_jointly(), finished=True)
     track.close()
     assert runs(out) == {"joint/seed-0": "FINISHED", "joint/seed-0/all": "FINISHED"}
-    assert history(out, "joint/seed-0", "average_accuracy") == {3: unit.result["average_accuracy"]}
+    assert history(out, "joint/seed-0", "average_accuracy") == {3: fake.result["average_accuracy"]}
     assert history(out, "joint/seed-0", "accuracy/permutation-01") == {3: 0.9}
     assert history(out, "joint/seed-0", "average_forgetting") == {}
-    assert history(out, "joint/seed-0/all", "test_accuracy") == {0: unit.result["average_accuracy"]}
+    assert history(out, "joint/seed-0/all", "test_accuracy") == {0: fake.result["average_accuracy"]}
 
 
 def test_task_by_task_is_the_same_as_all_at_once(out: Path, tmp_path: Path, database: Path) -> None:
-    unit = FakeUnit(out)
+    fake = FakeRun(out)
     track = tracker(out)
     for done in (1, 2, 3):
-        assert track.sync(unit.learn(done))
+        assert track.sync(fake.learn(done))
         assert runs(out)["ewc/seed-0"] == "RUNNING"
         assert len(runs(out)) == 1 + done
-    assert track.sync(unit.folder, finished=True)
+    assert track.sync(fake.folder, finished=True)
     track.close()
     once = furnish(tmp_path / "once", database)
     track = tracker(once)
-    assert track.sync(FakeUnit(once).learn(), finished=True)
+    assert track.sync(FakeRun(once).learn(), finished=True)
     track.close()
     assert runs(out) == runs(once)
     ordinary = f"key != '{WHOLE_PROCESS}'"
@@ -306,43 +306,43 @@ def test_task_by_task_is_the_same_as_all_at_once(out: Path, tmp_path: Path, data
 
 
 def test_files_that_are_just_being_written_are_sent_once_they_agree(out: Path) -> None:
-    unit = FakeUnit(out)
+    fake = FakeRun(out)
     track = tracker(out)
-    earlier = {name: (unit.learn(1) / name).read_bytes() for name in ("trials.json", "cost.json")}
-    unit.learn(2)
+    earlier = {name: (fake.learn(1) / name).read_bytes() for name in ("trials.json", "cost.json")}
+    fake.learn(2)
     for name, content in earlier.items():  # training writes result.json first
-        (unit.folder / name).write_bytes(content)
-    assert track.sync(unit.folder)
+        (fake.folder / name).write_bytes(content)
+    assert track.sync(fake.folder)
     assert set(history(out, "ewc/seed-0", "attempts")) == {1}
-    assert track.sync(unit.learn(2), finished=True)
+    assert track.sync(fake.learn(2), finished=True)
     track.close()
     assert set(history(out, "ewc/seed-0", "seconds")) == {1, 2}
     assert set(history(out, "ewc/seed-0/permutation-02", "stability.accuracy")) == {0, 1}
 
 
-def test_a_finished_unit_again_logs_nothing_and_does_not_import_mlflow(out: Path) -> None:
-    unit = FakeUnit(out, tasks=2)
+def test_a_finished_run_again_logs_nothing_and_does_not_import_mlflow(out: Path) -> None:
+    fake = FakeRun(out, tasks=2)
     track = tracker(out)
-    assert track.sync(unit.learn(), finished=True)
+    assert track.sync(fake.learn(), finished=True)
     track.close()
     before, entry = points(out), (out / ".work" / "tracking.json").read_bytes()
     for how in ("finish", ""):  # also by someone who does not know that it is finished
-        process = child(out, unit.folder, how)
+        process = child(out, fake.folder, how)
         assert process.communicate() == ("False\n", "")
     assert points(out) == before
     assert (out / ".work" / "tracking.json").read_bytes() == entry
     assert runs(out)["ewc/seed-0"] == "FINISHED"
 
 
-def test_a_unit_taken_up_after_a_kill_continues_its_run(out: Path) -> None:
-    unit = FakeUnit(out)
-    process = child(out, unit.learn(1), "die")
+def test_a_run_taken_up_after_a_kill_continues_its_run(out: Path) -> None:
+    fake = FakeRun(out)
+    process = child(out, fake.learn(1), "die")
     assert process.wait() == -signal.SIGKILL
     process.communicate()
     assert runs(out) == {"ewc/seed-0": "RUNNING", "ewc/seed-0/permutation-01": "FINISHED"}
     track = tracker(out)
-    assert track.sync(unit.learn(2))
-    assert track.sync(unit.learn(3), finished=True)
+    assert track.sync(fake.learn(2))
+    assert track.sync(fake.learn(3), finished=True)
     track.close()
     assert set(runs(out).values()) == {"FINISHED"}
     assert len(runs(out)) == 4
@@ -351,13 +351,13 @@ def test_a_unit_taken_up_after_a_kill_continues_its_run(out: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_sent_and_ended_by_the_next_one(out: Path) -> None:
-    left = FakeUnit(out, "si")
+    left = FakeRun(out, "si")
     process = child(out, left.learn(1), "die")
     assert process.wait() == -signal.SIGKILL
     process.communicate()
     left.learn(2)  # written, but not sent
     track = tracker(out)
-    assert track.sync(FakeUnit(out).learn(), finished=True)
+    assert track.sync(FakeRun(out).learn(), finished=True)
     track.close()
     assert runs(out)["si/seed-0"] == "KILLED"
     assert history(out, "si/seed-0", "attempts") == {1: 1, 2: 2}
@@ -370,42 +370,42 @@ def test_what_a_killed_process_left_is_sent_and_ended_by_the_next_one(out: Path)
     assert set(points(out).values()) == {1}
 
 
-def test_a_unit_whose_process_is_alive_is_left_to_it(out: Path) -> None:
+def test_a_run_whose_process_is_alive_is_left_to_it(out: Path) -> None:
     alive = tracker(out)
-    assert alive.sync(FakeUnit(out, "si").learn(1))
+    assert alive.sync(FakeRun(out, "si").learn(1))
     other = tracker(out)
-    assert other.sync(FakeUnit(out).learn(), finished=True)
+    assert other.sync(FakeRun(out).learn(), finished=True)
     other.close()
     assert runs(out)["si/seed-0"] == "RUNNING"
     alive.close()
     assert runs(out)["si/seed-0"] == "KILLED"
 
 
-def test_a_failed_unit_says_why_until_it_succeeds(out: Path) -> None:
-    unit = FakeUnit(out)
+def test_a_failed_run_says_why_until_it_succeeds(out: Path) -> None:
+    fake = FakeRun(out)
     track = tracker(out)
-    assert track.sync(unit.folder, failed="no data: run the prepare stage")  # nothing was written at all
+    assert track.sync(fake.folder, failed="no data: run the prepare stage")  # nothing was written at all
     assert runs(out) == {"ewc/seed-0": "FAILED"}
     assert tag(out, "ewc/seed-0", "error") == ["no data: run the prepare stage"]
-    assert track.sync(unit.learn(2), failed="loss is NaN " + 10_000 * "!")
+    assert track.sync(fake.learn(2), failed="loss is NaN " + 10_000 * "!")
     assert tag(out, "ewc/seed-0", "error")[0].startswith("loss is NaN !")
     assert runs(out)["ewc/seed-0"] == "FAILED"
     track.close()
     assert runs(out)["ewc/seed-0"] == "FAILED"
     track = tracker(out)
-    assert track.sync(unit.learn(3), finished=True)
+    assert track.sync(fake.learn(3), finished=True)
     track.close()
     assert tag(out, "ewc/seed-0", "error") == []
     assert set(runs(out).values()) == {"FINISHED"}
 
 
-def test_a_task_added_to_a_finished_unit_continues_its_run(out: Path) -> None:
-    unit = FakeUnit(out, tasks=3)
+def test_a_task_added_to_a_finished_run_continues_its_run(out: Path) -> None:
+    fake = FakeRun(out, tasks=3)
     track = tracker(out)
-    assert track.sync(unit.learn(2), finished=True)
+    assert track.sync(fake.learn(2), finished=True)
     track.close()
     track = tracker(out)
-    assert track.sync(unit.learn(3), finished=True)
+    assert track.sync(fake.learn(3), finished=True)
     track.close()
     assert len(runs(out)) == 4
     assert history(out, "ewc/seed-0", "attempts") == {1: 1, 2: 2, 3: 3}
@@ -415,21 +415,21 @@ def test_a_task_added_to_a_finished_unit_continues_its_run(out: Path) -> None:
 def test_what_is_gone_from_mlflow_is_sent_anew(out: Path, loss: str) -> None:
     from mlflow import MlflowClient
 
-    unit, other = FakeUnit(out), FakeUnit(out, "si")
+    fake, other = FakeRun(out), FakeRun(out, "si")
     track = tracker(out)
     assert track.sync(other.learn(), finished=True)
-    assert track.sync(unit.learn(2))
+    assert track.sync(fake.learn(2))
     track.close()
     if loss == "run":
         ((run_id,),) = query(out, "SELECT run_uuid FROM runs WHERE name = 'ewc/seed-0'")
         MlflowClient(f"sqlite:///{embedded(out).database}").delete_run(run_id)
         track = tracker(out)
-        assert track.sync(unit.learn(3), finished=True)
+        assert track.sync(fake.learn(3), finished=True)
         track.close()
     else:
         shutil.rmtree(out / "mlflow")
         # MLflow keeps connections to a database of this name: only another process sees the new one.
-        process = child(out, unit.learn(3), "finish")
+        process = child(out, fake.learn(3), "finish")
         assert process.communicate()[1] == ""
     found = query(out, "SELECT name, status FROM runs WHERE lifecycle_stage = 'active' AND name LIKE '%/seed-0'")
     assert sorted(found) == [("ewc/seed-0", "FINISHED"), ("si/seed-0", "FINISHED")]
@@ -438,11 +438,11 @@ def test_what_is_gone_from_mlflow_is_sent_anew(out: Path, loss: str) -> None:
 
 
 def test_other_settings_supersede_the_earlier_run_of_a_method_and_seed(out: Path) -> None:
-    first, second = FakeUnit(out, key="k1"), FakeUnit(out, key="k2")
+    first, second = FakeRun(out, key="k1"), FakeRun(out, key="k2")
 
-    def finish(unit: FakeUnit) -> dict[str, str]:
+    def finish(fake: FakeRun) -> dict[str, str]:
         track = tracker(out)
-        assert track.sync(unit.learn(), finished=True)
+        assert track.sync(fake.learn(), finished=True)
         track.close()
         sql = "SELECT u.value, c.value FROM tags u JOIN tags c USING (run_uuid) WHERE u.key = 'unit'"
         return dict(query(out, f"{sql} AND c.key = 'comparison'"))
@@ -458,11 +458,11 @@ def test_other_settings_supersede_the_earlier_run_of_a_method_and_seed(out: Path
 
 def test_a_moved_project_keeps_its_runs_and_puts_artifacts_where_it_is(out: Path, tmp_path: Path) -> None:
     track = tracker(out)
-    assert track.sync(FakeUnit(out).learn(2))
+    assert track.sync(FakeRun(out).learn(2))
     track.close()
     moved = tmp_path / "elsewhere"
     out.rename(moved)
-    process = child(moved, FakeUnit(moved).learn(3), "finish")
+    process = child(moved, FakeRun(moved).learn(3), "finish")
     assert process.communicate() == ("True\n", "")
     assert len(runs(moved)) == 4
     ((address,),) = query(moved, "SELECT artifact_uri FROM runs WHERE name = 'ewc/seed-0'")
@@ -502,8 +502,8 @@ def test_a_lost_answer_anywhere_doubles_nothing(
         out = furnish(tmp_path / f"lost-{lost}", database)
         Lossy.asked, Lossy.lost = 0, lost
         track = tracker(out, retry_seconds=0.0)
-        complete = track.sync(FakeUnit(out, tasks=2).learn(), finished=True)
-        assert complete or track.sync(FakeUnit(out, tasks=2).folder, finished=True)
+        complete = track.sync(FakeRun(out, tasks=2).learn(), finished=True)
+        assert complete or track.sync(FakeRun(out, tasks=2).folder, finished=True)
         track.close()
         return out, complete
 
@@ -527,8 +527,8 @@ def test_processes_that_start_at_once_share_a_new_database(tmp_path: Path) -> No
     for file in (left, theirs):
         file.parent.mkdir(parents=True)
         file.touch()
-    units = [FakeUnit(out, method).learn() for method in ("ewc", "si", "lwf")]
-    processes = [child(out, unit, "finish") for unit in units]
+    fakes = [FakeRun(out, method).learn() for method in ("ewc", "si", "lwf")]
+    processes = [child(out, fake, "finish") for fake in fakes]
     assert [process.communicate() for process in processes] == [("True\n", "")] * 3
     assert set(runs(out).values()) == {"FINISHED"}
     assert len(runs(out)) == 3 * 4
@@ -539,10 +539,10 @@ def test_processes_that_start_at_once_share_a_new_database(tmp_path: Path) -> No
 
 
 def test_names_and_values_beyond_what_mlflow_takes(out: Path) -> None:
-    unit = FakeUnit(out, tasks=4)
-    unit.names = ["cats & dogs", "cats + dogs", "../" + 300 * "x", "é"]
+    fake = FakeRun(out, tasks=4)
+    fake.names = ["cats & dogs", "cats + dogs", "../" + 300 * "x", "é"]
     track = Tracker(embedded(out), {"long": 9000 * "t"}, {"long": 9000 * "v", "odd/key!": None})
-    assert track.sync(unit.learn(), finished=True)
+    assert track.sync(fake.learn(), finished=True)
     track.close()
     assert set(runs(out).values()) == {"FINISHED"}
     accuracies = {key for name, key, *_ in points(out) if name == "ewc/seed-0" and key.startswith("accuracy/")}
@@ -553,16 +553,16 @@ def test_names_and_values_beyond_what_mlflow_takes(out: Path) -> None:
 
 
 def test_a_damaged_file_costs_one_line(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    unit = FakeUnit(out)
-    (unit.learn() / "result.json").write_text('{"schema": 1, "acc')
+    fake = FakeRun(out)
+    (fake.learn() / "result.json").write_text('{"schema": 1, "acc')
     track = tracker(out, retry_seconds=0.0)
     for _ in range(3):
-        assert not track.sync(unit.folder, finished=True)
+        assert not track.sync(fake.folder, finished=True)
     track.close()
     first, last = capfd.readouterr().err.splitlines()
-    assert f"{unit.folder / 'result.json'} is damaged" in first
+    assert f"{fake.folder / 'result.json'} is damaged" in first
     assert last == "tracking: not sent to MLflow (embedded): ewc/seed-0; the next run sends it"
-    shutil.rmtree(unit.folder)  # nothing is left that could be sent
+    shutil.rmtree(fake.folder)  # nothing is left that could be sent
     tracker(out).close()
     tracker(out).close()
     assert capfd.readouterr().err == ""
@@ -573,7 +573,7 @@ def test_a_damaged_file_costs_one_line(out: Path, capfd: pytest.CaptureFixture[s
 def test_a_damaged_database_is_said_with_the_remedy(out: Path, damage: str, capfd: pytest.CaptureFixture[str]) -> None:
     path = embedded(out).database
     if damage == "half":
-        process = child(out, FakeUnit(out, "si").learn(), "finish")
+        process = child(out, FakeRun(out, "si").learn(), "finish")
         assert process.communicate() == ("True\n", "")
     whole = path.read_bytes()
     wrong = {"text": b"not a database" * 1000, "half": whole[: len(whole) // 2]}
@@ -588,7 +588,7 @@ def test_a_damaged_database_is_said_with_the_remedy(out: Path, damage: str, capf
         elif damage == "another version":
             connection.execute("UPDATE alembic_version SET version_num = 'of tomorrow'")
     track = tracker(out, retry_seconds=0.0)
-    assert not track.sync(FakeUnit(out).learn(), finished=True)
+    assert not track.sync(FakeRun(out).learn(), finished=True)
     track.close()
     first, last = [line for line in capfd.readouterr().err.splitlines() if " INFO mlflow." not in line]
     if damage == "another version":
@@ -617,7 +617,7 @@ def test_an_empty_database_is_made_anew(tmp_path: Path, capfd: pytest.CaptureFix
     embedded(out).database.write_bytes(b"")
     (out / "mlflow" / "mlflow.db-wal").write_bytes(b"of another database")
     track = tracker(out)
-    assert track.sync(FakeUnit(out).learn(), finished=True)
+    assert track.sync(FakeRun(out).learn(), finished=True)
     track.close()
     assert "tracking: " not in capfd.readouterr().err
     assert len(runs(out)) == 4
@@ -645,10 +645,10 @@ def test_a_damaged_ledger_heals_and_makes_no_run_twice(
 ) -> None:
     """Also on a database that others use too, where the ledger's id finds what is ours."""
     shared = {"shared": out / "mlflow"}
-    ledger, unit = out / ".work" / "tracking.json", FakeUnit(out)
+    ledger, fake = out / ".work" / "tracking.json", FakeRun(out)
     track = tracker(out, **shared)
-    assert track.sync(FakeUnit(out, "si").learn(), finished=True)
-    assert track.sync(unit.learn(2))
+    assert track.sync(FakeRun(out, "si").learn(), finished=True)
+    assert track.sync(fake.learn(2))
     track.close()
     before = json.loads(ledger.read_text())
     damaged = LEDGERS[damage](ledger.read_text())
@@ -656,8 +656,8 @@ def test_a_damaged_ledger_heals_and_makes_no_run_twice(
     ledger.write_text(damaged)
     comparison_url("http://127.0.0.1:5000", embedded(out, **shared))  # reads it
     track = tracker(out, **shared)
-    assert track.sync(unit.learn(3), finished=True)
-    assert track.sync(FakeUnit(out, "si").folder, finished=True)
+    assert track.sync(fake.learn(3), finished=True)
+    assert track.sync(FakeRun(out, "si").folder, finished=True)
     track.close()
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"tracking: {ledger} was damaged: it is tracking.json.damaged-")
@@ -669,25 +669,25 @@ def test_a_damaged_ledger_heals_and_makes_no_run_twice(
     assert set(points(out).values()) == {1}
 
 
-def test_a_unit_killed_between_two_files_ends_with_all_metrics(out: Path, tmp_path: Path, database: Path) -> None:
+def test_a_run_killed_between_two_files_ends_with_all_metrics(out: Path, tmp_path: Path, database: Path) -> None:
     """result.json has the last task, trials.json and cost.json do not; another process ends the run as killed."""
-    unit = FakeUnit(out)
-    earlier = {name: (unit.learn(2) / name).read_bytes() for name in ("trials.json", "cost.json")}
-    process = child(out, unit.folder, "die")
+    fake = FakeRun(out)
+    earlier = {name: (fake.learn(2) / name).read_bytes() for name in ("trials.json", "cost.json")}
+    process = child(out, fake.folder, "die")
     assert process.wait() == -signal.SIGKILL
     process.communicate()
-    unit.learn(3)
+    fake.learn(3)
     for name, content in earlier.items():
-        (unit.folder / name).write_bytes(content)
+        (fake.folder / name).write_bytes(content)
     tracker(out).close()
     assert runs(out)["ewc/seed-0"] == "KILLED"
     track = tracker(out)
-    assert track.sync(unit.folder, failed="killed by SIGKILL")
-    assert track.sync(unit.learn(3), finished=True)
+    assert track.sync(fake.folder, failed="killed by SIGKILL")
+    assert track.sync(fake.learn(3), finished=True)
     track.close()
     undisturbed = furnish(tmp_path / "undisturbed", database)
     track = tracker(undisturbed)
-    assert track.sync(FakeUnit(undisturbed).learn(), finished=True)
+    assert track.sync(FakeRun(undisturbed).learn(), finished=True)
     track.close()
     assert runs(out) == runs(undisturbed)
     ordinary = f"key != '{WHOLE_PROCESS}'"
@@ -700,19 +700,19 @@ def test_killed_at_any_moment_nothing_is_doubled(tmp_path: Path, database: Path)
     """Also while the database is made. The moments are drawn anew each time; the failing one is in the message."""
     undisturbed = furnish(tmp_path / "undisturbed", database)
     track = tracker(undisturbed)
-    assert track.sync(FakeUnit(undisturbed, tasks=10).learn(), finished=True)
+    assert track.sync(FakeRun(undisturbed, tasks=10).learn(), finished=True)
     track.close()
     for trial in range(4):
         out = tmp_path / f"killed-{trial}"
-        unit = FakeUnit(out, tasks=10).learn()
+        fake = FakeRun(out, tasks=10).learn()
         moments = [random.uniform(0.5, 4.0) for _ in range(4)]
         for moment in moments:
-            process = child(out, unit, "finish")
+            process = child(out, fake, "finish")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=moment)
             process.kill()
             process.communicate()
-        process = child(out, unit, "finish")
+        process = child(out, fake, "finish")
         assert process.communicate()[1] == "", moments
         assert runs(out) == runs(undisturbed), moments
         assert points(out) == points(undisturbed), moments
@@ -720,10 +720,10 @@ def test_killed_at_any_moment_nothing_is_doubled(tmp_path: Path, database: Path)
 
 def test_logging_ten_tasks_is_cheap(out: Path) -> None:
     track = tracker(out)
-    assert track.sync(FakeUnit(out, "si", tasks=1).learn(), finished=True)  # imports, connects
-    unit = FakeUnit(out, tasks=10).learn()
+    assert track.sync(FakeRun(out, "si", tasks=1).learn(), finished=True)  # imports, connects
+    fake = FakeRun(out, tasks=10).learn()
     before = time.process_time()
-    assert track.sync(unit, finished=True)
+    assert track.sync(fake, finished=True)
     assert time.process_time() - before < 0.8  # it takes 0.2
     track.close()
 
@@ -782,14 +782,14 @@ def test_a_server_killed_between_two_syncs_costs_nothing(
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     track = Tracker(Tracking(out, uri, "digits"), TAGS, PARAMS)
-    unit = FakeUnit(out)
+    fake = FakeRun(out)
     with serving(backend, port):
-        assert track.sync(unit.learn(1))
-    assert track.sync(unit.folder)  # nothing new: nobody is asked
+        assert track.sync(fake.learn(1))
+    assert track.sync(fake.folder)  # nothing new: nobody is asked
     assert capfd.readouterr() == ("", "")
     before = time.monotonic()
-    assert not track.sync(unit.learn(2))
-    assert not track.sync(unit.learn(3), finished=True)
+    assert not track.sync(fake.learn(2))
+    assert not track.sync(fake.learn(3), finished=True)
     assert time.monotonic() - before < 3
     said = capfd.readouterr().err
     assert said.count("\n") == 1
@@ -801,12 +801,12 @@ def test_a_server_killed_between_two_syncs_costs_nothing(
     assert runs(backend) == {"ewc/seed-0": "RUNNING", "ewc/seed-0/permutation-01": "FINISHED"}
 
     with serving(backend, port):
-        process = child(out, FakeUnit(out, "si").learn(), "finish", uri)
+        process = child(out, FakeRun(out, "si").learn(), "finish", uri)
         assert process.communicate() == ("True\n", "")
     undisturbed = furnish(tmp_path / "undisturbed", database)
     track = tracker(undisturbed)
     for method in ("ewc", "si"):
-        assert track.sync(FakeUnit(undisturbed, method).learn(), finished=True)
+        assert track.sync(FakeRun(undisturbed, method).learn(), finished=True)
     track.close()
     assert runs(backend) == runs(undisturbed)
     assert set(points(backend).values()) == {1}
@@ -825,20 +825,20 @@ def test_a_server_that_never_answers_does_not_stall_training(
     import mlflow  # noqa: F401  # that takes its time, too, but only once
 
     out = tmp_path / "out"
-    unit = FakeUnit(out)
+    fake = FakeRun(out)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and leaves it at that
         uri = f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}"
         track = Tracker(Tracking(out, uri, "digits", retry_seconds=0.5), TAGS, PARAMS)
         before = time.monotonic()
-        assert not track.sync(unit.learn(1))
+        assert not track.sync(fake.learn(1))
         assert 3 < time.monotonic() - before < 6
         before = time.monotonic()
-        assert not track.sync(unit.learn(2))  # not tried again so soon
+        assert not track.sync(fake.learn(2))  # not tried again so soon
         assert time.monotonic() - before < 0.5
         time.sleep(0.5)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
         before = time.monotonic()
-        assert not track.sync(unit.learn(3))  # tried again
+        assert not track.sync(fake.learn(3))  # tried again
         assert 1 <= time.monotonic() - before < 4
         track.close()
     first, last, *rest = capfd.readouterr().err.splitlines()
@@ -858,13 +858,13 @@ def test_a_server_that_is_bad_costs_a_line_and_seconds(
     monkeypatch.setattr(mlflow_server, "REQUEST_SECONDS", 1.0)
     monkeypatch.setattr(tracking, "COSTLY_SECONDS", 0.5)
     out = tmp_path / "out"
-    units = [FakeUnit(out, method).learn() for method in ("ewc", "si", "mas")]
+    fakes = [FakeRun(out, method).learn() for method in ("ewc", "si", "mas")]
     with BadServer(kind=kind) as bad:
         where = Tracking(out, bad.url.replace("//", "//user:se@c/ret@"), "digits")
         track = Tracker(where, TAGS, PARAMS)
         before = time.monotonic()
-        for unit in units:
-            assert not track.sync(unit, finished=True)
+        for fake in fakes:
+            assert not track.sync(fake, finished=True)
         track.close()
         tracking.tag(where, {"a run": {"a": "tag"}})
         for ask in (lambda: ensure(where), lambda: record(where, "night", {}, {}, {}), lambda: tagged(where, "a", "b")):
@@ -884,9 +884,9 @@ def test_a_server_that_is_bad_costs_a_line_and_seconds(
 def test_a_server_that_drips_holds_no_process(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with BadServer(kind="drips") as bad:
-        process = child(out, FakeUnit(out).learn(), "hastily", bad.url)
+        process = child(out, FakeRun(out).learn(), "hastily", bad.url)
         _, said = process.communicate(timeout=60)
-    assert process.returncode == 1  # it asserts that the unit was sent
+    assert process.returncode == 1  # it asserts that the fake was sent
     assert "TimeoutError: no whole answer within 2 s" in said
 
 
@@ -904,7 +904,7 @@ def test_the_command_that_is_shown_holds_no_password(out: Path) -> None:
 def test_the_address_of_the_comparison_is_known_without_mlflow(out: Path) -> None:
     assert comparison_url("http://127.0.0.1:5000/", embedded(out)) == "http://127.0.0.1:5000/#/experiments"
     track = tracker(out)
-    assert track.sync(FakeUnit(out).learn(), finished=True)
+    assert track.sync(FakeRun(out).learn(), finished=True)
     track.close()
     assert comparison_url("http://127.0.0.1:5000", embedded(out)) == (
         "http://127.0.0.1:5000/#/experiments/1/runs"
@@ -932,9 +932,9 @@ def test_the_comparison_opens_with_every_method(out: Path, monkeypatch: pytest.M
     track = tracker(out)
     for method in methods:
         for seed in range(2):
-            unit = FakeUnit(out, method, seed)
-            assert track.sync(unit.learn_jointly() if method == "joint" else unit.learn(), finished=True)
-    assert track.sync(FakeUnit(out, "broken").learn(1), failed="loss is NaN")
+            fake = FakeRun(out, method, seed)
+            assert track.sync(fake.learn_jointly() if method == "joint" else fake.learn(), finished=True)
+    assert track.sync(FakeRun(out, "broken").learn(1), failed="loss is NaN")
     track.close()
     monkeypatch.chdir(out.parent)
     port = free_port()
@@ -955,7 +955,7 @@ def test_the_comparison_opens_with_every_method(out: Path, monkeypatch: pytest.M
         assert "broken" not in page()  # it failed
         assert "6 matching runs" in page()  # and no tasks among them
 
-        # The page as it opens without our view: the units, with the tasks folded away, and charts of them.
+        # The page as it opens without our view: the runs, with the tasks folded away, and charts of them.
         browser.get("about:blank")
         browser.get(f"http://127.0.0.1:{port}/#/experiments/1/runs?compareRunsMode=CHART")
         WebDriverWait(browser, 60).until(lambda _: "ewc/seed-1 (average_accuracy)" in page())

@@ -156,7 +156,7 @@ def test_what_is_gone_and_what_is_new_is_told() -> None:
     assert not verdict.good
 
 
-def test_failed_units_are_no_good_night() -> None:
+def test_failed_runs_are_no_good_night() -> None:
     verdict = compare_nights(night(BEFORE), night(BEFORE), {"lwf/seed-0": "killed by SIGKILL"})
     assert not verdict.good
-    assert verdict.headline == "1 units failed: lwf/seed-0"
+    assert verdict.headline == "1 runs failed: lwf/seed-0"

@@ -1,7 +1,7 @@
 """Kills a process at a chosen one of its changes to the output folder, where `FAULTS_KILL` asks for that.
 
 Python imports a module of this name at every start, where its folder stands on the path. `FAULTS_KILL` is JSON:
-`{"role": "unit", "at": 7, "whom": "self", "flag": PATH, "under": FOLDER}`; role is `unit`, `trial` or `command`, whom
+`{"role": "run", "at": 7, "whom": "self", "flag": PATH, "under": FOLDER}`; role is `run`, `trial` or `command`, whom
 is `self`, `parent` or `both`. The first process of that role that comes to its `at`-th change under the folder makes
 the flag and kills.
 """
@@ -44,5 +44,5 @@ def watch(plan: dict[str, Any]) -> None:
 if "FAULTS_KILL" in os.environ:
     asked = json.loads(os.environ["FAULTS_KILL"])
     line = " ".join(sys.orig_argv)
-    if asked["role"] == ("unit" if "cl.unit" in line else "trial" if "multiprocessing" in line else "command"):
+    if asked["role"] == ("run" if "cl.run" in line else "trial" if "multiprocessing" in line else "command"):
         watch(asked)

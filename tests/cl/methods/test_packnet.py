@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cl.methods.packnet import PackNet, to_prune
 from cl.sequence import Learner
-from tests.cl.small import attach, learner_for, linear_net, output, params_for, run, same, toy_task, unit_for
+from tests.cl.small import attach, learner_for, linear_net, output, params_for, run, run_for, same, toy_task
 from tests.cl.tiny import NETS, ever_better, learner_of, narrow
 
 TENTHS = torch.arange(1, 11) / 10
@@ -149,9 +149,9 @@ def test_forgetting_is_exactly_zero(prepared: dict[int, Path], tmp_path: Path) -
 
 def test_pruning_less_after_a_failure_starts_from_the_same_training(prepared: dict[int, Path], tmp_path: Path) -> None:
     """The attempts differ in what is pruned; none of them trains the task again."""
-    params = params_for("packnet", selection={"drop_margin": 0.0, "boot_learning_rates": [0.1]})
+    params = params_for("packnet", selection={"drop_margin": 0.0, "first_task_learning_rates": [0.1]})
     learner = learner_for(params, prepared[2])
-    unit = unit_for(params, learner, tmp_path)
+    unit = run_for(params, learner, tmp_path)
     trainings: list[str] = []
     shares: list[float] = []
     train, consolidate = Learner.train, Learner.consolidate

@@ -1,4 +1,4 @@
-"""One unit of work - a method with a seed - as a process of its own: `python -m cl.unit ...`.
+"""One run - a method with a seed - as a process of its own: `python -m cl.run ...`.
 
 The same command whoever starts it (the plain runner, a Prefect task, DVC), one torch thread, one line of JSON per
 event on standard output. Its folder under `<out>/.work/` is keyed by everything that went in.
@@ -34,10 +34,10 @@ from cl.files import (
     verify,
     write_bytes,
 )
-from cl.keys import adopt, parts_of, unit_folder, unit_key
+from cl.keys import adopt, parts_of, run_folder, run_key
 from cl.locks import alone, wait_for
 from cl.params import Params, read
-from cl.work import FINISHED, PUBLISHED, UNIT, DamagedFile, finished, tidy, whole
+from cl.work import FINISHED, PUBLISHED, RUN, DamagedFile, finished, tidy, whole
 
 if TYPE_CHECKING:
     import torch
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
 
 
 def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_workers: int = 1) -> None:
-    """Run the unit to its end, from wherever it stands, and publish its results and checkpoints under `out`.
+    """Run the run to its end, from wherever it stands, and publish its results and checkpoints under `out`.
 
-    Waits where another process is at work on the same unit. Raises `UserError` for bad input.
+    Waits where another process is at work on the same run. Raises `UserError` for bad input.
     """
-    from cl.sequence import Unit
+    from cl.sequence import Run
 
-    folder = unit_folder(params, method, seed, out)
+    folder = run_folder(params, method, seed, out)
     waiting = {
         "event": "warning",
         "message": f"another process is at work on {method}/seed-{seed} in {folder}; waiting for it",
@@ -77,23 +77,23 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
                 say({"event": "warning", "message": message})
         tidy(folder, lambda message: say({"event": "warning", "message": message}))
         parts = to_json(parts_of(params, method, seed))
-        if not (folder / UNIT).exists() or (folder / UNIT).read_bytes() != parts:
-            write_bytes(folder / UNIT, parts)
+        if not (folder / RUN).exists() or (folder / RUN).read_bytes() != parts:
+            write_bytes(folder / RUN, parts)
         if params.execution.after_upgrade == "continue" and (count := adopt(params, method, seed, out)):
             message = f"{count} tasks were learned by another version; going on from there"
             say({"event": "warning", "message": message})
-        unit = Unit(learner_of(params, method, seed, out), folder, unit_key(params, method, seed), say, pool)
-        unit.run()
+        run = Run(learner_of(params, method, seed, out), folder, run_key(params, method, seed), say, pool)
+        run.run()
         publish(folder, method, seed, out, say)
 
 
-def publish_if_finished(params: Params, unit: tuple[str, int], out: Path, say: Say) -> bool:
-    """Publish a unit that has learned all the prepared tasks before; False where there is work left for a process.
+def publish_if_finished(params: Params, run: tuple[str, int], out: Path, say: Say) -> bool:
+    """Publish a run that has learned all the prepared tasks before; False where there is work left for a process.
 
-    Needs no torch, so a run in which everything is done takes no time. What is wrong with one unit's files stops no
-    other unit: its own process sees it too, and tells.
+    Needs no torch, so a run in which everything is done takes no time. What is wrong with one run's files stops no
+    other run: its own process sees it too, and tells.
     """
-    folder = unit_folder(params, *unit, out)
+    folder = run_folder(params, *run, out)
     tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
     done = finished(folder)
     if done is None and not os.path.lexists(folder / FINISHED):
@@ -102,7 +102,7 @@ def publish_if_finished(params: Params, unit: tuple[str, int], out: Path, say: S
         return False
     try:
         with alone(folder / "lock", _leave_it):
-            publish(folder, *unit, out, say)
+            publish(folder, *run, out, say)
     except DamagedFile as error:
         say({"event": "warning", "message": f"{error}: made again"})
         return False
@@ -116,11 +116,11 @@ def _leave_it() -> None:
 
 
 def publish(folder: Path, method: str, seed: int, out: Path, say: Say) -> None:
-    """Put the finished unit's files where other programs read them; what is there already and right stays.
+    """Put the finished run's files where other programs read them; what is there already and right stays.
 
-    The unit's lock is to be held. What others have put there stays too, but for files of the names of ours. A file of
-    the unit's that is damaged is put back from there. Raises `DamagedFile` where it is damaged there too, and
-    `DamagedCheckpoint` for a checkpoint of the unit's.
+    The run's lock is to be held. What others have put there stays too, but for files of the names of ours. A file of
+    the run's that is damaged is put back from there. Raises `DamagedFile` where it is damaged there too, and
+    `DamagedCheckpoint` for a checkpoint of the run's.
     """
     target = out / "checkpoints" / method / f"seed-{seed}"
     places = {name: out / "results" / method / f"seed-{seed}{suffix}" for name, suffix in PUBLISHED.items()}
@@ -165,7 +165,7 @@ def publish(folder: Path, method: str, seed: int, out: Path, say: Say) -> None:
 
 @contextlib.contextmanager
 def _publishing(folder: Path) -> Iterator[None]:
-    """Units of one method and seed with other params publish to the same place; one after the other, where possible."""
+    """Runs of one method and seed with other params publish to the same place; one after the other, where possible."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         wait_for(descriptor)
@@ -175,7 +175,7 @@ def _publishing(folder: Path) -> Iterator[None]:
 
 
 def learner_of(params: Params, method: str, seed: int, out: Path) -> Learner:
-    """The unit's learner on what is prepared under `out`, at the start of the sequence."""
+    """The run's learner on what is prepared under `out`, at the start of the sequence."""
     from cl.data import load
     from cl.sequence import Learner
 
@@ -194,14 +194,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-# Trials in processes beside the unit's own.
+# Trials in processes beside the run's own.
 
 _searcher: Any = None
 
 
 def _start_searcher(params: dict[str, Any], method: str, seed: int, out: str) -> None:
     global _searcher
-    from cl.sequence import Unit
+    from cl.sequence import Run
 
     parent = parent_process()
     assert parent is not None
@@ -210,7 +210,7 @@ def _start_searcher(params: dict[str, Any], method: str, seed: int, out: str) ->
     _settle()
     checked = Params.model_validate(params)
     _searcher = functools.partial(
-        Unit.searcher, learner_of(checked, method, seed, Path(out)), unit_key(checked, method, seed)
+        Run.searcher, learner_of(checked, method, seed, Path(out)), run_key(checked, method, seed)
     )
 
 
@@ -253,8 +253,8 @@ def _say(event: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one unit; 0 when it is finished, 2 with one readable error where the user can mend it."""
-    parser = argparse.ArgumentParser(prog="python -m cl.unit", description=main.__doc__)
+    """Run one run; 0 when it is finished, 2 with one readable error where the user can mend it."""
+    parser = argparse.ArgumentParser(prog="python -m cl.run", description=main.__doc__)
     parser.add_argument("--params", type=Path, required=True)
     parser.add_argument("--method", required=True)
     parser.add_argument("--seed", type=int, required=True)

@@ -1,4 +1,4 @@
-"""A unit as the process it is: killed for real, locked, damaged, in parallel."""
+"""A run as the process it is: killed for real, locked, damaged, in parallel."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import pytest
 from cl.data.prepare import prepare
 from cl.errors import UserError
 from cl.files import verify
-from cl.keys import unit_folder, unit_key
+from cl.keys import run_folder, run_key
 from cl.params import Benchmark, Params
-from cl.unit import choose_device, publish_if_finished
+from cl.run import choose_device, publish_if_finished
 from tests.cl.small import OFF, REPOSITORY, output, params_for, published, run
 from tests.conftest import RAW
 
@@ -37,7 +37,7 @@ def params_of(method: str) -> Params:
 def started(params: Params, out: Path, *options: str) -> subprocess.Popen[str]:
     file = out / "params.json"
     file.write_text(params.model_dump_json())
-    command = [sys.executable, "-m", "cl.unit", "--params", str(file), "--method", next(iter(params.methods))]
+    command = [sys.executable, "-m", "cl.run", "--params", str(file), "--method", next(iter(params.methods))]
     command += ["--seed", "0", "--out", str(out), *options]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -49,7 +49,7 @@ def finished(params: Params, out: Path, *options: str) -> tuple[int, list[dict[s
 
 
 def events_of(stdout: str) -> list[dict[str, Any]]:
-    """What a unit said, but for the progress of single trials."""
+    """What a run said, but for the progress of single trials."""
     return [event for line in stdout.splitlines() if (event := json.loads(line))["event"] != "trial"]
 
 
@@ -169,7 +169,7 @@ def test_selection_off(prepared: dict[int, Path], tmp_path: Path) -> None:
     assert [(t["phase"], t["trial"], t["kept"], t["threshold"]) for t in trials] == [("learn", 0, True, None)] * 2
 
 
-def test_files_of_a_running_unit_name_all_tasks(
+def test_files_of_a_running_run_name_all_tasks(
     prepared: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cl.sequence import Learner
@@ -185,7 +185,7 @@ def test_files_of_a_running_unit_name_all_tasks(
     monkeypatch.setattr(Learner, "open", dying)
     with pytest.raises(KeyboardInterrupt):
         run(params, out)
-    folder = unit_folder(params, "si", 0, out)
+    folder = run_folder(params, "si", 0, out)
     result = json.loads((folder / "result.json").read_bytes())
     assert result["tasks"] == [f"permutation-{k:02d}" for k in (1, 2, 3)]
     assert result["accuracy"][2] == [None] * 3
@@ -208,7 +208,7 @@ def test_trials_in_parallel_give_the_same_bytes(method: str, prepared: dict[int,
 # What is there already, and what is damaged.
 
 
-def test_finished_unit_is_published_again_without_learning(prepared: dict[int, Path], tmp_path: Path) -> None:
+def test_finished_run_is_published_again_without_learning(prepared: dict[int, Path], tmp_path: Path) -> None:
     out, params = output(tmp_path, prepared[2]), params_for("si")
     assert not publish_if_finished(params, ("si", 0), out, print)
     run(params, out)
@@ -223,7 +223,7 @@ def test_finished_unit_is_published_again_without_learning(prepared: dict[int, P
     assert not publish_if_finished(params, ("si", 0), out, print), "there is a task to learn"
 
 
-def test_another_knob_is_another_unit(prepared: dict[int, Path], tmp_path: Path) -> None:
+def test_another_knob_is_another_run(prepared: dict[int, Path], tmp_path: Path) -> None:
     base = params_for("ewc")
     others = [
         params_for("ewc", {"strength": 1.0}),
@@ -231,12 +231,12 @@ def test_another_knob_is_another_unit(prepared: dict[int, Path], tmp_path: Path)
         params_for("ewc", selection={"drop_margin": 0.3}),
         params_for("ewc", model={"hidden": [8]}),
     ]
-    keys = {unit_key(params, "ewc", 0) for params in [base, *others]} | {unit_key(base, "ewc", 1)}
+    keys = {run_key(params, "ewc", 0) for params in [base, *others]} | {run_key(base, "ewc", 1)}
     assert len(keys) == 6
     same = [params_for("ewc", execution={"workers": 7}), params_for("ewc", tracking={"enabled": False})]
-    assert {unit_key(params, "ewc", 0) for params in same} == {unit_key(base, "ewc", 0)}
+    assert {run_key(params, "ewc", 0) for params in same} == {run_key(base, "ewc", 0)}
     written = [params_for("ewc", {"strength": strength}) for strength in (400, 400.0)]
-    assert len({unit_key(params, "ewc", 0) for params in written}) == 1, "400 is no other strength than 400.0"
+    assert len({run_key(params, "ewc", 0) for params in written}) == 1, "400 is no other strength than 400.0"
 
 
 @pytest.mark.parametrize(("method", "said"), [("joint", 0), ("ewc", 3)])
@@ -286,7 +286,7 @@ def test_damaged_work_checkpoint_is_named_and_learned_again(
     out, params = output(tmp_path, prepared[3]), params_for("ewc")
     run(params, out)
     expected = published(out)
-    path = unit_folder(params, "ewc", 0, out) / f"task-{damaged:03d}" / "state.safetensors"
+    path = run_folder(params, "ewc", 0, out) / f"task-{damaged:03d}" / "state.safetensors"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -331,7 +331,7 @@ def test_what_somebody_has_put_among_checkpoints_stays(prepared: dict[int, Path]
     verify(home / "task-0")
 
 
-def test_two_publish_the_same_unit_at_once(prepared: dict[int, Path], tmp_path: Path) -> None:
+def test_two_publish_the_same_run_at_once(prepared: dict[int, Path], tmp_path: Path) -> None:
     """Over and over, after what was there is gone, damaged, or of other knobs."""
     out, params = output(tmp_path, prepared[2]), params_for("si", selection=OFF)
     run(params_for("si", selection=OFF, training={"epochs": 1}), out)
@@ -339,7 +339,7 @@ def test_two_publish_the_same_unit_at_once(prepared: dict[int, Path], tmp_path: 
     expected = published(out)
     (out / "params.json").write_text(params.model_dump_json())
     code = (
-        "import sys\nfrom pathlib import Path\nfrom cl.params import read\nfrom cl.unit import publish_if_finished\n"
+        "import sys\nfrom pathlib import Path\nfrom cl.params import read\nfrom cl.run import publish_if_finished\n"
         "out = Path(sys.argv[1])\nparams, places = read(out / 'params.json'), []\n"
         "done = 0\n"
         "while done < 50:\n"
@@ -391,10 +391,10 @@ def test_damaged_array(prepared: dict[int, Path], tmp_path: Path) -> None:
     assert f"{path}: missing, cut short or altered" in events[1]["message"]
 
 
-def test_unit_at_work_is_waited_for(prepared: dict[int, Path], tmp_path: Path) -> None:
+def test_run_at_work_is_waited_for(prepared: dict[int, Path], tmp_path: Path) -> None:
     out, params = output(tmp_path / "waiting", prepared[2]), params_for("si")
     alone = output(tmp_path / "alone", prepared[2])
-    folder = unit_folder(params, "si", 0, out)
+    folder = run_folder(params, "si", 0, out)
     folder.mkdir(parents=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -442,12 +442,12 @@ def test_device_that_is_not_there() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are tied to their parent on Linux only")
-def test_unit_dies_with_its_parent(prepared: dict[int, Path], tmp_path: Path) -> None:
+def test_run_dies_with_its_parent(prepared: dict[int, Path], tmp_path: Path) -> None:
     out = output(tmp_path, prepared[3])
     file = out / "params.json"
     endless = {"epochs": 5000, "batch_size": 1, "patience": {"drop_after": 9999, "stop_after": 9999}}
     file.write_text(params_for("si", training=endless).model_dump_json())
-    command = ["-m", "cl.unit", "--params", str(file), "--method", "si", "--seed", "0", "--out", str(out)]
+    command = ["-m", "cl.run", "--params", str(file), "--method", "si", "--seed", "0", "--out", str(out)]
     code = (
         "import subprocess, sys\n"
         f"child = subprocess.Popen([sys.executable, *{command!r}], stdout=subprocess.DEVNULL)\n"
@@ -472,4 +472,4 @@ def test_unit_dies_with_its_parent(prepared: dict[int, Path], tmp_path: Path) ->
             return  # dead, and its new parent has not looked yet
         time.sleep(0.1)
     os.kill(child, signal.SIGKILL)
-    pytest.fail("the unit outlived its parent")
+    pytest.fail("the run outlived its parent")

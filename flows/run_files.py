@@ -1,4 +1,4 @@
-"""What the files of a unit say, as MLflow is to show it: runs, metrics by step, parameters and tables."""
+"""What the files of a run say, as MLflow is to show it: runs, metrics by step, parameters and tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from cl import metrics
 from cl.errors import UserError
-from flows.results import OTHERWISE
+from flows.results import OTHER_ACCURACY
 
 Json = dict[str, Any]
 
@@ -28,7 +28,7 @@ MARKER = "average_accuracy"
 
 @dataclass(frozen=True)
 class Task:
-    """What one learned task adds. Times in milliseconds since the unit began."""
+    """What one learned task adds. Times in milliseconds since the run began."""
 
     name: str
     step: int  # number of tasks learned with it
@@ -36,11 +36,11 @@ class Task:
     end: int
     params: dict[str, str]  # of the nested run
     facts: dict[int, dict[str, float]]  # metrics of the nested run by step: of each trial, and of the task at 0
-    progress: dict[str, float]  # metrics of the unit's run, the marker first
+    progress: dict[str, float]  # metrics of the run's run, the marker first
 
 
-class Unit:
-    """A unit as its folder describes it; the folder may be empty or gone where nothing was learned.
+class Run:
+    """A run as its folder describes it; the folder may be empty or gone where nothing was learned.
 
     Of a live one only those tasks count that cost.json has, too: it is the last file to be written.
     """
@@ -62,7 +62,7 @@ class Unit:
         self.tasks = self._tasks(live) if self.result else []
 
     def wants(self, key: str) -> bool:
-        """Whether this key of params.yaml concerns the unit: all but the knobs of other methods."""
+        """Whether this key of params.yaml concerns the run: all but the knobs of other methods."""
         return not key.startswith("methods.") or key.startswith(f"methods.{self.params['method']}.")
 
     def _tasks(self, live: bool) -> list[Task]:
@@ -82,7 +82,7 @@ class Unit:
             progress |= _numbers({"average_incremental_accuracy": metrics.average_incremental_accuracy(seen)})
             progress |= {
                 f"average_{kind}": metrics.average_accuracy(self.result[kind][: row + 1])
-                for kind in OTHERWISE
+                for kind in OTHER_ACCURACY
                 if kind in self.result
             }
             facts = {"test_accuracy": progress[MARKER] if learning is None else matrix[row][row]}
@@ -135,7 +135,7 @@ class Unit:
 
 
 def digest_of(folder: Path, files: Sequence[str] = FILES) -> str:
-    """Sha256 over the files of a unit."""
+    """Sha256 over the files of a run."""
     digest = hashlib.sha256()
     for path in (folder / file for file in files):
         digest.update(hashlib.sha256(path.read_bytes()).digest() if path.exists() else b"none")

@@ -11,17 +11,17 @@ import pytest
 
 from cl import keys
 from cl.data.prepare import read_manifest
-from cl.keys import differences, unit_folder
-from cl.pool import UnitOfWork
-from cl.standing import Standing, standing, table
+from cl.keys import differences, run_folder
+from cl.pool import RunId
+from cl.status import Status, status_of, table
 from tests.cl.small import REPOSITORY, output, params_for, published, run
 
 OFF = {"enabled": False}
 
 
-def stands(method: str, out: Path, knobs: dict[str, Any] | None = None, **sections: Any) -> Standing:
+def stands(method: str, out: Path, knobs: dict[str, Any] | None = None, **sections: Any) -> Status:
     tasks = read_manifest(out / "prepared")["tasks"]
-    return standing(params_for(method, knobs, selection=OFF, **sections), UnitOfWork(method, 0), out, tasks)
+    return status_of(params_for(method, knobs, selection=OFF, **sections), RunId(method, 0), out, tasks)
 
 
 def test_nothing_was_run_and_nothing_is_left(prepared: dict[int, Path], tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_nothing_was_run_and_nothing_is_left(prepared: dict[int, Path], tmp_path
     run(params_for("ewc", selection=OFF), out)
     after = stands("ewc", out)
     assert (after.would, after.why) == ("nothing", "")
-    assert table([before, after]).endswith("1 of 2 units have something to learn")
+    assert table([before, after]).endswith("1 of 2 runs have something to learn")
 
 
 def test_a_task_more_is_learned_alone(prepared: dict[int, Path], tmp_path: Path) -> None:
@@ -65,10 +65,10 @@ def test_other_data_and_an_interruption_are_told_apart(prepared: dict[int, Path]
     out = output(tmp_path, prepared[2])
     params = params_for("ewc", selection=OFF)
     run(params, out)
-    folder = unit_folder(params, "ewc", 0, out)
+    folder = run_folder(params, "ewc", 0, out)
     tasks = read_manifest(out / "prepared")["tasks"]
     altered = [tasks[0], {**tasks[1], "digest": "0" * 64}]
-    found = standing(params, UnitOfWork("ewc", 0), out, altered)
+    found = status_of(params, RunId("ewc", 0), out, altered)
     assert (found.would, found.why) == ("learn task 2", "the data of permutation-02 changed")
     (folder / "finished.json").unlink()
     (folder / "task-001" / "manifest.json").unlink()
@@ -119,13 +119,13 @@ def test_after_an_upgrade_all_is_learned_anew_unless_told(
 def test_the_command_changes_nothing(tmp_path: Path) -> None:
     settings = ["--methods", "finetune,joint", "--seeds", "0", "--set", "benchmark.tasks=2", "--out", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-m", "cl.standing", *settings], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "cl.status", *settings], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [
         "prepare   would run",
         "finetune/seed-0  learn tasks 1 to 2  never run",
         "joint/seed-0     learn all tasks     never run",
         "",
-        "2 of 2 units have something to learn",
+        "2 of 2 runs have something to learn",
     ]
     assert list(tmp_path.iterdir()) == []

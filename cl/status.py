@@ -1,0 +1,119 @@
+"""What of a run is there already, what would be learned, and why: `python -m cl.status`, which changes nothing.
+
+A run's work folder holds `unit.json`, everything that decides its bytes but for the data, and a checkpoint per task
+whose key names the data up to that task as well. What those say is compared with what a run would need now.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl import cli
+from cl.data.prepare import prepare, read_manifest
+from cl.keys import chain, differences, earlier, learned, noted, parts_of, run_folder
+from cl.params import Params
+from cl.pool import RunId, runs_of
+from cl.work import RUN, finished
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is."""
+
+    run: RunId
+    learned: int
+    """Tasks whose checkpoints hold for a run now."""
+    stages: int
+    """Tasks to learn in turn; one where all are learned at once."""
+    why: str
+    """Why something would be learned; empty where nothing would."""
+
+    @property
+    def would(self) -> str:
+        """What a run would do."""
+        if self.learned == self.stages:
+            return "nothing"
+        if self.stages == 1:
+            return "learn all tasks"
+        first = self.learned + 1
+        return f"learn task {first}" if first == self.stages else f"learn tasks {first} to {self.stages}"
+
+
+def status_of(params: Params, run: RunId, out: Path, tasks: Sequence[Mapping[str, Any]]) -> Status:
+    """How far the run is on these prepared tasks (the manifest's entries), and why it is no further."""
+    from cl.method import method_class
+
+    at_once = method_class(run.method).sees_all_tasks
+    parts = parts_of(params, run.method, run.seed)
+    folder = run_folder(params, run.method, run.seed, out)
+    keys = chain(parts, [task["digest"] for task in tasks], at_once)
+    done = learned(folder, keys)
+    if done == len(keys):
+        return Status(run, done, len(keys), "")
+    return Status(run, done, len(keys), _why(folder, parts, done, tasks, at_once))
+
+
+def _why(folder: Path, parts: Mapping[str, Any], done: int, tasks: Sequence[Mapping[str, Any]], at_once: bool) -> str:
+    known = finished(folder)
+    if known is not None:
+        before = known.tasks
+        now = [task["digest"] for task in tasks]
+        changed = [tasks[i]["name"] for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b]
+        if changed and (at_once or done < len(before)):
+            return f"the data of {changed[0]} changed" + (
+                f", and of {len(changed) - 1} more" if len(changed) > 1 else ""
+            )
+        new = [task["name"] for task in tasks[len(before) :]]
+        return f"new: {', '.join(new)}" if new else f"the checkpoint of task {done + 1} is missing or damaged"
+    if (folder / RUN).exists():
+        return (
+            "interrupted, goes on from there"
+            if done or (folder / "studies.log").exists()
+            else "begun, nothing finished"
+        )
+    told = [differences(theirs, parts) for other in earlier(folder) if (theirs := noted(other))]
+    told.sort(key=len)  # the nearest first
+    return "; ".join(told[0]) if told else "never run"
+
+
+def table(found: Sequence[Status]) -> str:
+    """One line a run: what a run would do, and why."""
+    width = max(len(s.run.name) for s in found)
+    would = max(len(s.would) for s in found)
+    lines = [f"{s.run.name:<{width}}  {s.would:<{would}}  {s.why}".rstrip() for s in found]
+    work = sum(s.learned < s.stages for s in found)
+    return "\n".join([*lines, "", f"{work} of {len(found)} runs have something to learn"])
+
+
+def main() -> int:
+    """Show what a run would learn, and why, without learning anything."""
+    given = cli.parser("cl.status", main.__doc__).parse_args()
+    params = cli.params_of(given)
+    with tempfile.TemporaryDirectory() as folder:
+        there = given.out / "prepared" / "manifest.json"
+        tasks = _tasks(params, given.out / "prepared") if there.exists() else None
+        if tasks is None:
+            aside = Path(folder) / "prepared"
+            prepare(params.benchmark, cli.RAW, aside, say=lambda line: None)
+            tasks = read_manifest(aside)["tasks"]
+            print("prepare   would run" + (": the benchmark's options or data changed" if there.exists() else ""))
+        by_method = sorted(runs_of(params), key=lambda run: list(params.methods).index(run.method))
+        print(table([status_of(params, run, given.out, tasks) for run in by_method]))
+    return 0
+
+
+def _tasks(params: Params, prepared: Path) -> list[dict[str, Any]] | None:
+    """The tasks prepared there, where they are those of the params and of the data as they are now."""
+    from cl.data.prepare import is_current
+
+    current = is_current(params.benchmark, cli.RAW, prepared)
+    return read_manifest(prepared)["tasks"] if current else None
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))
