@@ -31,6 +31,7 @@ from cl.data import Split, Task
 from cl.data.prepare import Format
 from cl.data.task import Normalise
 from cl.errors import UserError
+from cl.learner import Learner
 from cl.machine import machine, resident
 from cl.method import method_class
 from cl.nets import build
@@ -38,7 +39,6 @@ from cl.params import Model, Params, names_in, validate
 from cl.rng import generator
 from cl.run import choose_device
 from cl.selection import Knobs
-from cl.sequence import Learner
 from cl.train import Snapshot
 
 SHAPE = (3, 32, 32)
@@ -229,9 +229,9 @@ def measure(method: str, scale: Scale, epochs: int) -> Measured:
     memory = Memory(device)
     learner = Learner(scale.params(method, epochs), method, 0, sequence, device)
     stored, in_samples = [], []
-    for stage in learner.stages:
+    for stage in learner.experiences:
         memory.reset()
-        training, end, working = learn(learner, stage, scale, epochs if stage is learner.stages[-1] else 1)
+        training, end, working = learn(learner, stage, scale, epochs if stage is learner.experiences[-1] else 1)
         stored.append(state_bytes(learner.method.state()))
         in_samples.append(images_bytes(learner.method.state()))
     bytes_training = memory.peak()
@@ -261,7 +261,7 @@ def measure(method: str, scale: Scale, epochs: int) -> Measured:
 def _warm_up(method: str, scale: Scale, device: torch.device) -> None:
     """Learn a tiny sequence, so that what is loaded and compiled once is not counted."""
     learner = Learner(scale.params(method, 1), method, 0, synthetic(2, 2 * CLASSES, CLASSES, device), device)
-    for stage in learner.stages:
+    for stage in learner.experiences:
         learn(learner, stage, scale, 1)
     learner.test()
 

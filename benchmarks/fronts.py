@@ -15,7 +15,7 @@ from cl import cli
 from cl.errors import UserError
 from cl.metrics import front
 from cl.paths import option
-from flows.results import Run, read_runs
+from cl.reading import Run, read_runs
 
 
 def compared(run: Run) -> list[tuple[bool, bool, float]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from cl import cli
 from cl.metrics import average_forgetting
 from cl.paths import option
-from flows.results import Run, read_runs
+from cl.reading import Run, read_runs
 
 
 def row(out: Path, runs: Sequence[Run]) -> list[str]:

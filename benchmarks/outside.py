@@ -33,12 +33,12 @@ from cl.data import Sequence as TaskSequence
 from cl.data import Task, joined, load
 from cl.data.prepare import prepare
 from cl.errors import UserError
+from cl.learner import Learner
 from cl.method import Method, accuracy, make, method_class
 from cl.metrics import interval
 from cl.nets import MultiHead, build
 from cl.params import Params, Training, validate
 from cl.rng import generator, seed_of
-from cl.sequence import Learner
 
 Settings: TypeAlias = dict[str, Any]
 PACKAGE = "avalanche"
@@ -148,7 +148,7 @@ def here(pair: Pair, params: Params, tasks: TaskSequence, seed: int) -> Outcome:
     """One run by this project's loop."""
     learner = Learner(params, pair.here, seed, tasks, torch.device("cpu"))
     started = time.process_time()
-    for stage in learner.stages:
+    for stage in learner.experiences:
         learner.open(stage)
         rate = params.training.learning_rate
         trained = learner.train("learn", 0, rate, learner.knobs, plain=False)

@@ -23,8 +23,8 @@ from cl.errors import UserError
 from cl.files import read_json, write_whole
 from cl.params import names_in
 from cl.paths import option
+from cl.reading import read_runs
 from flows.report import BOUNDS, Row, compare, percent, size, times
-from flows.results import read_runs
 
 METHODS = Path("docs/methods")
 PROTOCOL = Path("docs/protocol.md")

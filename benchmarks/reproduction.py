@@ -25,8 +25,8 @@ from cl.files import remove, write_json, write_whole
 from cl.metrics import average_accuracy, average_forgetting, interval
 from cl.params import read
 from cl.paths import apart, option
+from cl.reading import Run, read_runs
 from flows.report import BOUNDS, Row, compare
-from flows.results import Run, read_runs
 
 STUDIES = Path("studies")
 HOME = Path("reproduction")

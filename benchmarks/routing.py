@@ -17,11 +17,11 @@ from cl import checkpoint, cli
 from cl.data import load
 from cl.data.prepare import prepare
 from cl.errors import UserError
+from cl.learner import Learner
 from cl.methods.expert_gate import ExpertGate
 from cl.metrics import interval
 from cl.params import Params, read
 from cl.pool import Progress, explain, run_all, runs_of
-from cl.sequence import Learner
 
 METHOD = "expert_gate"
 BENCHMARKS = ("split-digits", "permuted-digits")
@@ -31,12 +31,12 @@ CPU = torch.device("cpu")
 def rate(params: Params, seed: int, out: Path) -> float:
     """Mean over the tasks of the share of test images that their own gate reconstructs best, after the last task."""
     learner = Learner(params, METHOD, seed, load(out / "prepared", CPU), CPU)
-    last = len(learner.stages) - 1
+    last = len(learner.experiences) - 1
     learner.resume(last, checkpoint.load(out / "checkpoints" / METHOD / f"seed-{seed}" / f"task-{last}")[0])
     method = learner.method
     assert isinstance(method, ExpertGate)
     with torch.no_grad():
-        right = [method.route(task.test.x) == task.index for task in learner.stages]
+        right = [method.route(task.test.x) == task.index for task in learner.experiences]
     return sum(float(found.float().mean()) for found in right) / len(right)
 
 

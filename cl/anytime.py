@@ -68,10 +68,10 @@ def trace(params: Params, run: RunId, out: Path, every: int) -> list[Moment]:
     key = run_key(params, run.method, run.seed)
     moments: list[Moment] = []
     steps_before = 0
-    for index, stage in enumerate(learner.stages):
+    for index, stage in enumerate(learner.experiences):
         if index > 0:
             place = folder / f"task-{index - 1:03d}"
-            before = chain_key(key, [task.digest for task in learner.stages[:index]])
+            before = chain_key(key, [task.digest for task in learner.experiences[:index]])
             learner.resume(index - 1, checkpoint.load(place, before, learner.device)[0])
         learner.open(stage)
         kept = next(trial for trial in trials if trial["task_index"] == index and trial["kept"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cl.files import DamagedCheckpoint, from_json, to_json, verify, write_folder
 from cl.train import Snapshot
 
 
-def save(folder: Path, snapshot: Snapshot, record: dict[str, Any], key: str) -> None:
+def save(folder: Path, snapshot: Snapshot, record: Mapping[str, Any], key: str) -> None:
     """Write a checkpoint folder, at once and whole; a load under another `key` is refused.
 
     What is not where the network is (stored images, beside a network on a GPU) is noted, so that it goes back there.

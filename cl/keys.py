@@ -15,39 +15,19 @@ from typing import Any
 
 from cl.data.prepare import digest, read_manifest
 from cl.files import DamagedCheckpoint, read_object, verify, write_folder
-from cl.params import PACKAGE, Params
+from cl.imports import code_of
+from cl.names import PACKAGE
+from cl.params import Params
 from cl.renamed import with_new_keys
 from cl.work import RUN, copy_cost
 
-CODE = (
-    "checkpoint",
-    "holding",
-    "journal",
-    "memory",
-    "merging",
-    "method",
-    "metrics",
-    "ops",
-    "rehearsal",
-    "replay",
-    "rng",
-    "selection",
-    "sequence",
-    "train",
-    "variational",
-    "data/augment",
-    "data/task",
-)
 UPGRADES = ("code.", "torch")
 """Parts that an upgrade of this package or of torch changes, and the user did not."""
 
 
 def parts_of(params: Params, method: str, seed: int) -> dict[str, Any]:
     """Everything that decides a run's bytes, by name, but for the data (each checkpoint names those itself)."""
-    files = [PACKAGE / f"{name}.py" for name in CODE]
-    files += sorted((PACKAGE / "nets").glob("*.py"))
-    files += [PACKAGE / "methods" / f"{name}.py" for name in sorted({method, "finetune"})]  # which searches for all
-    code = {path.relative_to(PACKAGE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    code = {file: hashlib.sha256((PACKAGE / file).read_bytes()).hexdigest() for file in code_of(method)}
     sections = ("model", "training", "selection")
     return {
         "code": code,

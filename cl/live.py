@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from cl.pool import Event, Hear, Progress, RunId, chosen_of, time_left
+from cl.events import Event
+from cl.pool import Hear, Progress, RunId, chosen_of, time_left
 
 OTHER_LINES = 3
 """Of the table: its head, what stands below it, and the cursor's."""
@@ -33,17 +34,18 @@ class LiveTable:
 
     def __call__(self, run: RunId, event: Event) -> None:
         """Hear of an event of a run."""
-        kind = event["event"]
-        if kind in ("warning", "error"):
+        if event["event"] == "warning" or event["event"] == "error":
             self.console.print(f"{run.name}: {event['message']}", markup=False, highlight=False)
-        elif kind in ("resumed", "finished before"):
-            done = 1.0 if kind == "finished before" else (event["index"] + 1) / event["tasks"]
-            self._share[run] = self._before[run] = done
-            self._note(run.method, f"seed {run.seed}: {'finished before' if done == 1.0 else 'goes on from before'}")
-        elif kind == "trial":
+        elif event["event"] == "finished before":
+            self._share[run] = self._before[run] = 1.0
+            self._note(run.method, f"seed {run.seed}: finished before")
+        elif event["event"] == "resumed":
+            self._share[run] = self._before[run] = (event["index"] + 1) / event["tasks"]
+            self._note(run.method, f"seed {run.seed}: goes on from before")
+        elif event["event"] == "trial":
             where = f"seed {run.seed}: task {event['index'] + 1}/{event['tasks']} {event['phase']}"
             self._note(run.method, f"{where} {chosen_of(event['point'])}: {event['accuracy']:.1%}")
-        elif kind == "task":
+        elif event["event"] == "task":
             self._share[run] = (event["index"] + 1) / event["tasks"]
             self._accuracy[run] = event["average_accuracy"]
             chosen = chosen_of({"learning rate": event["learning_rate"], **event["decayed"]})

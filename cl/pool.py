@@ -5,7 +5,6 @@ Used by the plain runner (`python -m cl`) and by the flows; a run is the same pr
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -20,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from cl.errors import UserError
+from cl.events import FINISHED_BEFORE, Event, event_of, warning
 from cl.files import hold, make_way, remove_left, sweep
 from cl.keys import run_folder
 from cl.machine import processors
 from cl.params import Benchmark, Params
 from cl.paths import apart, expanded
-from cl.run import publish_if_finished
+from cl.publish import publish_if_finished
 
-Event = dict[str, Any]
 Hear = Callable[["RunId", Event], None]
 
 
@@ -71,15 +70,6 @@ def command_of(params_file: Path, run: RunId, out: Path) -> list[str]:
     return [*command, "--seed", str(run.seed), "--out", str(out), "--parent", str(os.getpid())]
 
 
-def event_of(line: str | bytes) -> Event | None:
-    """The event on this line of what a run has printed; None where a library printed it."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
-
-
 def params_for_runs(params: Params) -> bytes:
     """The params file of the runs. Where a run is tracked is none of their business, and may hold a password."""
     return params.model_dump_json(exclude={"tracking"}).encode()
@@ -118,13 +108,13 @@ class Children:
                 self.hear(run, event)
 
         if publish_if_finished(self.params, (run.method, run.seed), self.out, hear):
-            hear({"event": "finished before"})
+            hear(FINISHED_BEFORE)
             return None
         command = [*command_of(self._params_file, run, self.out), "--trial-workers", str(trial_workers)]
         log = run_folder(self.params, run.method, run.seed, self.out) / "stderr.log"
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            make_way(log, lambda message: hear({"event": "warning", "message": message}))
+            make_way(log, lambda message: hear(warning(message)))
             stderr = log.open("a", encoding="utf-8")  # where the same command runs twice, both write
         except OSError as error:  # it costs no other run anything
             return f"{log}: cannot be written ({error.strerror})"

@@ -10,12 +10,9 @@ import argparse
 import contextlib
 import ctypes
 import functools
-import json
 import os
-import re
 import signal
 import sys
-from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -24,26 +21,21 @@ from typing import TYPE_CHECKING, Any
 from cl import cli
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
-from cl.files import (
-    DamagedCheckpoint,
-    is_checkpoint,
-    make_way,
-    remove_checkpoint,
-    sweep,
-    to_json,
-    verify,
-    write_bytes,
-)
+from cl.events import Event, Say, error, line_of, warning
+from cl.files import sweep, to_json, write_bytes
 from cl.keys import adopt, parts_of, run_folder, run_key
-from cl.locks import alone, wait_for
+from cl.locks import alone
 from cl.params import Params, read
-from cl.work import FINISHED, PUBLISHED, RUN, DamagedFile, finished, tidy, whole
+from cl.publish import publish
+from cl.work import RUN, tidy
 
 if TYPE_CHECKING:
     import torch
 
+    from cl.learner import Learner
+    from cl.protocol import Pool
     from cl.selection import Outcome
-    from cl.sequence import Learner, Say
+    from cl.trials import Job, Trials
 
 
 def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_workers: int = 1) -> None:
@@ -51,133 +43,41 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
 
     Waits where another process is at work on the same run. Raises `UserError` for bad input.
     """
-    from cl.sequence import Run
+    from cl.resume import Run
 
     folder = run_folder(params, method, seed, out)
-    waiting = {
-        "event": "warning",
-        "message": f"another process is at work on {method}/seed-{seed} in {folder}; waiting for it",
-    }
+    waiting = warning(f"another process is at work on {method}/seed-{seed} in {folder}; waiting for it")
     with alone(folder / "lock", lambda: say(waiting)), contextlib.ExitStack() as stack:
         sweep(folder, below=True, sure=True)
-        pool = None
+        pool: Pool | None = None
         if trial_workers > 1:
             try:
                 executor = stack.enter_context(
                     ProcessPoolExecutor(
                         trial_workers,
                         mp_context=get_context("spawn"),
-                        initializer=_start_searcher,
-                        initargs=(params.model_dump(mode="json"), method, seed, str(out)),
+                        initializer=_start_trials,
+                        initargs=(params.model_dump(mode="json"), method, seed, str(out), str(folder)),
                     )
                 )
-                pool = functools.partial(_submit, executor, str(folder))
+                pool = functools.partial(_submit, executor)
             except OSError as error:  # its semaphores are files in /dev/shm
-                message = f"trials one after the other, as processes cannot share /dev/shm ({error.strerror})"
-                say({"event": "warning", "message": message})
-        tidy(folder, lambda message: say({"event": "warning", "message": message}))
+                say(warning(f"trials one after the other, as processes cannot share /dev/shm ({error.strerror})"))
+        tidy(folder, lambda message: say(warning(message)))
         parts = to_json(parts_of(params, method, seed))
         if not (folder / RUN).exists() or (folder / RUN).read_bytes() != parts:
             write_bytes(folder / RUN, parts)
         if params.execution.after_upgrade == "continue" and (count := adopt(params, method, seed, out)):
-            message = f"{count} tasks were learned by another version; going on from there"
-            say({"event": "warning", "message": message})
+            say(warning(f"{count} tasks were learned by another version; going on from there"))
         run = Run(learner_of(params, method, seed, out), folder, run_key(params, method, seed), say, pool)
         run.run()
         publish(folder, method, seed, out, say)
 
 
-def publish_if_finished(params: Params, run: tuple[str, int], out: Path, say: Say) -> bool:
-    """Publish a run that has learned all the prepared tasks before; False where there is work left for a process.
-
-    Needs no torch, so a run in which everything is done takes no time. What is wrong with one run's files stops no
-    other run: its own process sees it too, and tells.
-    """
-    folder = run_folder(params, *run, out)
-    tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
-    done = finished(folder)
-    if done is None and not os.path.lexists(folder / FINISHED):
-        return False
-    if done is not None and done.tasks != tasks:
-        return False
-    try:
-        with alone(folder / "lock", _leave_it):
-            publish(folder, *run, out, say)
-    except DamagedFile as error:
-        say({"event": "warning", "message": f"{error}: made again"})
-        return False
-    except (UserError, OSError):  # its process mends it or says why, and waits where another is at work on it
-        return False
-    return True
-
-
-def _leave_it() -> None:
-    raise BlockingIOError
-
-
-def publish(folder: Path, method: str, seed: int, out: Path, say: Say) -> None:
-    """Put the finished run's files where other programs read them; what is there already and right stays.
-
-    The run's lock is to be held. What others have put there stays too, but for files of the names of ours. A file of
-    the run's that is damaged is put back from there. Raises `DamagedFile` where it is damaged there too, and
-    `DamagedCheckpoint` for a checkpoint of the run's.
-    """
-    target = out / "checkpoints" / method / f"seed-{seed}"
-    places = {name: out / "results" / method / f"seed-{seed}{suffix}" for name, suffix in PUBLISHED.items()}
-    done = finished(folder)
-    if done is None:
-        raise DamagedFile(f"{folder / FINISHED}: damaged")
-
-    def warn(message: str) -> None:
-        say({"event": "warning", "message": message})
-
-    with _publishing(folder.parent):
-        files = {name: whole(folder / name, sha256, places[name], warn) for name, sha256 in done.files.items()}
-        for index, sha256 in enumerate(done.manifests):
-            source, place = folder / f"task-{index:03d}", target / f"task-{index}"
-            if (source / "manifest.json").exists():  # else the checkpoint is lost, which its process says
-                whole(source / "manifest.json", sha256, place / "manifest.json", warn)
-            saved = verify(source)
-            wanted = (source / "manifest.json").read_bytes()
-            make_way(place, warn, folder=True)
-            if place.exists():
-                try:
-                    verify(place)
-                    if (place / "manifest.json").read_bytes() == wanted:
-                        continue
-                except DamagedCheckpoint as error:
-                    warn(f"{error}: replaced from {source}")
-            for name, data in {**saved, "manifest.json": wanted}.items():
-                make_way(place / name, warn)
-                write_bytes(place / name, data)
-        for extra in target.glob("task-*"):
-            number = re.fullmatch(r"task-(\d+)", extra.name)
-            if number is not None and int(number[1]) >= len(done.manifests) and is_checkpoint(extra):
-                remove_checkpoint(extra)
-        for name, place in places.items():
-            if name not in files:  # what an earlier run cost says nothing of this one
-                place.unlink(missing_ok=True)
-                continue
-            make_way(place, warn)
-            if not place.exists() or place.read_bytes() != files[name]:
-                write_bytes(place, files[name])
-
-
-@contextlib.contextmanager
-def _publishing(folder: Path) -> Iterator[None]:
-    """Runs of one method and seed with other params publish to the same place; one after the other, where possible."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        wait_for(descriptor)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def learner_of(params: Params, method: str, seed: int, out: Path) -> Learner:
     """The run's learner on what is prepared under `out`, at the start of the sequence."""
     from cl.data import load
-    from cl.sequence import Learner
+    from cl.learner import Learner
 
     device = choose_device(params.execution.device)
     return Learner(params, method, seed, load(out / "prepared", device, params.training.augmentation.crop), device)
@@ -196,12 +96,12 @@ def choose_device(name: str) -> torch.device:
 
 # Trials in processes beside the run's own.
 
-_searcher: Any = None
+_trials: Trials | None = None
 
 
-def _start_searcher(params: dict[str, Any], method: str, seed: int, out: str) -> None:
-    global _searcher
-    from cl.sequence import Run
+def _start_trials(params: dict[str, Any], method: str, seed: int, out: str, folder: str) -> None:
+    global _trials
+    from cl.trials import Trials
 
     parent = parent_process()
     assert parent is not None
@@ -209,20 +109,18 @@ def _start_searcher(params: dict[str, Any], method: str, seed: int, out: str) ->
     _die_with(parent.pid)
     _settle()
     checked = Params.model_validate(params)
-    _searcher = functools.partial(
-        Run.searcher, learner_of(checked, method, seed, Path(out)), run_key(checked, method, seed)
-    )
+    learner = learner_of(checked, method, seed, Path(out))
+    _trials = Trials(learner, Path(folder), run_key(checked, method, seed))
 
 
-def _search(folder: str, index: int, work: str, arguments: tuple[Any, ...]) -> Outcome:
-    outcome: Outcome = getattr(_searcher(Path(folder), index), work)(*arguments)
-    return outcome
+def _submit(executor: ProcessPoolExecutor, job: Job) -> Future[Outcome]:
+    return executor.submit(_run_trial, job)
 
 
-def _submit(
-    executor: ProcessPoolExecutor, folder: str, index: int, work: str, arguments: tuple[Any, ...]
-) -> Future[Outcome]:
-    return executor.submit(_search, folder, index, work, arguments)
+def _run_trial(job: Job) -> Outcome:
+    assert _trials is not None
+    _trials.go_to(job.index)
+    return job.run(_trials)
 
 
 # The process.
@@ -248,8 +146,8 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _say(event: dict[str, Any]) -> None:
-    print(json.dumps(event), flush=True)
+def _say(event: Event) -> None:
+    print(line_of(event), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -268,12 +166,12 @@ def main(arguments: list[str] | None = None) -> int:
         read_manifest(given.out / "prepared")
         _settle()
         learn(params, next(iter(params.methods)), given.seed, given.out, _say, given.trial_workers)
-    except UserError as error:
-        _say({"event": "error", "message": str(error)})
+    except UserError as fault:
+        _say(error(str(fault)))
         return 2
-    except OSError as error:
-        what = f"{error.filename or given.out}: {error.strerror}"
-        _say({"event": "error", "message": f"{what}; mend that and run the same command: it goes on from here"})
+    except OSError as fault:
+        what = f"{fault.filename or given.out}: {fault.strerror}"
+        _say(error(f"{what}; mend that and run the same command: it goes on from here"))
         return 2
     return 0
 

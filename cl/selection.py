@@ -97,7 +97,7 @@ class Decay:
             self._reference, self._next = dict(self.knobs), 0
 
 
-class Ledger:
+class StudyJournal:
     """The studies of one run in its journal file: one per task and phase. `warn` hears of damage to it."""
 
     def __init__(self, path: Path, warn: Callable[[str], None] = warnings.warn) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cl.errors import UserError
 from cl.files import make_way, read_json, sealed, unsealed, write_bytes, write_json
+from cl.results import TaskCost
 
 FINISHED = "finished.json"
 RUN = "unit.json"
@@ -90,22 +91,22 @@ def finished(folder: Path) -> Finished | None:
         return None
 
 
-def keep_cost(folder: Path, index: int, cost: Mapping[str, Any], peak_memory: int) -> None:
-    """Note what the stage of this index cost, and the highest memory of the process until then, in bytes."""
+def keep_cost(folder: Path, index: int, cost: TaskCost, peak_memory: int) -> None:
+    """Note what the experience of this index cost, and the highest memory of the process until then, in bytes."""
     write_json(_cost_file(folder, index), sealed({**cost, "peak_memory_bytes": peak_memory}))
 
 
-def cost_of(folder: Path, index: int) -> tuple[dict[str, Any], int] | None:
+def cost_noted(folder: Path, index: int) -> tuple[TaskCost, int] | None:
     """What was noted by `keep_cost`; None where nothing was, or where the note is damaged."""
-    found = unsealed(read_json(_cost_file(folder, index)))
-    return None if found is None else (found, found.pop("peak_memory_bytes"))
+    noted: Any = unsealed(read_json(_cost_file(folder, index)))
+    return None if noted is None else (noted, noted.pop("peak_memory_bytes"))
 
 
 def copy_cost(source: Path, folder: Path, index: int) -> None:
     """Take over what was noted in another run's folder; an earlier version noted it without a seal."""
-    noted = read_json(_cost_file(source, index))
+    noted: Any = read_json(_cost_file(source, index))
     if isinstance(noted, dict) and set(noted) == COSTS:
-        keep_cost(folder, index, noted, 0)
+        keep_cost(folder, index, noted, 0)  # type: ignore[arg-type]  # of these keys
     elif noted is not None:
         write_json(_cost_file(folder, index), noted)
 

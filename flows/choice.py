@@ -18,7 +18,7 @@ from cl.errors import UserError
 from cl.files import DamagedCheckpoint, from_json, read_object, verify
 from cl.keys import chain, parts_of
 from cl.params import Champion, Params
-from flows.results import Run, read_run
+from cl.reading import Run, read_run
 
 
 def barred(method: str, limits: Champion) -> str | None:
@@ -143,15 +143,17 @@ def _validation(params: Params, out: Path, method: str, seed: int) -> list[float
 
     from cl import checkpoint
     from cl.data import load
+    from cl.learner import Learner
     from cl.method import accuracy
-    from cl.sequence import Learner
 
     place = _checkpoint(params, out, method, seed)
     assert place is not None
     learner = Learner(
         params, method, seed, load(out / "prepared", crop=params.training.augmentation.crop), torch.device("cpu")
     )
-    learner.resume(len(learner.stages) - 1, checkpoint.load(place)[0])
+    learner.resume(len(learner.experiences) - 1, checkpoint.load(place)[0])
     learner.method.training = params.training
     task_aware = False if _task_agnostic(params) else None
-    return [accuracy(learner.method, task.validation, inference=True, task_aware=task_aware) for task in learner.stages]
+    return [
+        accuracy(learner.method, task.validation, inference=True, task_aware=task_aware) for task in learner.experiences
+    ]

@@ -24,12 +24,13 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from cl.errors import UserError
+from cl.events import FINISHED_BEFORE, Event, event_of, warning
 from cl.files import hold, remove, remove_left, sweep, write_bytes
 from cl.keys import run_folder, run_key
 from cl.machine import processors
 from cl.params import PACKAGE, Execution, Params, read
-from cl.pool import RUN_ENVIRONMENT, Event, Hear, RunId, command_of, event_of, how_it_ended, params_for_runs
-from cl.run import publish_if_finished
+from cl.pool import RUN_ENVIRONMENT, Hear, RunId, command_of, how_it_ended, params_for_runs
+from cl.publish import publish_if_finished
 
 POLL_SECONDS = 0.25
 CONNECT_SECONDS = 30
@@ -238,7 +239,7 @@ class Runs:
         """Run one run to its end; returns why it failed, or None. Its trials stay in its one process."""
         del trial_workers
         if run in self._finished:
-            self._tell(run, {"event": "finished before"})
+            self._tell(run, FINISHED_BEFORE)
             return None
         assert self._cluster is not None
         key = run_key(self.params, run.method, run.seed)
@@ -287,7 +288,7 @@ class Runs:
             execution = self.params.execution
             wanted = f" with {execution.gpus_per_run:g} GPU" if execution.gpus_per_run else ""
             say = f"no worker{wanted} has taken a run for {PATIENCE_SECONDS:.0f} s; does the cluster have one?"
-            self._tell(run, {"event": "warning", "message": say})
+            self._tell(run, warning(say))
         for event in events:
             self._tell(run, event)
 
@@ -332,7 +333,7 @@ class _Heard:
                 if self.attempts > 1:
                     host = path.name.split("-")[0]
                     message = f"its worker was lost; on {host} it goes on from its last finished trial"
-                    events.append({"event": "warning", "message": message})
+                    events.append(warning(message))
             with path.open("rb") as lines:
                 lines.seek(self._read[path])
                 whole = lines.read().rpartition(b"\n")[0]

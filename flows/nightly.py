@@ -26,13 +26,13 @@ from cl.files import read_object, remove, sweep, write_json, write_whole
 from cl.locks import alone
 from cl.metrics import average_accuracy, average_forgetting
 from cl.params import Params
+from cl.reading import Run, read_runs
 from flows import provenance, tracking
 from flows.champion import crown
 from flows.compare import named, stages
 from flows.deadline import finish
 from flows.engine import Plain, engine
 from flows.follower import tracking_of
-from flows.results import Run, read_runs
 from flows.templates import template
 from flows.train import RunsFailed
 from flows.verdict import Verdict, compare_nights, peak_memory, seconds_per_step

@@ -22,10 +22,10 @@ from cl import cli
 from cl.data.prepare import digest, read_manifest
 from cl.errors import UserError
 from cl.params import Params
+from cl.reading import Run, read_runs
 from flows import tracking
 from flows.deadline import finish
 from flows.follower import tracking_of
-from flows.results import Run, read_runs
 
 LOCK, DATA = Path("dvc.lock"), Path("data.dvc")
 ROOMS = ("prepared", "results", "checkpoints", "report")

@@ -20,9 +20,9 @@ from cl.errors import UserError
 from cl.files import read_json, to_json
 from cl.keys import run_folder
 from cl.params import PACKAGE, Params, method_name
+from cl.reading import Run
 from flows import provenance
 from flows.choice import Choice, barred
-from flows.results import Run
 from flows.templates import template
 from flows.tracking import Tracking, connected, refused, run_of
 

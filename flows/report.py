@@ -19,14 +19,15 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cl import metrics
 from cl.errors import UserError
 from cl.files import sweep, write_whole
+from cl.reading import Run, count, read_runs
 from cl.redact import without_password
+from cl.results import TrialResult
 from flows.deadline import finish
-from flows.results import Run, count, read_runs
 
 if TYPE_CHECKING:
     from cl.params import Params
@@ -74,7 +75,7 @@ class Row:
     peak_memory: float | None
     relative_time: float | None  # process seconds over those of finetune
     measures: dict[str, Estimate | None]  # those of `MEASURES`
-    searched: list[dict[str, Any]]  # trials of the first seed that weigh stability too, where a front was searched for
+    searched: list[TrialResult]  # trials of the first seed that weigh stability too, where a front was searched for
     other_accuracy: Estimate | None  # average accuracy, task-agnostic where the scenario is task-aware, or aware
 
     @property
@@ -367,9 +368,9 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
     return metrics.interval(measured) if measured else None
 
 
-def mean_cost(runs: Sequence[Run], field: str) -> float | None:
+def mean_cost(runs: Sequence[Run], field: Literal["process_seconds", "peak_memory_bytes"]) -> float | None:
     """Mean of one field of the cost files; None without any."""
-    values = [run.cost[field] for run in runs if run.cost and run.cost[field] is not None]
+    values = [value for run in runs if run.cost and (value := run.cost[field]) is not None]
     return statistics.fmean(values) if values else None
 
 

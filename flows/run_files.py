@@ -15,7 +15,7 @@ from typing import Any
 
 from cl import metrics
 from cl.errors import UserError
-from flows.results import OTHER_ACCURACY
+from cl.results import OTHER_ACCURACY
 
 Json = dict[str, Any]
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from cl import cli
 from cl.data.prepare import check_prepared
 from cl.errors import UserError
+from cl.events import Event
 from cl.keys import run_folder
 from cl.live import shown
 from cl.params import Params
-from cl.pool import Children, Event, Hear, RunId, check_out, runs_of, width
+from cl.pool import Children, Hear, RunId, check_out, runs_of, width
 from flows import cluster, provenance
 from flows.deadline import finish
 from flows.engine import Plain, engine

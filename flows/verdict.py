@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cl.metrics import average_accuracy, average_forgetting, interval
-from flows.results import Run
+from cl.reading import Run
 
 CONFIDENCE = 1 - 0.05 / 3
 POINTS = 0.1
@@ -134,14 +134,13 @@ def compare_nights(tonight: Sequence[Run], before: Sequence[Run], failures: dict
 def seconds_per_step(run: Run) -> float | None:
     """Processor time of a training step, in seconds; None where it was not measured."""
     steps = sum(task["steps"] for task in run.per_task)
-    seconds = (run.cost or {}).get("step_seconds")
+    seconds = run.cost.get("step_seconds") if run.cost else None
     return seconds / steps if steps and seconds else None
 
 
 def peak_memory(run: Run) -> float | None:
     """Highest resident memory of the run's process, in bytes."""
-    found: float | None = (run.cost or {}).get("peak_memory_bytes")
-    return found
+    return run.cost["peak_memory_bytes"] if run.cost else None
 
 
 def _times(tonight: Iterable[Run], before: Iterable[Run]) -> tuple[float, float]:

@@ -14,11 +14,12 @@ from cl.data import Split, Task, load
 from cl.data.prepare import Format
 from cl.data.task import Normalise
 from cl.keys import run_key
+from cl.learner import Learner
 from cl.method import Method
 from cl.nets import MultiHead
 from cl.params import Params, Training
+from cl.resume import Run
 from cl.run import learn
-from cl.sequence import Learner, Run
 
 CPU = torch.device("cpu")
 OFF = {"enabled": False}
@@ -79,7 +80,7 @@ def run_for(params: Params, learner: Learner, folder: Path) -> Run:
 
 def learn_tasks(learner: Learner, count: int) -> None:
     """Learn the first tasks at the learning rate and the knobs as given."""
-    for task in learner.stages[:count]:
+    for task in learner.experiences[:count]:
         learner.open(task)
         rate = learner.params.training.learning_rate
         trained = learner.train("learn", 0, rate, learner.knobs, plain=False)

@@ -13,9 +13,9 @@ from cl.data.augment import Augment, middle
 from cl.data.prepare import Format
 from cl.data.task import Normalise, Sequence, Split, seen_shape
 from cl.errors import UserError
+from cl.learner import Learner
 from cl.params import Augmentation
 from cl.rng import generator
-from cl.sequence import Learner
 from tests.cl.small import CPU, OFF, dark_and_bright, learn_tasks, params_for, same
 
 
@@ -90,7 +90,7 @@ def learned(method: str, **training: Any) -> dict[str, Tensor]:
     params = params_for(method, {}, selection=OFF, model={"name": "small"}, training={"epochs": 2, **training})
     tasks = Sequence("toy", (1, 16, 16), (dark_and_bright(0, 16), dark_and_bright(1, 16)))
     learner = Learner(params, method, 0, tasks, CPU)
-    learn_tasks(learner, len(learner.stages))
+    learn_tasks(learner, len(learner.experiences))
     return {name: tensor.clone() for name, tensor in learner.method.net.state_dict().items()}
 
 

@@ -18,10 +18,10 @@ from cl import checkpoint, files
 from cl import run as run_process
 from cl.data import Split, load
 from cl.errors import UserError
+from cl.learner import Learner
 from cl.method import Knob, Method, make, method_class
 from cl.params import Params, names_in
 from cl.selection import Study
-from cl.sequence import Learner
 from cl.train import Snapshot
 from tests.cl import small
 from tests.cl.small import (
@@ -307,9 +307,9 @@ def test_state_round_trips_bit_for_bit(
     """As it is while a task is being learned, and as it is afterwards; and the copy goes on as the original does."""
     params = params_for(name, knobs, selection=OFF)
     live = learner_for(params, prepared[3])
-    stages = min(len(live.stages), 2)
+    stages = min(len(live.experiences), 2)
     learn_tasks(live, stages - 1)
-    live.open(live.stages[stages - 1])
+    live.open(live.experiences[stages - 1])
     trained = live.train("learn", 0, 0.1, live.knobs, plain=False)
     for moment in ("trained", "consolidated"):
         if moment == "consolidated":
@@ -320,11 +320,11 @@ def test_state_round_trips_bit_for_bit(
         assert same(after.state, before.state)
         assert same(after.net, {name: before.net[name] for name in after.net})
         assert after.net.keys() == before.net.keys()
-    if len(live.stages) > stages:
+    if len(live.experiences) > stages:
         restored = learner_for(params, prepared[3])
         restored.resume(stages - 1, after)
         for learner in (live, restored):
-            learner.open(learner.stages[stages])
+            learner.open(learner.experiences[stages])
             trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
             learner.consolidate("learn", 0, 0.1, learner.knobs, trained)
         assert same(Snapshot.of(live.method).net, Snapshot.of(restored.method).net)
@@ -337,8 +337,8 @@ def test_failed_attempt_leaves_no_trace(name: str, earlier: int, prepared: dict[
     params = params_for(name, selection=OFF)
     disturbed, direct = learner_for(params, prepared[2]), learner_for(params, prepared[2])
     for learner in (disturbed, direct):
-        learn_tasks(learner, min(earlier, len(learner.stages) - 1))
-        learner.open(learner.stages[min(earlier, len(learner.stages) - 1)])
+        learn_tasks(learner, min(earlier, len(learner.experiences) - 1))
+        learner.open(learner.experiences[min(earlier, len(learner.experiences) - 1)])
     failed = disturbed.train("stability", 0, 0.05, disturbed.knobs, plain=False)
     disturbed.consolidate("stability", 0, 0.05, disturbed.knobs, failed)
     for learner in (disturbed, direct):
@@ -351,7 +351,7 @@ def test_failed_attempt_leaves_no_trace(name: str, earlier: int, prepared: dict[
 @pytest.mark.parametrize("name", NAMES)
 def test_every_trial_draws_its_own_numbers(name: str, prepared: dict[int, Path]) -> None:
     learner = learner_for(params_for(name, selection=OFF), prepared[2])
-    learner.open(learner.stages[0])
+    learner.open(learner.experiences[0])
     found = []
     for phase, trial in (("stability", 0), ("stability", 1), ("learn", 0), ("stability", 0)):
         learner.train(phase, trial, 0.05, learner.knobs, plain=False)
@@ -389,7 +389,7 @@ def test_predict_changes_nothing(name: str, prepared: dict[int, Path]) -> None:
 @pytest.mark.parametrize("name", AGNOSTIC)
 def test_answers_without_a_task_id(name: str, prepared: dict[int, Path]) -> None:
     learner = learner_for(params_for(name, selection=OFF, training={"learning_rate": 0.001}), prepared[3])
-    learn_tasks(learner, min(len(learner.stages), 2))
+    learn_tasks(learner, min(len(learner.experiences), 2))
     learner.method.net.eval()
     with torch.no_grad():
         scores = learner.method.predict(learner.sequence.tasks[0].test.x[:7])
@@ -460,7 +460,7 @@ def test_samples_are_kept_as_declared(name: str, prepared: dict[int, Path]) -> N
     assert bool(knobs) == cls.stores_samples, "what keeps samples declares memory_per_task or memory_budget"
     learner = learner_for(params_for(name, knobs, selection=OFF), prepared[3])
     seen: set[bytes] = set()
-    for count, task in enumerate(learner.stages, start=1):
+    for count, task in enumerate(learner.experiences, start=1):
         learner.open(task)
         trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
         learner.consolidate("learn", 0, 0.1, learner.knobs, trained)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from cl.learner import Learner, instability_of
 from cl.methods.ewc import EWC
 from cl.methods.si import SI
 from cl.pool import Progress, RunId
 from cl.selection import Outcome, accepted, decay_until_accepted, most_stable
-from cl.sequence import Learner, instability_of
 from tests.cl.small import OFF, attach, learner_for, linear_net, output, params_for, run
 
 
@@ -112,7 +112,7 @@ def test_a_task_that_was_learned_has_no_remark(tmp_path: Path, prepared: dict[in
 def test_chance(scenario: str, method: str, prepared: dict[int, Path]) -> None:
     """Of the classes that are asked about: those of the task, or where joint training sees all of them, all."""
     learner: Learner = learner_for(params_for(method, scenario={"name": scenario}), prepared[2])
-    learner.open(learner.stages[-1])
+    learner.open(learner.experiences[-1])
     counts = learner.task.validation.y.bincount()
     share = float(counts.max()) / len(learner.task.validation)
     assert learner.chance() == pytest.approx(share / 2 if method == "joint" else share)

@@ -15,7 +15,7 @@ from cl.errors import UserError
 from cl.method import accuracy, checked, method_class
 from cl.metrics import front
 from cl.params import Params, Selection, names_in
-from cl.selection import Front, Ledger, Outcome, most_stable
+from cl.selection import Front, Outcome, StudyJournal, most_stable
 from tests.cl.small import OFF, learn_tasks, learner_for, output, params_for, published, run, run_for
 from tests.cl.test_battery import Killed, Watched, counted
 from tests.cl.test_selection import opened
@@ -45,7 +45,7 @@ def test_most_stable_above_the_threshold() -> None:
 def search(folder: Path, method: str = "ewc", **knobs: Any) -> Front:
     cls = method_class(method)
     start = cls(**knobs).values()
-    study = Ledger(folder / "studies.log").study(1, "pareto", "key", objectives=2)
+    study = StudyJournal(folder / "studies.log").study(1, "pareto", "key", objectives=2)
     return Front(study, start, cls.knobs, Selection())
 
 
@@ -200,11 +200,11 @@ def test_every_memory_can_be_looked_at(name: str, prepared: dict[int, Path]) -> 
     """What is kept of each old task: images it was trained on, with their labels."""
     learner = learner_for(params_for(name, selection=OFF), prepared[3])
     learn_tasks(learner, 2)
-    learner.open(learner.stages[2])
+    learner.open(learner.experiences[2])
     learner.attach(learner.method, "test", 0, 0.1)
     found = learner.method.kept(learner.task.train.normalise)
     assert [split.t for split in found] == [0, 1]
-    for split, task in zip(found, learner.stages, strict=False):
+    for split, task in zip(found, learner.experiences, strict=False):
         known = {(image.numpy().tobytes(), int(y)) for image, y in zip(task.train.images, task.train.y, strict=True)}
         kept = [(image.numpy().tobytes(), int(y)) for image, y in zip(split.images, split.y, strict=True)]
         assert kept

@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cl.errors import UserError
+from cl.learner import Learner
 from cl.methods.finetune import Finetune
 from cl.nets import BatchNorm, Dropout, MultiHead, alexnet, build, load_weights, resnet
 from cl.nets.build import VGG
 from cl.ops import importance, negative_log_likelihood, snapshot
 from cl.params import Model, names_in, validate
 from cl.rng import generator
-from cl.sequence import Learner
 from cl.train import Snapshot, copy_state, fit
 from tests.cl.small import CPU, learn_tasks, learner_for, mlp, output, params_for, published, run, same
 from tests.cl.tiny import NETS, images, learner_of, narrow
@@ -410,13 +410,13 @@ def test_masks_of_a_step_do_not_hang_on_those_before(seen: list[Tensor], prepare
     for method in (Finetune(), Twice()):
         seen.clear()
         learner = learner_for(params_for("finetune", model={"hidden": [16, 16], "dropout": 0.5}), prepared[2])
-        learner.open(learner.stages[0])
+        learner.open(learner.experiences[0])
         learner.attach(method, "test", 0, 0.0)
         method.training = method.training.model_copy(update={"epochs": 2})
         with torch.no_grad():  # so that nothing but the mask makes a zero
             for p in method.net.parameters():
                 p.abs_()
-        fit(method, learner.stages[0], (0, "test"), learning_rate=0.0)
+        fit(method, learner.experiences[0], (0, "test"), learning_rate=0.0)
         masks.append(seen.copy())
     once, twice = masks
     assert len(twice) == 2 * len(once) > 8
@@ -498,7 +498,7 @@ def test_every_method_learns_with_batch_norm(method: str, net: str, monkeypatch:
     except UserError as error:
         pytest.skip(str(error))
     fresh = snapshot(learner.method.net.state_dict())
-    learn_tasks(learner, len(learner.stages))
+    learn_tasks(learner, len(learner.experiences))
     kept = Snapshot.of(learner.method)
     running = [name for name in fresh if "running_" in name]
     assert running
@@ -518,11 +518,11 @@ def test_a_teacher_answers_at_rest(method: str, monkeypatch: pytest.MonkeyPatch)
     narrow(monkeypatch)
     learner = learner_of(method, "vgg")
     learn_tasks(learner, 1)
-    learner.open(learner.stages[1])
+    learner.open(learner.experiences[1])
     learner.attach(learner.method, "test", 0, 0.05)
     student: Any = learner.method
-    student.begin_task(learner.stages[1])
-    x, y = learner.stages[1].train.x, learner.stages[1].train.y
+    student.begin_task(learner.experiences[1])
+    x, y = learner.experiences[1].train.x, learner.experiences[1].train.y
     student.net.eval()
     with torch.no_grad():
         expected = student.net(x).split(2, 1)[0]
@@ -553,7 +553,7 @@ def test_importance_through_batch_norm_and_dropout(
     for name in NETS:
         learner = learner_of("finetune", name)
         learn_tasks(learner, 1)
-        net, split = learner.method.net, learner.stages[0].train
+        net, split = learner.method.net, learner.experiences[0].train
         net.backbone.reduced = reduced
         before = snapshot(net.state_dict())
         net.train()

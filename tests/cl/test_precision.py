@@ -10,12 +10,12 @@ from torch import Tensor
 from cl.data.benchmarks import _digits
 from cl.data.prepare import stratified
 from cl.data.task import Sequence, Task
+from cl.learner import Learner
 from cl.metrics import interval
 from cl.nets import build
 from cl.nets.precision import is_reduced
 from cl.params import Model
 from cl.rng import generator
-from cl.sequence import Learner
 from tests.cl.small import CPU, OFF, dark_and_bright, learn_tasks, params_for, same, split_of
 from tests.conftest import RAW
 

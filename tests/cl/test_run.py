@@ -172,7 +172,7 @@ def test_selection_off(prepared: dict[int, Path], tmp_path: Path) -> None:
 def test_files_of_a_running_run_name_all_tasks(
     prepared: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cl.sequence import Learner
+    from cl.learner import Learner
 
     out, params = output(tmp_path, prepared[3]), params_for("si")
     original = Learner.open
@@ -281,7 +281,7 @@ def test_damaged_published_checkpoint_is_named_and_replaced(
 def test_damaged_work_checkpoint_is_named_and_learned_again(
     prepared: dict[int, Path], tmp_path: Path, damaged: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cl.sequence import Learner
+    from cl.learner import Learner
 
     out, params = output(tmp_path, prepared[3]), params_for("ewc")
     run(params, out)

@@ -16,11 +16,11 @@ from cl.__main__ import run as compare
 from cl.data import Sequence, load
 from cl.data.prepare import prepare
 from cl.errors import UserError
+from cl.learner import Learner
 from cl.method import Method, accuracy, cannot, checked, method_class
 from cl.methods.finetune import Finetune
 from cl.ops import cross_entropy
 from cl.params import Benchmark, Params, Scenario, names_in, read
-from cl.sequence import Learner
 from cl.train import Snapshot
 from flows.engine import Plain
 from flows.train import train as train_stage
@@ -93,7 +93,7 @@ def test_a_common_head_is_shared() -> None:
 def learned(method: str, prepared: Path, scenario: dict[str, Any], count: int = 3, **knobs: Any) -> Learner:
     training = {"learning_rate": 0.1, "momentum": 0.0}
     learner = learner_for(params_for(method, knobs, selection=OFF, scenario=scenario, training=training), prepared)
-    learn_tasks(learner, min(count, len(learner.stages)))
+    learn_tasks(learner, min(count, len(learner.experiences)))
     return learner
 
 
@@ -122,7 +122,7 @@ def test_new_classes_are_learned_to_the_last_epoch(pairs: Path) -> None:
     training = {"epochs": 30, "patience": {"drop_after": 1, "stop_after": 2}}
     for increment in INCREMENTS:
         learner = learner_for(params_for("finetune", scenario={"name": increment}, training=training), pairs)
-        learner.open(learner.stages[0])
+        learner.open(learner.experiences[0])
         trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
         assert (trained.epochs == 30) == (increment == "class")
 
@@ -132,7 +132,7 @@ def test_new_classes_are_judged_among_themselves(pairs: Path) -> None:
     learner = learned("finetune", pairs, {"name": "class"}, 1)
     head: Any = learner.method.net.heads[0]
     head.bias.data.fill_(50)
-    learner.open(learner.stages[1])
+    learner.open(learner.experiences[1])
     trained = learner.train("learn", 0, 1e-6, learner.knobs, plain=False)
     ended = learner.consolidate("learn", 0, 1e-6, learner.knobs, trained)
     validation = learner.task.validation
@@ -228,9 +228,9 @@ def test_zero_shot_is_of_the_model_before_the_task(pairs: Path, tmp_path: Path) 
     run(params, out)
     entries = json.loads((out / "results/finetune/seed-0.json").read_bytes())["per_task"]
     learner = learner_for(params, pairs)
-    learner.open(learner.stages[0])
+    learner.open(learner.experiences[0])
     learner.attach(learner.method, "test", 0, 0.1)
-    tests = [task.test for task in learner.stages]
+    tests = [task.test for task in learner.experiences]
     drawn = [accuracy(learner.method, test, inference=True) for test in tests]
     learn_tasks(learner, 1)
     after_one = [accuracy(learner.method, test, inference=True) for test in tests]
@@ -296,7 +296,7 @@ def test_a_stream_that_is_stopped_goes_on_to_the_same_bytes(method: str, pairs: 
     again = learner_for(params, pairs)
     again.resume(0, snapshot)
     for learner in (resumed, again):
-        for task in learner.stages[1:]:
+        for task in learner.experiences[1:]:
             learner.open(task)
             trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
             learner.consolidate("learn", 0, 0.1, learner.knobs, trained)

@@ -13,10 +13,10 @@ from typing import Any
 import optuna
 import pytest
 
+from cl.learner import Learner
 from cl.method import Knob, make, method_class, shrink
 from cl.params import Selection
-from cl.selection import Decay, Knobs, Ledger, Outcome, best_learning_rate, decay_until_accepted
-from cl.sequence import Learner
+from cl.selection import Decay, Knobs, Outcome, StudyJournal, best_learning_rate, decay_until_accepted
 from tests.cl.small import learner_for, output, params_for, published, run, run_for
 
 
@@ -314,10 +314,10 @@ def test_journal_is_readable_with_plain_optuna(prepared: dict[int, Path], tmp_pa
 
 def test_running_trial_of_a_killed_process_is_run_again(tmp_path: Path) -> None:
     journal = tmp_path / "studies.log"
-    study = Ledger(journal).study(0, "plasticity", KEY)
+    study = StudyJournal(journal).study(0, "plasticity", KEY)
     study.run(0, {"learning_rate": 0.1}, lambda: outcome(0.5))
     study.begin(1, {"learning_rate": 0.05})  # and the process is gone
-    again = Ledger(journal).study(0, "plasticity", KEY)
+    again = StudyJournal(journal).study(0, "plasticity", KEY)
     assert again.known(0) == outcome(0.5)
     assert again.known(1) is None
     trained: list[float] = []
@@ -329,7 +329,7 @@ def test_running_trial_of_a_killed_process_is_run_again(tmp_path: Path) -> None:
 
 
 def test_trials_on_other_data_are_not_known(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "studies.log")
+    ledger = StudyJournal(tmp_path / "studies.log")
     ledger.study(0, "plasticity", KEY).run(0, {"learning_rate": 0.1}, lambda: outcome(0.5))
     assert ledger.study(0, "plasticity", KEY).known(0) == outcome(0.5)
     for task, phase, key in ((1, "plasticity", KEY), (0, "stability", KEY), (0, "plasticity", "f" + KEY)):
@@ -339,7 +339,9 @@ def test_trials_on_other_data_are_not_known(tmp_path: Path) -> None:
 def test_lock_left_behind_does_not_hold_up(tmp_path: Path) -> None:
     Path(tmp_path / "studies.log.lock").write_text("")
     started = time.monotonic()
-    Ledger(tmp_path / "studies.log").study(0, "plasticity", KEY).run(0, {"learning_rate": 0.1}, lambda: outcome(0.5))
+    StudyJournal(tmp_path / "studies.log").study(0, "plasticity", KEY).run(
+        0, {"learning_rate": 0.1}, lambda: outcome(0.5)
+    )
     assert time.monotonic() - started < 15, "Optuna itself waits for half a minute"
 
 
@@ -347,12 +349,12 @@ def test_lock_left_behind_does_not_hold_up(tmp_path: Path) -> None:
 def test_journal_cut_short_by_a_kill_goes_on(tmp_path: Path, cut: int) -> None:
     """The last line was being written."""
     journal = tmp_path / "studies.log"
-    study = Ledger(journal).study(0, "plasticity", KEY)
+    study = StudyJournal(journal).study(0, "plasticity", KEY)
     study.run(0, {"learning_rate": 0.1}, lambda: outcome(0.5))
     study.run(1, {"learning_rate": 0.05}, lambda: outcome(0.6))
     journal.write_bytes(journal.read_bytes()[:-cut])
     for _ in range(2):
-        again = Ledger(journal).study(0, "plasticity", KEY)
+        again = StudyJournal(journal).study(0, "plasticity", KEY)
         assert again.run(0, {"learning_rate": 0.1}, lambda: outcome(0.0)) == outcome(0.5)
         assert again.run(1, {"learning_rate": 0.05}, lambda: outcome(0.6)) == outcome(0.6)
 
@@ -361,7 +363,7 @@ def test_journal_cut_short_by_a_kill_goes_on(tmp_path: Path, cut: int) -> None:
 def journal(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Of two trials that were told and one that was not."""
     path = tmp_path_factory.mktemp("journal") / "studies.log"
-    study = Ledger(path).study(0, "plasticity", KEY)
+    study = StudyJournal(path).study(0, "plasticity", KEY)
     for number, rate in enumerate((0.1, 0.05)):
         study.run(number, {"learning_rate": rate}, lambda: outcome(0.5))
     study.begin(2, {"learning_rate": 0.01})
@@ -376,7 +378,7 @@ def test_of_a_damaged_journal_all_before_the_damage_is_kept(journal: bytes, tmp_
         data[place] ^= 1 << draw.randrange(8)
         path.write_bytes(data)
         warnings: list[str] = []
-        Ledger(path, warnings.append)
+        StudyJournal(path, warnings.append)
         assert warnings == [f"{path}: damaged; the trials from there on are made again where they are needed"]
         assert path.read_bytes() == journal[: journal.rfind(b"\n", 0, place) + 1]
 
@@ -386,10 +388,10 @@ def test_lines_of_a_journal_that_are_not_where_they_were(lines: list[int], journ
     path, warnings = tmp_path / "studies.log", list[str]()
     whole = journal.splitlines(keepends=True)
     path.write_bytes(b"".join(whole[line] for line in lines) or b'{"op_code": 0}\n')
-    study = Ledger(path, warnings.append).study(0, "plasticity", KEY)
+    study = StudyJournal(path, warnings.append).study(0, "plasticity", KEY)
     assert len(warnings) == 1
     assert study.run(0, {"learning_rate": 0.1}, lambda: outcome(0.7)) == outcome(0.7)
-    assert Ledger(path).study(0, "plasticity", KEY).known(0) == outcome(0.7)
+    assert StudyJournal(path).study(0, "plasticity", KEY).known(0) == outcome(0.7)
 
 
 def test_other_data_are_searched_anew(prepared: dict[int, Path], tmp_path: Path) -> None:
@@ -434,7 +436,7 @@ def test_attempt_that_repeats_its_knobs_is_the_model_reported(prepared: dict[int
     run_for(params, learner, next((out / ".work/hat/seed-0").iterdir())).run()
     from cl.method import accuracy
 
-    learner.open(learner.stages[1])
+    learner.open(learner.experiences[1])
     learner.attach(learner.method, "stability", 0, 0.1)
     kept = accuracy(learner.method, learner.task.validation, inference=True)
     assert kept == attempts[-1]["accuracy"] == result["per_task"][1]["validation_accuracy"]

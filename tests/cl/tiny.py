@@ -10,9 +10,9 @@ import torch
 
 from cl import train
 from cl.data import Sequence, Split, Task
+from cl.learner import Learner
 from cl.nets import resnet
 from cl.nets.build import VGG
-from cl.sequence import Learner
 from tests.cl.small import CPU, params_for, split_of
 
 NETS: dict[str, dict[str, Any]] = {

@@ -31,10 +31,10 @@ from cl.data.prepare import digest, prepare
 from cl.errors import UserError
 from cl.files import to_json, verify, write_folder
 from cl.keys import run_folder
+from cl.learner import Learner
 from cl.metrics import average_accuracy
 from cl.params import Champion, Params, names_in, read
 from cl.run import learn
-from cl.sequence import Learner
 from flows import provenance
 from flows.choice import Choice, barred, choose
 from flows.compare import compare
@@ -121,7 +121,7 @@ def improve(out: Path, method: str, seed: int, value: float) -> None:
 def learner_of(params: Params, out: Path, method: str, seed: int) -> Learner:
     """The model as the learning itself would go on from it."""
     learner = Learner(params, method, seed, load(out / "prepared"), CPU)
-    last = len(learner.stages) - 1
+    last = len(learner.experiences) - 1
     learner.resume(last, checkpoint.load(out / "checkpoints" / method / f"seed-{seed}" / f"task-{last}")[0])
     learner.method.net.eval()
     return learner
@@ -169,7 +169,7 @@ def test_the_method_by_test_accuracy_over_seeds_and_the_seed_by_validation_of_th
     assert choice.run.method == max(means, key=lambda m: means[m])
     for seed, found in choice.validation.items():
         learner = learner_of(params, out, choice.run.method, seed)
-        for task, accuracy in zip(learner.stages, found, strict=True):
+        for task, accuracy in zip(learner.experiences, found, strict=True):
             with torch.no_grad():
                 right = learner.method.predict(task.validation.x, task.index).argmax(1) == task.validation.y
             assert accuracy == pytest.approx(float(right.double().mean()))
@@ -401,7 +401,7 @@ def test_answers_are_those_of_the_test_bit_for_bit(method: str, tmp_path: Path) 
     folder, choice = saved(params, out, tmp_path / "model", method)
     model = mlflow.pyfunc.load_model(str(folder))
     learner = learner_of(params, out, method, 0)
-    for task in learner.stages:
+    for task in learner.experiences:
         images, labels = task.test.images.numpy(), task.test.y.tolist()
         files = [{"image": png(image, 16.0), "task": task.name} for image in images]
         numbers = [{"image": image.tolist(), "task": task.index} for image in images]
@@ -425,7 +425,7 @@ def untold(
 
     model = mlflow.pyfunc.load_model(str(saved(params, out, folder, method)[0]))
     learner = learner_of(params, out, method, 0)
-    first, second = learner.stages
+    first, second = learner.experiences
     rows = [{"image": image.tolist()} for image in first.test.images]
     found = model.predict(rows)
     assert [list(answer["probabilities"].values()) for answer in found] == expected(learner, first, False).tolist()
@@ -583,7 +583,7 @@ def test_photographs_are_read_as_they_were_prepared(tmp_path: Path) -> None:
     model = mlflow.pyfunc.load_model(str(saved(params, out, tmp_path / "model", "lwf")[0]))
     learner = learner_of(params, out, "lwf", 0)
     listings = benchmark._listings(tmp_path / "photos", params.benchmark)
-    for task, listing in zip(learner.stages, listings, strict=True):
+    for task, listing in zip(learner.experiences, listings, strict=True):
         files = [(tmp_path / "photos" / path).read_bytes() for path, _ in listing.splits["test"]]
         answers = model.predict([{"image": base64.b64encode(data).decode(), "task": task.name} for data in files])
         assert [list(answer["probabilities"]) for answer in answers] == [list(task.classes)] * len(files)
@@ -631,7 +631,7 @@ def test_served_over_http(out: Path, tmp_path: Path) -> None:
 
     with Started(command, tmp_path, cwd=tmp_path) as server:
         server.wait_for(answers, "answer of the server")
-        for task in learner.stages:
+        for task in learner.experiences:
             rows = [{"image": png(image, 16.0), "task": task.name} for image in task.test.images.numpy()]
             status, answer = ask(port, rows)
             assert status == 200

@@ -15,9 +15,9 @@ import pytest
 
 from cl.errors import UserError
 from cl.files import to_json
+from cl.reading import Run, read_run, read_runs
 from flows import nightly, report, templates
 from flows.report_plots import Drawing
-from flows.results import Run, read_run, read_runs
 from flows.verdict import compare_nights
 from tests.flows.test_report import fake_results, trial
 

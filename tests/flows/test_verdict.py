@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from flows.results import Run
+from cl.reading import Run
 from flows.verdict import CONFIDENCE, Verdict, compare_nights, noise
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from cl.data import Sequence, Task, load
 from cl.data.prepare import prepare
 from cl.errors import UserError
+from cl.learner import Learner
 from cl.methods import dgr
 from cl.methods.dgr import DGR, VAE, current, divergence
 from cl.nets.multihead import Increment
 from cl.ops import distillation, snapshot
 from cl.params import Benchmark
-from cl.sequence import Learner
 from cl.train import Fit, Snapshot
 from tests.cl.small import CPU, OFF, attach, dark_and_bright, learn_tasks, learner_for, mlp, params_for, same, toy_task
 from tests.conftest import RAW
@@ -194,7 +194,7 @@ def test_generator_learns_new_images_and_what_it_drew_before(task: int) -> None:
 def test_end_of_a_task_trains_the_generator_alone(prepared: dict[int, Path]) -> None:
     learner = learner_for(params_for("dgr", SMALL, selection=OFF), prepared[2])
     kept: list[Any] = []
-    for task in learner.stages:
+    for task in learner.experiences:
         learner.open(task)
         trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
         method = learner.method

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from cl.data import Sequence, Task
+from cl.learner import Learner
 from cl.method import Method
 from cl.methods import ebll
 from cl.methods.ebll import EBLL, Coder, code
@@ -18,7 +19,6 @@ from cl.nets import build
 from cl.nets.multihead import Increment
 from cl.ops import Tensors, distillation, snapshot
 from cl.params import Model
-from cl.sequence import Learner
 from cl.train import Fit, Snapshot, fit
 from tests.cl.small import (
     CPU,
@@ -129,7 +129,7 @@ def test_an_encoder_of_each_finished_task_and_no_more_of_it(prepared: dict[int, 
     knobs = {"code_sizes": [3, 4], "reconstruction": [0.1], "code_epochs": 1}
     learner = learner_for(params_for("ebll", knobs, selection=OFF), prepared[3])
     kept: list[Tensors] = []
-    for task in learner.stages:
+    for task in learner.experiences:
         learner.open(task)
         trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
         assert isinstance(learner.method, EBLL)
@@ -187,7 +187,7 @@ def test_autoencoder_learns_from_the_features_and_touches_nothing(
         params, "ebll", 0, Sequence("toy", (1, side, side), (dark_and_bright(0, side), dark_and_bright(1, side))), CPU
     )
     learn_tasks(learner, 1)
-    learner.open(learner.stages[1])
+    learner.open(learner.experiences[1])
     trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
     method = learner.method
     assert isinstance(method, EBLL)
@@ -200,7 +200,7 @@ def test_autoencoder_learns_from_the_features_and_touches_nothing(
         seen.append(data)
         return fit(coding, data, *args, **settings)
 
-    monkeypatch.setattr("cl.sequence.fit", watched)
+    monkeypatch.setattr("cl.learner.fit", watched)
     learner.consolidate("learn", 0, 0.1, learner.knobs, trained)
     assert same(Snapshot.of(method).net, before)
     assert all(p.requires_grad for p in method.net.parameters()), "the next task is learned with them"

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from cl.data import Sequence, Split, Task
 from cl.errors import UserError
+from cl.learner import Learner
 from cl.method import accuracy
 from cl.methods import expert_gate
 from cl.methods.expert_gate import FLOOR, Autoencoder, ExpertGate, confidence, relatedness
 from cl.ops import distillation
-from cl.sequence import Learner
 from cl.train import Snapshot
 from tests.cl.small import CPU, OFF, params_for, same, split_of
 
@@ -45,7 +45,7 @@ def learner(tasks: Several[Task], increment: str = "task", seed: int = 0, **knob
 
 def learned(tasks: Several[Task], increment: str = "task", **knobs: Any) -> Any:
     one = learner(tasks, increment, **knobs)
-    for stage in one.stages:
+    for stage in one.experiences:
         one.open(stage)
         one.consolidate("learn", 0, 0.1, one.knobs, one.train("learn", 0, 0.1, one.knobs, plain=False))
     one.method.net.eval()
@@ -55,13 +55,13 @@ def learned(tasks: Several[Task], increment: str = "task", **knobs: Any) -> Any:
 def begun(tasks: Several[Task], plain: bool = False, **knobs: Any) -> Any:
     """At the start of the last of the tasks."""
     one = learner(tasks, **knobs)
-    for stage in one.stages:
+    for stage in one.experiences:
         one.open(stage)
-        if stage is not one.stages[-1]:
+        if stage is not one.experiences[-1]:
             one.consolidate("learn", 0, 0.1, one.knobs, one.train("learn", 0, 0.1, one.knobs, plain=False))
     one.attach(one.method, "learn", 0, 0.1)
     one.method.plain = plain
-    one.method.begin_task(one.stages[-1])
+    one.method.begin_task(one.experiences[-1])
     return one.method
 
 
@@ -99,9 +99,9 @@ def test_size_of_a_gate(numbers: int, size: int, count: int) -> None:
 
 def gate_of(data: Task, seed: int = 0, trial: int = 0, learning_rate: float = 0.1) -> Any:
     one = learner([data], seed=seed)
-    one.open(one.stages[0])
+    one.open(one.experiences[0])
     one.attach(one.method, "stability", trial, learning_rate)
-    one.method.begin_task(one.stages[0])
+    one.method.begin_task(one.experiences[0])
     return one.method.gates_[0]
 
 
@@ -113,7 +113,7 @@ def test_a_gate_follows_from_data_and_seed_alone() -> None:
 
 def test_another_attempt_does_not_train_the_gate_again(monkeypatch: pytest.MonkeyPatch) -> None:
     one = learner([task(0)])
-    one.open(one.stages[0])
+    one.open(one.experiences[0])
     one.train("stability", 0, 0.1, one.knobs, plain=False)
     first = one.method.gates_
     monkeypatch.setattr(expert_gate._Gate, "loss", lambda *given: pytest.fail("trained again"))

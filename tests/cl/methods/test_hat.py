@@ -352,9 +352,9 @@ def test_old_logits_with_batch_norm(name: str, precision: str, monkeypatch: pyte
     ever_better(monkeypatch)
     learner = learner_of("hat", name, weight_decay=0.01, precision=precision)
     method: HAT = learner.method  # type: ignore[assignment]
-    learner.open(learner.stages[0])
+    learner.open(learner.experiences[0])
     learner.attach(method, "test", 0, 0.1)
-    method.begin_task(learner.stages[0])
+    method.begin_task(learner.experiences[0])
     draw = torch.Generator().manual_seed(0)
     x = torch.rand(5, 3, 16, 16, generator=draw)
     for layer, p in method.shared.items():  # nothing is left where it cannot be told from not being used
@@ -366,13 +366,13 @@ def test_old_logits_with_batch_norm(name: str, precision: str, monkeypatch: pyte
     for number, dropout in enumerate(module for module in method.net.modules() if hasattr(module, "draw_from")):
         dropout.draw_from(number)  # type: ignore[operator]
     method.net.backbone(10 * x)  # statistics of its own
-    method.end_task(learner.stages[0])
+    method.end_task(learner.experiences[0])
     assert all(set(mask.tolist()) <= {0.0, 1.0} for mask in method.masks_[0])
     own = {key: tensor.clone() for key, tensor in method.norms_[0].items()}
     with torch.no_grad():
         before = method.predict(x, 0)
     assert float(before.std(0).min()) > 0
-    learner.open(learner.stages[1])
+    learner.open(learner.experiences[1])
     weights = {key: tensor.clone() for key, tensor in method.net.backbone.state_dict().items()}
     learner.train("learn", 0, 0.1, {}, plain=False)
     moved = method.net.backbone.state_dict()
@@ -395,7 +395,7 @@ def test_each_task_answers_with_its_own_batch_norm(monkeypatch: pytest.MonkeyPat
     assert first.keys() == second.keys() == {f"{name}.{key}" for name in layers for key in NORM}
     assert all(not torch.equal(first[key], second[key]) for key in first)
     assert all(torch.equal(second[key], method.net.backbone.state_dict()[key]) for key in second)
-    x = learner.stages[0].test.x
+    x = learner.experiences[0].test.x
     with torch.no_grad():
         found = method.predict(x, 0)
         method.norms_ = [second, second]

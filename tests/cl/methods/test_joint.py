@@ -32,7 +32,7 @@ def test_joined_task_holds_everything_once() -> None:
 
 def test_one_stage_and_every_head(prepared: dict[int, Path]) -> None:
     learner = learner_for(params_for("joint"), prepared[3])
-    assert [stage.name for stage in learner.stages] == ["all"]
-    learner.open(learner.stages[0])
+    assert [stage.name for stage in learner.experiences] == ["all"]
+    learner.open(learner.experiences[0])
     assert learner.method.net.classes() == [10, 10, 10]
-    assert learner.boot
+    assert learner.is_first

@@ -131,14 +131,18 @@ def test_head_of_a_task_is_over_with_it(name: str, weight_decay: float, prepared
     training = {"weight_decay": weight_decay}
     learner = learner_for(params_for(name, selection={"enabled": False}, training=training), prepared[3])
     saved: list[Any] = []
-    for task in learner.stages:
+    for task in learner.experiences:
         learner.open(task)
         trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
         learner.consolidate("learn", 0, 0.1, learner.knobs, trained)
         saved.append(snapshot(learner.method.net.heads[task.index].state_dict()))
         heads = [dict(head.state_dict()) for head in learner.method.net.heads]
         assert same(heads, saved)
-    before = [accuracy(learner.method, task.test, inference=True) for task in learner.stages]
+    before = [accuracy(learner.method, task.test, inference=True) for task in learner.experiences]
     for head, old in zip(learner.method.net.heads, saved, strict=True):
         head.load_state_dict(old)
-    assert [accuracy(learner.method, task.test, inference=True) for task in learner.stages] == before == learner.test()
+    assert (
+        [accuracy(learner.method, task.test, inference=True) for task in learner.experiences]
+        == before
+        == learner.test()
+    )

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from cl.learner import Learner
 from cl.methods.packnet import PackNet, to_prune
-from cl.sequence import Learner
 from tests.cl.small import attach, learner_for, linear_net, output, params_for, run, run_for, same, toy_task
 from tests.cl.tiny import NETS, ever_better, learner_of, narrow
 
@@ -26,7 +26,7 @@ def survivors(share: float, weight: Tensor = TENTHS) -> list[float]:
 def check_old_logits(learner: Learner, logits: list[Tensor]) -> None:
     """Those of every earlier task are what they were, bit for bit."""
     for old, expected in enumerate(logits):
-        found = learner.method.predict(learner.stages[old].test.x, old)
+        found = learner.method.predict(learner.experiences[old].test.x, old)
         assert found.numpy().tobytes() == expected.numpy().tobytes(), (len(logits), old)
 
 
@@ -78,7 +78,7 @@ def test_old_logits_never_change(prepared: dict[int, Path], weight_decay: float,
     method: PackNet = learner.method  # type: ignore[assignment]
     logits: list[Tensor] = []
     previous: Tensor | None = None
-    for task in learner.stages:
+    for task in learner.experiences:
         learner.open(task)
         trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
         learner.consolidate("learn", 0, 0.1, learner.knobs, trained)
@@ -98,13 +98,13 @@ def test_old_logits_never_change(prepared: dict[int, Path], weight_decay: float,
 def test_training_moves_this_tasks_weights_and_its_head(prepared: dict[int, Path]) -> None:
     learner = learner_for(params_for("packnet", selection={"enabled": False}), prepared[2])
     method: PackNet = learner.method  # type: ignore[assignment]
-    for task in learner.stages:
+    for task in learner.experiences:
         learner.open(task)
         before = {name: p.detach().clone() for name, p in method.net.named_parameters()}
         trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
         moved = {name: p.detach() != before[name] for name, p in method.net.named_parameters()}
         mine = method.owner_["1.weight"] == task.index + 1
-        seen = learner.stages[0].train.images.flatten(1).bool().any(0)
+        seen = learner.experiences[0].train.images.flatten(1).bool().any(0)
         assert not bool(moved["backbone.1.weight"][~mine].any())
         if task.index == 0:
             assert bool(moved["backbone.1.weight"][:, seen].any(0).all())
@@ -121,7 +121,7 @@ def test_training_moves_this_tasks_weights_and_its_head(prepared: dict[int, Path
 
 def test_retraining_may_not_make_it_worse(prepared: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     learner = learner_for(params_for("packnet", selection={"enabled": False}), prepared[2])
-    learner.open(learner.stages[0])
+    learner.open(learner.experiences[0])
     trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
     settings: dict[str, object] = {}
     inner = PackNet.end_task
@@ -183,7 +183,7 @@ def test_old_logits_never_change_with_batch_norm(
     learner.knobs = {"prune": 0.5, "retrain_epochs": 2}
     method: PackNet = learner.method  # type: ignore[assignment]
     logits: list[Tensor] = []
-    for task in learner.stages:
+    for task in learner.experiences:
         learner.open(task)
         before = {key: tensor.clone() for key, tensor in method.net.backbone.state_dict().items()}
         trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)

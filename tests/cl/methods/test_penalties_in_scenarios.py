@@ -23,10 +23,10 @@ def test_the_common_head_is_measured_and_held(name: str, increment: str, prepare
     """So it is where there is one; heads of which each has its own classes are left free."""
     learner = learner_for(params_for(name, selection=OFF, scenario={"name": increment}), prepared[2])
     learn_tasks(learner, 1)
-    learner.open(learner.stages[1])
+    learner.open(learner.experiences[1])
     method: Any = learner.method
     learner.attach(method, "test", 0, 0.1)
-    method.begin_task(learner.stages[1])
+    method.begin_task(learner.experiences[1])
     importance: dict[str, Tensor] = getattr(method, STATE[name])
     measured = {key for key, value in importance.items() if bool(value.any())}
     heads = {"heads.0.weight", "heads.0.bias"} if increment == "domain" else set()
@@ -57,7 +57,7 @@ def test_a_strong_penalty_keeps_more(name: str, increment: str, prepared: dict[i
 
 
 def learn_tasks_from(learner: Any, start: int) -> None:
-    for task in learner.stages[start:]:
+    for task in learner.experiences[start:]:
         learner.open(task)
         trained = learner.train("learn", 0, 0.05, learner.knobs, plain=False)
         learner.consolidate("learn", 0, 0.05, learner.knobs, trained)

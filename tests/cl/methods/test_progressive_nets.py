@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from cl import checkpoint
 from cl.errors import UserError
+from cl.learner import Learner
 from cl.methods.progressive_nets import Adapter, Progressive, ProgressiveNets, blocks
 from cl.nets import BatchNorm, build
 from cl.params import Model
 from cl.rng import generator
-from cl.sequence import Learner
 from cl.train import Snapshot
 from tests.cl import tiny
 from tests.cl.small import CPU, learn_tasks, learner_for, mlp, params_for, same
@@ -140,7 +140,7 @@ def test_what_is_learned_stays_bit_for_bit(prepared: dict[int, Path]) -> None:
 
 def learn_tasks_from(learner: Learner, number: int) -> None:
     """The task of this number, counted from 1."""
-    learner.open(learner.stages[number - 1])
+    learner.open(learner.experiences[number - 1])
     trained = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
     learner.consolidate("learn", 0, 0.1, learner.knobs, trained)
 
@@ -187,7 +187,7 @@ def test_lateral_connections_carry_something_over(prepared: dict[int, Path]) -> 
     """The factors of the earlier columns move in training."""
     learner = learner_for(params_for("progressive_nets", selection=OFF), prepared[2])
     learn_tasks(learner, 1)
-    learner.open(learner.stages[1])
+    learner.open(learner.experiences[1])
     adapters = [m for m in learner.method.net.modules() if isinstance(m, Adapter)]
     before = [m.scale.detach().clone() for m in adapters]
     assert [len(scale) for scale in before] == [1]  # one hidden layer: into the head

@@ -259,6 +259,6 @@ def test_old_heads_go_on_learning(prepared: dict[int, Path]) -> None:
     learner = learner_for(params_for("r_fm", {"memory_budget": 6}, selection=OFF), prepared[3])
     learn_tasks(learner, 2)
     before = [dict(Snapshot.of(learner.method).net)[f"heads.{s}.weight"] for s in (0, 1)]
-    learner.open(learner.stages[2])
+    learner.open(learner.experiences[2])
     learner.train("learn", 0, 0.1, learner.knobs, plain=False)
     assert all(not torch.equal(learner.method.net.heads[s].weight, old) for s, old in enumerate(before))

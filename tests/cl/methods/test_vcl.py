@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from cl.data import Task
 from cl.errors import UserError
+from cl.learner import Learner
 from cl.method import Method, TaskIds, add_task
 from cl.methods.vcl import VCL
 from cl.methods.vcl_coreset import VCLCoreset, k_center
 from cl.nets import build
 from cl.ops import snapshot
 from cl.params import Model
-from cl.sequence import Learner
 from cl.train import fit
 from cl.variational import SPREAD, Variational, divergence, gaussian, noise, spread
 from tests.cl.small import CPU, OFF, attach, learn_tasks, learner_for, mlp, params_for, same, toy_task
@@ -271,7 +271,7 @@ def test_each_task_has_its_part_and_keeps_it_out(prepared: dict[int, Path], monk
 
     monkeypatch.setattr(Variational, "loss", loss)
     for task, part in enumerate([31, 15, 10]):
-        learn_stage = learner.stages[task]
+        learn_stage = learner.experiences[task]
         trained.clear()
         learner.open(learn_stage)
         done = learner.train("learn", 0, 0.1, learner.knobs, plain=False)
@@ -292,12 +292,12 @@ def test_what_answers_is_not_what_is_handed_on(prepared: dict[int, Path]) -> Non
     q = dict(method.net.named_parameters())
     assert same(snapshot(q), method.prior_), "the network is the propagated posterior"
     assert not any(torch.equal(method.fitted_[name], method.prior_[name]) for name in q)
-    x = learner.stages[0].test.x[:5]
+    x = learner.experiences[0].test.x[:5]
     with torch.no_grad():
         assert torch.equal(method.predict(x, 0), method.answer(method.fitted_, x, 0))
         assert not torch.allclose(method.predict(x, 0), method.answer(q, x, 0), atol=1e-4)
         learner.attach(method, "test", 0, 0.1)
-        method.begin_task(learner.stages[1])
+        method.begin_task(learner.experiences[1])
         assert torch.equal(method.predict(x, 0), method.answer(q, x, 0)), "in training the network is what is judged"
 
 

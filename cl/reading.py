@@ -4,109 +4,33 @@ Anybody may have written or edited them. What is read here is of the types and w
 counts on; fields that are not known are passed over.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from cl.errors import UserError
-from cl.files import SCHEMA, from_json
+from cl.files import from_json
+from cl.results import (
+    OTHER_ACCURACY,
+    SCHEMA,
+    TASK_INCREMENTAL,
+    Cost,
+    Matrix,
+    Result,
+    TaskResult,
+    TrialResult,
+    Trials,
+)
 
-PLAIN = "task-incremental"
-OTHER_ACCURACY = ("task_agnostic_accuracy", "task_aware_accuracy")
-
-
-def _value(value: Any) -> Any:
-    """Of a knob: a number, a text, a yes or no, nothing, or a list of such."""
-    for one in value if isinstance(value, list) else [value]:
-        if not isinstance(one, bool | int | float | str | None):
-            raise ValueError("is no value of a knob")
-    return value
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Number = Annotated[float, Field(ge=0, le=1e15)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Size = Annotated[int, Field(ge=1, le=2**53)]
-Text = Annotated[str, Field(min_length=1, max_length=300)]
-Knobs = dict[Text, Annotated[Any, AfterValidator(_value)]]
-
-
-class _Checked(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Head(_Checked):
-    benchmark: Text
-    method: Text
-    seed: Count
-
-
-class _Learned(_Checked):
-    task: Text
-    learning_rate: Number
-    plasticity_accuracy: Share | None
-    threshold: Share | None
-    knobs: Knobs
-    attempts: Count
-    validation_accuracy: Share
-    steps: Count
-    state_bytes: Count
-    network_bytes: Size = 1
-    zero_shot_accuracy: Share = 0.0
-    untrained_accuracy: Share = 0.0
-    remarks: list[Text] = []
-
-
-class _Result(_Head):
-    tasks: list[Text]
-    accuracy: Any  # see `defect`
-    average_accuracy: Share = 0.0
-    average_forgetting: Annotated[float, Field(ge=-1, le=1)] | None = None
-    per_task: list[_Learned]
-    reduced: dict[Text, Count] = {}
-    scenario: Text = PLAIN
-    search: Annotated[str, Field(max_length=300)] = ""
-
-
-class _Trial(_Checked):
-    task_index: Count
-    phase: Text
-    trial: Count
-    learning_rate: Number
-    knobs: Knobs
-    accuracy: Share
-    threshold: Share | None
-    stability: Share = 0.0
-    kept: bool
-    epochs: Count
-    steps: Count
-    diverged: bool = False
-    instability: Annotated[float, Field(ge=0)] = 0.0
-
-
-class _Trials(_Head):
-    trials: list[_Trial]
-
-
-class _CostOfTask(_Checked):
-    task: Text
-    seconds: dict[Text, Number]
-    process_seconds: Number | None = None
-    step_seconds: Number | None = None
-
-
-class _Cost(_Head):
-    machine: dict[Text, Annotated[Any, AfterValidator(_value)]]
-    precision: Text = "float32"
-    seconds: Number
-    process_seconds: Number | None
-    step_seconds: Number | None = None
-    peak_memory_bytes: Annotated[float, Field(gt=0, le=1e15)] | None
-    per_task: list[_CostOfTask]
+RESULT: TypeAdapter[Any] = TypeAdapter(Result)
+TRIALS: TypeAdapter[Any] = TypeAdapter(Trials)
+COST: TypeAdapter[Any] = TypeAdapter(Cost)
 
 
 @dataclass(frozen=True)
@@ -118,14 +42,14 @@ class Run:
     seed: int
     benchmark: str
     tasks: tuple[str, ...]
-    accuracy: list[list[float | None]]  # [after task i][on task j] in [0, 1], None where not measured
-    per_task: list[dict[str, Any]]
-    trials: list[dict[str, Any]]
-    cost: dict[str, Any] | None
+    accuracy: Matrix  # [after task i][on task j] in [0, 1], None where not measured
+    per_task: list[TaskResult]
+    trials: list[TrialResult]
+    cost: Cost | None
     reduced: dict[str, int]  # what the benchmark was scaled to by options
-    scenario: str = PLAIN  # task-incremental, online class-incremental, ...
+    scenario: str = TASK_INCREMENTAL  # task-incremental, online class-incremental, ...
     search: str = ""  # how knobs were chosen where it was not by the survey's protocol
-    other_accuracy: list[list[float | None]] | None = None  # task-agnostic where the scenario is task-aware, or aware
+    other_accuracy: Matrix | None = None  # task-agnostic where the scenario is task-aware, or aware
 
     @property
     def benchmark_as_run(self) -> str:
@@ -135,7 +59,7 @@ class Run:
     @property
     def setting(self) -> str:
         """The scenario and the search where they are not the usual ones."""
-        return ", ".join(filter(None, [self.scenario if self.scenario != PLAIN else "", self.search]))
+        return ", ".join(filter(None, [self.scenario if self.scenario != TASK_INCREMENTAL else "", self.search]))
 
 
 def read_runs(
@@ -176,7 +100,7 @@ def read_run(path: Path, method: str, seed: int) -> Run:
     again = f"delete it and run `python -m flows.compare --methods {method} --seeds {seed}` again."
     if path.stem != f"seed-{seed}":
         raise UserError(f"{path} is not how a result is named: rename it to seed-{seed}.json, or {again}")
-    data = _read(path, _Result, again)
+    data = _read(path, RESULT, again)
     if (data["method"], data["seed"]) != (method, seed):
         raise UserError(f"{path} holds {data['method'][:80]}, seed {data['seed']}: put it where it belongs, or {again}")
     other_accuracy = next((data[name] for name in OTHER_ACCURACY if name in data), None)
@@ -186,17 +110,17 @@ def read_run(path: Path, method: str, seed: int) -> Run:
     if problem:
         raise UserError(f"{path} is damaged or unfinished ({problem}): {again}")
 
-    def companion(kind: str, model: type[_Head]) -> dict[str, Any] | None:
+    def companion(kind: str, schema: TypeAdapter[Any]) -> Any:
         file = path.with_suffix(f".{kind}.json")
         if not file.exists():
             return None
-        found = _read(file, model, again)
+        found = _read(file, schema, again)
         for name in ("benchmark", "method", "seed"):
             if found[name] != data[name]:
                 raise UserError(f"{file} is of another run (its {name} is {_short(found[name])}): {again}")
         return found
 
-    trials, cost = companion("trials", _Trials), companion("cost", _Cost)
+    trials, cost = companion("trials", TRIALS), companion("cost", COST)
     for number, trial in enumerate(trials["trials"] if trials else []):
         if trial["task_index"] >= len(data["tasks"]):
             file = path.with_suffix(".trials.json")
@@ -212,14 +136,14 @@ def read_run(path: Path, method: str, seed: int) -> Run:
         trials=trials["trials"] if trials else [],
         cost=cost,
         reduced=data.get("reduced", {}),
-        scenario=data.get("scenario", PLAIN),
+        scenario=data.get("scenario", TASK_INCREMENTAL),
         search=data.get("search", ""),
         other_accuracy=other_accuracy,
     )
 
 
-def _read(file: Path, model: type[_Head], again: str) -> dict[str, Any]:
-    """What is in the file, once it is as the model has it."""
+def _read(file: Path, schema: TypeAdapter[Any], again: str) -> dict[str, Any]:
+    """What is in the file, once it is as the schema has it."""
     try:
         if not file.is_file():
             raise OSError("it is no file")
@@ -229,7 +153,7 @@ def _read(file: Path, model: type[_Head], again: str) -> dict[str, Any]:
     if not isinstance(data, dict) or type(data.get("schema")) is not int or data["schema"] != SCHEMA:
         raise UserError(f"{file} is not a file of schema {SCHEMA}: {again}")
     try:
-        model.model_validate(data)
+        schema.validate_python(data, strict=True)
     except ValidationError as error:
         raise UserError(f"{file} is {_fault(error)}: {again}") from None
     return data

@@ -1,0 +1,266 @@
+"""One method on one task sequence: the network, the method's state, and one training at a time.
+
+Everything a training does follows from (params, method, seed, task, phase, trial, learning rate, knobs) and the model
+of the task before, so that any process can run it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cl.data import Sequence, Task, joined
+from cl.data.prepare import one_label_space
+from cl.errors import UserError
+from cl.method import Method, accuracy, add_task, cannot, make, unbounded
+from cl.methods.finetune import Finetune
+from cl.nets import build, load_weights
+from cl.nets.precision import is_reduced
+from cl.params import Params, Training, bytes_of
+from cl.rng import generator
+from cl.selection import Knobs, Outcome
+from cl.train import Fit, Snapshot, fit
+
+
+class Learner:
+    """The network with its method, on the task at hand.
+
+    Its `experiences` are what is learned in turn: the tasks, or all of them at once.
+    """
+
+    def __init__(self, params: Params, method: str, seed: int, sequence: Sequence, device: torch.device) -> None:
+        self.params, self.name, self.seed, self.device = params, method, seed, device
+        self.sequence = sequence
+        if (why := cannot(method, params.scenario)) is not None:
+            raise UserError(why)
+        self.method = make(method, params.methods.get(method, {}))
+        self.knobs: Knobs = self.method.values() | within_budget(
+            method, self.method, params.memory_budget, sequence, params.scenario.name
+        )
+        self.method = make(method, self.knobs)
+        if params.scenario.name == "domain":
+            one_label_space({task.name: task.classes for task in sequence.tasks}, sequence.labels)
+        net = build(params.model, sequence.input_shape, generator(seed, "network"))
+        load_weights(net.backbone, params.model)
+        self.method.net = self.method.wrap(net).to(device)
+        self.method.net.increment = params.scenario.name
+        self.method.net.backbone.reduced = is_reduced(params.training.precision, net, device)
+        self.base = Snapshot.of(self.method)
+
+    @functools.cached_property
+    def experiences(self) -> tuple[Task, ...]:
+        """What is learned in turn: the tasks, or all of them at once."""
+        return (joined(self.sequence.tasks),) if self.method.sees_all_tasks else self.sequence.tasks
+
+    @property
+    def training(self) -> Training:
+        """How tasks are trained; a stream is seen once, in batches of its own."""
+        if not self.params.scenario.online:
+            return self.params.training
+        return self.params.training.model_copy(update={"epochs": 1, "batch_size": self.params.scenario.batch_size})
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing has been learned yet."""
+        return self.method.sees_all_tasks or self.task.index == 0
+
+    def open(self, task: Task) -> None:
+        """Give the network the task's head and remember the model every trial starts from."""
+        self.task = task
+        self._make_ready(task.index)
+        self.base = Snapshot.of(self.method)
+
+    def _make_ready(self, index: int) -> None:
+        """Give the network all it needs for the tasks up to this one."""
+        net, seed = self.method.net, self.seed
+        while net.tasks <= index:
+            number, classes = net.tasks, len(self.sequence.tasks[net.tasks].classes)
+            add_task(self.method, net, classes, number, generator(seed, "head", number), (seed, "growth", number))
+
+    def resume(self, index: int, snapshot: Snapshot) -> None:
+        """Go back to the model as it was after the experience of this index."""
+        self._make_ready(self.experiences[index].index)
+        snapshot.restore(self.method)
+
+    def attach(self, method: Method, phase: str, trial: int, learning_rate: float) -> tuple[int | str, ...]:
+        """Tell the method where it is, and give it the loop for trainings of its own; return the trial's key."""
+        key = (self.seed, self.task.index, phase, trial)
+        method.attach(self.method.net, self.task.index, self.training, learning_rate, key)
+        method.data = self.task
+
+        def own_fit(data: Task, purpose: str, learner: Method | None = None, **settings: Any) -> Fit:
+            if learner is not None:
+                learner.attach(learner.net, self.task.index, self.training, settings["learning_rate"], key)
+            trained = fit(learner or method, data, (*key, purpose), **settings)
+            # What became of a learner of its own (an autoencoder) is for the method to say.
+            self.extra.append(trained if learner is None else dataclasses.replace(trained, diverged=False))
+            return trained
+
+        method.fit = own_fit
+        self.extra: list[Fit] = []
+        return key
+
+    def zero_shot(self) -> dict[str, float]:
+        """Test accuracy on the task at hand before it is learned, and that of a network which learned nothing.
+
+        They mean something where the classes are those of the tasks before; elsewhere, and for the first task, empty.
+        """
+        if self.params.scenario.name != "domain" or self.is_first:
+            return {}
+        self.attach(self.method, "zero-shot", 0, 0.0)
+        untrained = Learner(self.params, "finetune", self.seed, self.sequence, self.device)
+        untrained.open(self.sequence.tasks[0])
+        untrained.attach(untrained.method, "zero-shot", 0, 0.0)
+        learners = {"zero_shot_accuracy": self, "untrained_accuracy": untrained}
+        return {name: accuracy(one.method, self.task.test, inference=True) for name, one in learners.items()}
+
+    def train(
+        self,
+        phase: str,
+        trial: int,
+        learning_rate: float,
+        knobs: Knobs,
+        *,
+        plain: bool,
+        watch: Callable[[int], None] | None = None,
+    ) -> Outcome:
+        """Train from the model of the task before; leaves the trained model in place, not yet consolidated.
+
+        `plain`: by plain finetuning, within what the method leaves free to it. `watch`: see `cl.train.fit`.
+        """
+        self.base.restore(self.method)
+        self._set(knobs)
+        learner = self.method
+        if plain and not learner.isolates_parameters:
+            learner = Finetune()
+        key = self.attach(learner, phase, trial, learning_rate)
+        learner.plain = plain
+        if not self.params.scenario.online:
+            learner.begin_task(self.task)
+        instability = instability_of(learner, learning_rate)
+        keep: Literal["best", "last"] = "last" if self.params.scenario.online or self._classes_come else "best"
+        trained = fit(learner, self.task, key, learning_rate=learning_rate, keep=keep, watch=watch)
+        reached = trained.accuracy
+        if keep == "last" and not trained.diverged:
+            judged = learner.judged_by == "inference"
+            reached = accuracy(learner, self.task.validation, inference=judged, task_aware=self._task_aware)
+        return Outcome(
+            reached,
+            trained.epochs,
+            trained.steps,
+            trained.step_seconds,
+            diverged=trained.diverged,
+            instability=instability,
+        )
+
+    @property
+    def _classes_come(self) -> bool:
+        """Whether new classes are learned beside old ones.
+
+        The new task's validation data then say nothing of when to stop: they are answered best in the moment when
+        everything is taken for a new class. So all epochs are run, the last is kept, and validation accuracy is that
+        within the task's own classes.
+        """
+        return self.params.scenario.name == "class" and not self.method.sees_all_tasks
+
+    @property
+    def _task_aware(self) -> bool | None:
+        return True if self._classes_come else None
+
+    def consolidate(self, phase: str, trial: int, learning_rate: float, knobs: Knobs, trained: Outcome) -> Outcome:
+        """End the task on the trained model; the accuracy is then that of the method's inference."""
+        self._set(knobs)
+        self.attach(self.method, phase, trial, learning_rate)
+        if not self.params.scenario.online:
+            self.method.end_task(self.task)
+        reached = accuracy(self.method, self.task.validation, inference=True, task_aware=self._task_aware)
+        diverged = trained.diverged or any(f.diverged for f in self.extra)
+        return Outcome(
+            0.0 if diverged else reached,
+            trained.epochs + sum(f.epochs for f in self.extra),
+            trained.steps + sum(f.steps for f in self.extra),
+            trained.step_seconds + sum(f.step_seconds for f in self.extra),
+            self._stability() if self.searches_front else None,
+            diverged,
+            trained.instability,
+        )
+
+    @property
+    def searches_front(self) -> bool:
+        """Whether stability is weighed too: there are old tasks, and the params ask for it."""
+        decays = self.method.selection != "learning-rate"
+        return bool(self.params.selection.title) and decays and not self.is_first
+
+    def _stability(self) -> float:
+        """Mean accuracy on the old tasks: on what the method keeps of them, or on their validation data."""
+        if self.params.selection.stability_on == "holdout":
+            old = [task.validation for task in self.sequence.tasks[: self.task.index]]
+        else:
+            old = self.method.kept(self.task.train.normalise)
+            if not old:
+                raise UserError(f"methods.{self.name}: keeps no sample of an old task to see stability on; keep more")
+        return statistics.fmean(accuracy(self.method, split, inference=True) for split in old)
+
+    def chance(self) -> float:
+        """The validation accuracy of always naming the most frequent class, of the task where that is known."""
+        split = self.task.validation
+        y, t = split.y, split.t
+        task_aware = self._task_aware or self.params.scenario.name == "task"
+        if not task_aware:
+            y, t = self.method.net.column(y, t), 0
+        groups = [y[t == task] for task in t.unique()] if isinstance(t, Tensor) else [y]
+        return sum(int(group.bincount().max()) for group in groups) / len(split)
+
+    def decaying(self, knobs: Knobs) -> Knobs:
+        """Of a method's knobs those that the selection decides on."""
+        return {name: knobs[name] for name, knob in self.method.knobs.items() if knob.decay is not None}
+
+    def _set(self, knobs: Knobs) -> None:
+        for name, value in knobs.items():
+            setattr(self.method, name, value)
+
+    def test(self, task_aware: bool | None = None) -> list[float]:
+        """Test accuracy on every task up to this one; by default task-aware where the scenario is."""
+        seen = self.sequence.tasks[: self.task.index + 1]
+        return [accuracy(self.method, task.test, inference=True, task_aware=task_aware) for task in seen]
+
+    def test_other(self) -> list[float] | None:
+        """The task-agnostic accuracy where the scenario is task-aware, and the other way round.
+
+        None where that is the same, or cannot be.
+        """
+        task_aware = self.params.scenario.name == "task"
+        if self.params.scenario.name == "domain" or (task_aware and self.method.needs_task_id):
+            return None
+        return self.test(not task_aware)
+
+
+def instability_of(method: Method, learning_rate: float) -> float | None:
+    """`Outcome.instability` of a training that is about to begin."""
+    instability = learning_rate * method.stiffness() / (1 + method.training.momentum)
+    return instability if 0 < instability < math.inf else None
+
+
+def within_budget(name: str, method: Method, budget: int | str | None, sequence: Sequence, increment: str) -> Knobs:
+    """The knob that holds a method to the memory that all are given, in samples; none where it keeps no samples.
+
+    Raises `UserError` where it keeps so many of each task, or where the budget holds not one.
+    """
+    if budget is None or not method.stores_samples or method.sees_all_tasks:
+        return {}
+    if (why := unbounded(name)) is not None:
+        raise UserError(why)
+    counts = [len(task.classes) for task in sequence.tasks]
+    classes = sum(counts) if increment == "class" else max(counts)
+    each = method.sample_bytes(math.prod(sequence.tasks[0].train.images.shape[1:]), classes)
+    count = bytes_of(budget) // each if isinstance(budget, str) else budget
+    if count < 1:
+        raise UserError(f"memory_budget: {budget} hold no sample of {name}, of {each} bytes each; raise it")
+    return {"memory_budget": count}

@@ -1,0 +1,84 @@
+"""Which code decides a result: it follows from the imports, and so do the dependencies of DVC's stages."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cl import imports, names
+from cl.imports import NO_PART, code_of, path_of, with_dependencies
+from cl.names import names_in
+from tests.conftest import REPOSITORY
+
+MINE = '''"""A method of a contributor's."""
+
+from cl.methods.ewc import EWC
+
+
+class Mine(EWC):
+    """EWC."""
+'''
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package with one method more, which subclasses another in its own file."""
+    copy = tmp_path / "cl"
+    shutil.copytree(REPOSITORY / "cl", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "methods" / "mine.py").write_text(MINE)
+    for module in (imports, names):
+        monkeypatch.setattr(module, "PACKAGE", copy)
+    return copy
+
+
+def test_code_of_a_method_is_its_own_and_what_all_use() -> None:
+    common = set(code_of("finetune"))
+    assert {"train.py", "learner.py", "protocol.py", "trials.py", "resume.py", "results.py", "rng.py"} < common
+    assert {"selection.py", "checkpoint.py", "journal.py", "data/task.py", "nets/multihead.py"} < common
+    assert set(code_of("joint")) - common == {"methods/joint.py"}
+    assert set(code_of("ewc")) - common == {"methods/ewc.py", "holding.py"}
+    assert set(code_of("er")) - common == {"methods/er.py", "replay.py", "memory.py"}
+    assert not [file for name in names_in("methods") for file in code_of(name) if file in ("params.py", "cli.py")]
+
+
+def test_a_method_that_subclasses_another_rests_on_its_file(package: Path) -> None:
+    assert {"methods/mine.py", "methods/ewc.py", "holding.py"} < set(code_of("mine"))
+    assert "methods/mas.py" not in code_of("mine")
+    # An import that is added is seen in the same process.
+    shared = package / "holding.py"
+    shared.write_text(shared.read_text(encoding="utf-8") + "\nfrom cl import merging\n", encoding="utf-8")
+    assert {"merging.py"} == set(code_of("mine")) - set(code_of("joint")) - {
+        "methods/mine.py",
+        "methods/ewc.py",
+        "holding.py",
+    }
+
+
+def test_what_is_for_the_type_checker_alone_decides_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    file.write_text(
+        "if TYPE_CHECKING:\n    from cl import rng\nelse:\n    from cl import ops\n\nfrom cl.data import Task\n"
+    )
+    assert imports.imports_of(file, 0) == ("cl.ops", "cl.data")
+
+
+def test_dvc_depends_on_what_decides() -> None:
+    text = (REPOSITORY / "dvc.yaml").read_text(encoding="utf-8")
+    assert with_dependencies(text) == text, "run `python -m cl.imports`"
+    stage = yaml.safe_load(text)["stages"]["train"]["do"]
+    for name in names_in("methods"):
+        told = {file.replace("${key}", name) for file in stage["deps"]}
+        assert {f"cl/{file}" for file in code_of(name)} <= told
+
+
+def test_dvc_depends_on_a_method_that_is_subclassed(package: Path) -> None:
+    text = (REPOSITORY / "dvc.yaml").read_text(encoding="utf-8")
+    new = with_dependencies(text)
+    assert set(new.splitlines()) - set(text.splitlines()) == {"        - cl/methods/ewc.py"}
+
+
+def test_what_is_named_as_no_part_exists() -> None:
+    assert all(path_of(module).is_file() for module in NO_PART)
