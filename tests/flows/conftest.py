@@ -195,27 +195,29 @@ class Finished:
         return Path(shutil.copytree(self.out, folder))
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """finetune and ewc with seeds 0 and 1 by `python -m flows.compare`; made once, also for parallel testers."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+def made_once(base: Path, name: str, module: str, arguments: Callable[[Path], list[str]]) -> Finished:
+    """A command that ran to its end once, for all testers that run side by side."""
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     folder.mkdir(exist_ok=True)
-    found = Finished(folder / "out", "", "")
+    out = folder / "out"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "stderr").exists():
-            done = run("flows.compare", options(out=found.out))
+            done = run(module, arguments(out))
             assert done.returncode == 0, done.stderr
             (folder / "stdout").write_text(done.stdout)
             (folder / "stderr").write_text(done.stderr)
-    return Finished(found.out, (folder / "stdout").read_text(), (folder / "stderr").read_text())
+    return Finished(out, (folder / "stdout").read_text(), (folder / "stderr").read_text())
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """finetune and ewc with seeds 0 and 1 by `python -m flows.compare`."""
+    return made_once(tmp_path_factory.getbasetemp(), "finished", "flows.compare", lambda out: options(out=out))
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What the longer run ends in."""
-    out = tmp_path_factory.mktemp("undisturbed")
-    done = run("cl", options(*LONGER, out=out))
-    assert done.returncode == 0, done.stderr
-    return published(out)
+    base = tmp_path_factory.getbasetemp()
+    return published(made_once(base, "undisturbed", "cl", lambda out: options(*LONGER, out=out)).out)
