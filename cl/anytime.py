@@ -109,14 +109,14 @@ def _few(task: Task) -> Task:
 
 def summary(moments: list[Moment], tasks: int) -> dict[str, float]:
     """The measures of a trace; formulas in `cl.metrics` and in docs/metrics.md."""
-    found = {"anytime_average_accuracy": statistics.fmean(statistics.fmean(moment.accuracy) for moment in moments)}
+    measures = {"anytime_average_accuracy": statistics.fmean(statistics.fmean(moment.accuracy) for moment in moments)}
     since = [[m.accuracy[i] for m in moments if m.task > i] for i in range(tasks - 1)]
     if tasks > 1:
-        found["minimum_accuracy"] = statistics.fmean(map(min, since))
-        found["windowed_forgetting"] = statistics.fmean(largest_change(values, WINDOW) for values in since)
-        found["windowed_plasticity"] = statistics.fmean(largest_change(values, WINDOW, 1) for values in since)
-    found["worst_case_accuracy"] = worst_case_accuracy(since, moments[-1].accuracy[-1])
-    return found
+        measures["minimum_accuracy"] = statistics.fmean(map(min, since))
+        measures["windowed_forgetting"] = statistics.fmean(largest_change(values, WINDOW) for values in since)
+        measures["windowed_plasticity"] = statistics.fmean(largest_change(values, WINDOW, 1) for values in since)
+    measures["worst_case_accuracy"] = worst_case_accuracy(since, moments[-1].accuracy[-1])
+    return measures
 
 
 def main() -> int:
@@ -129,12 +129,12 @@ def main() -> int:
     params = checked(cli.params_of(given))
     print(f"{'run':24} {'average':>8} {'worst case':>11} {'minimum':>8} {'largest drop':>13}")
     for run in runs_of(params):
-        found = traced(params, run, given.out, given.every)
-        if found is None:
+        measures = traced(params, run, given.out, given.every)
+        if measures is None:
             print(f"{run.name:24} learns all tasks at once")
             continue
-        values = [found["anytime_average_accuracy"], found["worst_case_accuracy"]]
-        values += [found.get("minimum_accuracy"), found.get("windowed_forgetting")]
+        values = [measures["anytime_average_accuracy"], measures["worst_case_accuracy"]]
+        values += [measures.get("minimum_accuracy"), measures.get("windowed_forgetting")]
         shown = [f"{value:.1%}" if value is not None else "-" for value in values]
         print(f"{run.name:24} {shown[0]:>8} {shown[1]:>11} {shown[2]:>8} {shown[3]:>13}", flush=True)
     return 0
@@ -147,9 +147,9 @@ def traced(params: Params, run: RunId, out: Path, every: int) -> dict[str, Any] 
     moments = trace(params, run, out, every)
     tasks = max(moment.task for moment in moments) + 1
     head = {"schema": 1, "benchmark": params.benchmark.name, "method": run.method, "seed": run.seed, "every": every}
-    found = {**head, **summary(moments, tasks), "trace": [vars(moment) for moment in moments]}
-    write_json(out / "results" / run.method / f"seed-{run.seed}.anytime.json", found)
-    return found
+    traced_run = {**head, **summary(moments, tasks), "trace": [vars(moment) for moment in moments]}
+    write_json(out / "results" / run.method / f"seed-{run.seed}.anytime.json", traced_run)
+    return traced_run
 
 
 if __name__ == "__main__":

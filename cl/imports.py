@@ -50,16 +50,16 @@ def code_of(method: str) -> list[str]:
 
 def closure(roots: Iterable[str], stop: Iterable[str] = NO_PART) -> set[str]:
     """The modules that these import, and so on, with these; not those of `stop`, nor what only they import."""
-    found: set[str] = set()
+    closed: set[str] = set()
     waiting = list(roots)
     while waiting:
         module = waiting.pop()
-        if module in found or module in stop:
+        if module in closed or module in stop:
             continue
-        found.add(module)
+        closed.add(module)
         path = path_of(module)
         waiting += imports_of(path, path.stat().st_mtime_ns)
-    return found
+    return closed
 
 
 @functools.cache

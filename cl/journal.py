@@ -23,12 +23,12 @@ def chained(last: str, entries: Iterable[dict[str, Any]]) -> tuple[str, list[dic
 
     Returns the last digest, and the entries.
     """
-    found = []
+    links = []
     for entry in entries:
         line = json.dumps(entry, separators=(",", ":")).encode()
         last = _digest(last, line[:-1])
-        found.append({**entry, FIELD: last})
-    return last, found
+        links.append({**entry, FIELD: last})
+    return last, links
 
 
 def checked(path: Path, warn: Callable[[str], None]) -> str:
@@ -42,10 +42,10 @@ def checked(path: Path, warn: Callable[[str], None]) -> str:
     *lines, rest = path.read_bytes().split(b"\n")
     last, good = "", 0
     for line in lines:
-        found = _link(last, line)
-        if found is None:
+        link = _link(last, line)
+        if link is None:
             break
-        last, good = found, good + len(line) + 1
+        last, good = link, good + len(line) + 1
     else:
         lines = []
     if lines or _link(last, rest[:-1]) is not None:  # then the last byte was the end of a line

@@ -92,8 +92,8 @@ def learned(folder: Path, keys: Sequence[str]) -> int:
 
 def earlier(folder: Path) -> Iterator[Path]:
     """Work folders of the same method and seed that have something learned, the latest first."""
-    found = [path.parent for path in folder.parent.glob(f"*/{RUN}") if path.parent != folder]
-    yield from sorted((p for p in found if (p / "task-000").exists()), key=lambda p: -p.stat().st_mtime)
+    others = [path.parent for path in folder.parent.glob(f"*/{RUN}") if path.parent != folder]
+    yield from sorted((p for p in others if (p / "task-000").exists()), key=lambda p: -p.stat().st_mtime)
 
 
 def noted(folder: Path) -> dict[str, Any]:

@@ -71,8 +71,8 @@ class LiveTable:
                 continue
             own = [run for run in self._runs if run.method == method]
             share = statistics.fmean(self._share[run] for run in own)
-            found = [self._accuracy[run] for run in own if run in self._accuracy]
-            accuracy = f"{statistics.fmean(found):.1%}" if found else ""
+            reached = [self._accuracy[run] for run in own if run in self._accuracy]
+            accuracy = f"{statistics.fmean(reached):.1%}" if reached else ""
             table.add_row(method, ProgressBar(1.0, share, width=20), accuracy, self._last[method])
         hidden = f"{len(self._last) - len(fit)} methods more" if len(fit) < len(self._last) else ""
         left = time_left(self._share.values(), self._before.values(), time.monotonic() - self._started)

@@ -30,7 +30,7 @@ def _limits() -> list[int]:
         lines = GROUP.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return []
-    found = []
+    quotas = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
@@ -44,10 +44,10 @@ def _limits() -> list[int]:
             except (OSError, ValueError):  # no such file, or "max" for no limit
                 quota, period = -1, 1
             if quota > 0 < period:
-                found.append(math.ceil(quota / period))
+                quotas.append(math.ceil(quota / period))
             if group == room:
                 break
-    return found
+    return quotas
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -123,10 +123,12 @@ def importance(
     for x, y, _ in split.batches(size):
         y = net.label(y, t) if labels is None else labels[done : done + len(y)]
         done += len(y)
-        found = vmap(grad(of_one), in_dims=(None, 0, 0))(shared, x, y) if per_sample else grad(of_batch)(shared, x, y)
-        for name, g in found.items():
+        gradients = (
+            vmap(grad(of_one), in_dims=(None, 0, 0))(shared, x, y) if per_sample else grad(of_batch)(shared, x, y)
+        )
+        for name, g in gradients.items():
             total[name] += measure(g).sum(0) if per_sample else measure(g)
-        del found, g  # before the next chunk is computed
+        del gradients, g  # before the next chunk is computed
     return {names[full]: value / len(split) for full, value in total.items()}
 
 

@@ -177,11 +177,11 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _canonical(tree: dict[str, Any], source: str) -> None:
     """Spell the names of methods in one way; raises `UserError` for one that is unknown, or stands twice."""
     for section in ("methods", "others"):
-        found = tree.get(section)
+        written = tree.get(section)
         spelled: dict[str, str] = {}
-        if not isinstance(found, dict):
+        if not isinstance(written, dict):
             continue
-        for name in found:
+        for name in written:
             try:
                 canonical = method_name(name)
             except ValueError as error:
@@ -189,21 +189,21 @@ def _canonical(tree: dict[str, Any], source: str) -> None:
             if canonical in spelled:
                 raise UserError(f"{source}: {section}: {canonical} stands twice, as {spelled[canonical]} and {name}")
             spelled[canonical] = name
-        tree[section] = {canonical: found[name] for canonical, name in spelled.items()}
+        tree[section] = {canonical: written[name] for canonical, name in spelled.items()}
 
 
 def spelled_methods(methods: Iterable[str]) -> list[str]:
     """The names that `--methods` gives, in the one spelling; raises `UserError`."""
-    found: list[str] = []
+    canonical_names: list[str] = []
     for name in methods:
         try:
             canonical = method_name(name)
         except ValueError as error:
             raise UserError(f"--methods: {error}") from None
-        if canonical in found:
+        if canonical in canonical_names:
             raise UserError(f"--methods: names {canonical} twice")
-        found.append(canonical)
-    return found
+        canonical_names.append(canonical)
+    return canonical_names
 
 
 def _leaves(tree: dict[str, Any], above: str = "") -> Iterator[str]:

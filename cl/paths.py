@@ -28,11 +28,11 @@ def expanded(text: str) -> str:
         raise ValueError(f"{text!r}: holds the character NUL, which no path can")
     if not text.startswith("~"):
         return text
-    found = os.path.expanduser(text)
-    if found.startswith("~"):
+    whole_path = os.path.expanduser(text)
+    if whole_path.startswith("~"):
         name = text.partition("/")[0]
         raise ValueError(f"{text!r}: no home folder {name} is known; write ./{text} for what is named so")
-    return found
+    return whole_path
 
 
 def spelled(text: str) -> str:
@@ -43,10 +43,10 @@ def spelled(text: str) -> str:
 
 def address(uri: str) -> str:
     """An address in which `~` at the start of a file's path is the home folder; raises `ValueError`."""
-    found = HOME_IN_ADDRESS.fullmatch(uri)
-    if found is None:
+    home = HOME_IN_ADDRESS.fullmatch(uri)
+    if home is None:
         return spelled(uri)
-    scheme, path = found[1], expanded(found[2])
+    scheme, path = home[1], expanded(home[2])
     if scheme is None:
         return path
     return f"{scheme}://{'' if scheme == 'file' else '/'}{path}"

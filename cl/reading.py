@@ -73,10 +73,10 @@ def read_runs(
     `failed`: runs, as `ewc/seed-0`, whose files are not read, being those of an earlier run. Raises `UserError` where
     there is none, and unless all are of one task sequence.
     """
-    found = [(path, re.fullmatch(r"seed-(\d+)", path.stem)) for path in out.glob("results/*/seed-*.json")]
+    candidates = [(path, re.fullmatch(r"seed-(\d+)", path.stem)) for path in out.glob("results/*/seed-*.json")]
     paths = sorted(
         (path.parent.name, int(name[1]), path)
-        for path, name in found
+        for path, name in candidates
         if name and (methods is None or path.parent.name in methods) and (seeds is None or int(name[1]) in seeds)
         if f"{path.parent.name}/seed-{int(name[1])}" not in failed
     )
@@ -114,11 +114,11 @@ def read_run(path: Path, method: str, seed: int) -> Run:
         file = path.with_suffix(f".{kind}.json")
         if not file.exists():
             return None
-        found = _read(file, schema, again)
+        content = _read(file, schema, again)
         for name in ("benchmark", "method", "seed"):
-            if found[name] != data[name]:
-                raise UserError(f"{file} is of another run (its {name} is {_short(found[name])}): {again}")
-        return found
+            if content[name] != data[name]:
+                raise UserError(f"{file} is of another run (its {name} is {_short(content[name])}): {again}")
+        return content
 
     trials, cost = companion("trials", TRIALS), companion("cost", COST)
     for number, trial in enumerate(trials["trials"] if trials else []):
@@ -161,8 +161,8 @@ def _read(file: Path, schema: TypeAdapter[Any], again: str) -> dict[str, Any]:
 
 def _fault(error: ValidationError) -> str:
     """The first of what is lacking, or else wrong, in words."""
-    found = error.errors(include_url=False)
-    first = next((one for one in found if one["type"] == "missing"), found[0])
+    faults = error.errors(include_url=False)
+    first = next((one for one in faults if one["type"] == "missing"), faults[0])
     *above, last = (part if isinstance(part, str) and len(part) < 40 else _short(part, 40) for part in first["loc"])
     if first["type"] == "missing":
         where = f" in {'.'.join(above)}" if above else ""

@@ -27,9 +27,9 @@ def encoded(address: str) -> str:
 
     An @ or / in a password would otherwise make another host of it, and of the password a part of a page's name.
     """
-    found = _USER.search(address)
-    if found is None:
+    user_part = _USER.search(address)
+    if user_part is None:
         return address
-    user, colon, password = found[0][:-1].partition(":")
+    user, colon, password = user_part[0][:-1].partition(":")
     safe = [quote(unquote(part), safe="") for part in (user, password)]
-    return f"{address[: found.start()]}{safe[0]}{colon}{safe[1]}@{address[found.end() :]}"
+    return f"{address[: user_part.start()]}{safe[0]}{colon}{safe[1]}@{address[user_part.end() :]}"

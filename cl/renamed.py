@@ -30,13 +30,13 @@ def with_new_keys(tree: dict[str, Any], source: str | None = None) -> dict[str, 
     renamed = dict(tree)
     for old, new in KEYS.items():
         section, _, key = old.rpartition(".")
-        found = renamed.get(section)
-        if not isinstance(found, dict) or key not in found:
+        values = renamed.get(section)
+        if not isinstance(values, dict) or key not in values:
             continue
         name = new.rpartition(".")[2]
-        if name in found:
+        if name in values:
             raise UserError(f"{source or 'params'}: {old} is the old name of {new}, and both are given; leave it out")
         if source is not None:
             say(source, old, new)
-        renamed[section] = {name if one == key else one: value for one, value in found.items()}
+        renamed[section] = {name if one == key else one: value for one, value in values.items()}
     return renamed

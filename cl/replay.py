@@ -78,12 +78,12 @@ class Replay(Method):
 
     def mixed(self, x: Tensor, y: Tensor, t: TaskIds, *recalled: Recalled | None) -> tuple[Tensor, Tensor, TaskIds]:
         """The new samples, then those recalled, each with its own task; as they came where none was recalled."""
-        found = [one for one in recalled if one is not None]
-        if not found:
+        batches = [one for one in recalled if one is not None]
+        if not batches:
             return x, y, t
-        ys, ts = ([one.rows[name].to(y.device) for one in found] for name in ("y", "t"))
+        ys, ts = ([one.rows[name].to(y.device) for one in batches] for name in ("y", "t"))
         return (
-            torch.cat([x, *(one.x for one in found)]),
+            torch.cat([x, *(one.x for one in batches)]),
             torch.cat([y, *ys]),
             torch.cat([torch.full_like(y, self.task), *ts]),
         )

@@ -163,8 +163,8 @@ class Study:
         trial.set_user_attr("outcome", asdict(outcome))
         for name, value in (notes or {}).items():
             trial.set_user_attr(name, value)
-        found = [outcome.accuracy, outcome.stability or 0.0]
-        self._study.tell(trial, found[: len(self._study.directions)])
+        values = [outcome.accuracy, outcome.stability or 0.0]
+        self._study.tell(trial, values[: len(self._study.directions)])
         self._done[trial.user_attrs["number"]] = outcome
         return outcome
 
@@ -186,11 +186,11 @@ class Study:
 
 def best_learning_rate(outcomes: Mapping[float, Outcome]) -> tuple[float, float]:
     """(eta*, A*): the learning rate of the highest accuracy; among equals the first, which is the largest."""
-    best, found = 0.0, -1.0
+    best, highest = 0.0, -1.0
     for learning_rate, outcome in outcomes.items():
-        if outcome.accuracy > found:
-            best, found = learning_rate, outcome.accuracy
-    return best, found
+        if outcome.accuracy > highest:
+            best, highest = learning_rate, outcome.accuracy
+    return best, highest
 
 
 def accepted(outcome: Outcome, threshold: float) -> bool:
@@ -253,14 +253,14 @@ class Front:
 
     def round(self, numbers: range, *key: int | str) -> list[Knobs]:
         """The knobs to try as the trials of these numbers; drawn by the key and what earlier trials have found."""
-        found = []
+        points = []
         earlier = self.study.before(numbers.start)
         for number in numbers:
             sampler = optuna.samplers.TPESampler(seed=seed_of(*key, number) % 2**32, n_startup_trials=self.ROUND)
             aside = optuna.create_study(sampler=sampler, directions=["maximize", "maximize"])
             aside.add_trials(earlier)
-            found.append(aside.ask(self.space).params)
-        return found
+            points.append(aside.ask(self.space).params)
+        return points
 
     def knobs(self, point: Mapping[str, Any]) -> Knobs:
         """The knobs at a point of the search."""
@@ -270,9 +270,9 @@ class Front:
         knob, value = self._declared[name], self._start[name]
         assert knob.decay is not None
         assert isinstance(value, float)
-        found = knob.decay(value, self._alpha**u)
+        decayed = knob.decay(value, self._alpha**u)
         low, high = knob.range or (-math.inf, math.inf)
-        return float(min(max(found, low), high))
+        return float(min(max(decayed, low), high))
 
     def _decays(self, name: str, value: Value) -> float:
         """The u whose value is nearest, by halving: a decay is monotone."""

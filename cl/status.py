@@ -81,13 +81,13 @@ def _why(folder: Path, parts: Mapping[str, Any], done: int, tasks: Sequence[Mapp
     return "; ".join(told[0]) if told else "never run"
 
 
-def table(found: Sequence[Status]) -> str:
+def table(states: Sequence[Status]) -> str:
     """One line a run: what a run would do, and why."""
-    width = max(len(s.run.name) for s in found)
-    would = max(len(s.would) for s in found)
-    lines = [f"{s.run.name:<{width}}  {s.would:<{would}}  {s.why}".rstrip() for s in found]
-    work = sum(s.learned < s.stages for s in found)
-    return "\n".join([*lines, "", f"{work} of {len(found)} runs have something to learn"])
+    width = max(len(s.run.name) for s in states)
+    would = max(len(s.would) for s in states)
+    lines = [f"{s.run.name:<{width}}  {s.would:<{would}}  {s.why}".rstrip() for s in states]
+    work = sum(s.learned < s.stages for s in states)
+    return "\n".join([*lines, "", f"{work} of {len(states)} runs have something to learn"])
 
 
 def main() -> int:

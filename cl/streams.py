@@ -36,18 +36,18 @@ def fault(ended_with: OSError | None = None) -> OSError | None:
 
     `ended_with`: the error that ended the command, which may as well be of another pipe.
     """
-    found = None
+    first = None
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
             if isinstance(ended_with, BrokenPipeError) and _nobody_reads(stream.fileno()):
                 raise ended_with
         except OSError as error:
-            found = found or error
+            first = first or error
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())  # or Python would complain once more when it ends
             os.close(nowhere)
-    return found
+    return first
 
 
 def _nobody_reads(descriptor: int) -> bool:

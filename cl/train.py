@@ -155,9 +155,9 @@ def fit(
             break
         if keep == "last":
             continue
-        found = accuracy(method, data.validation, inference=judged)
-        if found > best_accuracy:
-            best, best_accuracy, stale = Snapshot.of(method), found, 0
+        reached = accuracy(method, data.validation, inference=judged)
+        if reached > best_accuracy:
+            best, best_accuracy, stale = Snapshot.of(method), reached, 0
         else:
             stale += 1
     else:

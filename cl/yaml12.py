@@ -107,12 +107,12 @@ class _Document:
             return Plain("")
         if isinstance(start, yaml.DocumentStartEvent) and (start.version or start.tags):
             raise _fault("lines that begin with % are not read", start.start_mark)
-        found = self._node(next(self._events), 0)
+        document = self._node(next(self._events), 0)
         next(self._events)  # the document's end
         more = next(self._events)
         if not isinstance(more, yaml.StreamEndEvent):
             raise _fault("a second document begins, where one is wanted", more.start_mark)
-        return found
+        return document
 
     def _node(self, event: yaml.Event, depth: int) -> Any:
         if isinstance(event, yaml.AliasEvent):
@@ -123,21 +123,21 @@ class _Document:
             raise _fault(f"{brief(event.tag.replace('tag:yaml.org,2002:', '!!'))}: tags are not read", event.start_mark)
         if event.anchor is not None:
             self._anchors[event.anchor] = None  # nothing can stand within itself
-        found: Any
+        built: Any
         if isinstance(event, yaml.ScalarEvent):
-            found = event.value if event.style else Plain(event.value)
+            built = event.value if event.style else Plain(event.value)
         elif isinstance(event, yaml.SequenceStartEvent):
-            found = []
+            built = []
             while not isinstance(item := next(self._events), yaml.SequenceEndEvent):
-                found.append(self._node(item, depth + 1))
+                built.append(self._node(item, depth + 1))
         else:
-            found = self._mapping(depth)
+            built = self._mapping(depth)
         if event.anchor is not None:
-            self._anchors[event.anchor] = found
-        return found
+            self._anchors[event.anchor] = built
+        return built
 
     def _mapping(self, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         keys = set()
         while not isinstance(key := next(self._events), yaml.MappingEndEvent):
@@ -148,24 +148,24 @@ class _Document:
             keys.add(key.value)
             value = self._node(next(self._events), depth + 1)
             if key.value != "<<" or key.style:
-                found[key.value] = value
+                mapping[key.value] = value
                 continue
             for below in reversed(value if isinstance(value, list) else [value]):
                 if not isinstance(below, dict):
                     raise _fault("<< has to be followed by a mapping, or a list of some, as *name", key.start_mark)
                 merged |= below
-        return {**merged, **found}
+        return {**merged, **mapping}
 
     def _alias(self, event: yaml.AliasEvent, depth: int) -> Any:
         name = brief(str(event.anchor))
         if event.anchor not in self._anchors:
             raise _fault(f"*{name}: nothing above has the anchor &{name}", event.start_mark)
-        found = self._anchors[event.anchor]
-        if found is None:
+        anchored = self._anchors[event.anchor]
+        if anchored is None:
             raise _fault(f"*{name} stands within what it stands for", event.start_mark)
-        size, deep = _extent(found)
+        size, deep = _extent(anchored)
         self._count(size, depth + deep, event)
-        return copy.deepcopy(found)  # what is laid over one of them is not meant for the others
+        return copy.deepcopy(anchored)  # what is laid over one of them is not meant for the others
 
     def _count(self, more: int, depth: int, event: yaml.Event) -> None:
         if depth > DEEPEST:

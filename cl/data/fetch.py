@@ -233,10 +233,10 @@ def _length(response: Any) -> int | None:
 
 def _numbers(headers: Any) -> tuple[int, int | None]:
     """The first byte (-1: none) and the whole length (None: unknown) of a `Content-Range`."""
-    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", headers.get("Content-Range") or "")
-    if found is None:
+    content_range = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", headers.get("Content-Range") or "")
+    if content_range is None:
         return -1, None
-    first, total = found.groups()
+    first, total = content_range.groups()
     return int(first) if first else -1, None if total == "*" else int(total)
 
 
@@ -252,8 +252,8 @@ def _check(path: Path, remote: Remote, say: Say | None, fetched: bool = False) -
     size = path.stat().st_size
     if remote.bytes is not None and size != remote.bytes:
         fault = f"has {size:,} bytes, not {remote.bytes:,}"
-    elif remote.md5 is not None and (found := _md5(path, say)) != remote.md5:
-        fault = f"its md5 is {found}, not {remote.md5}"
+    elif remote.md5 is not None and (actual := _md5(path, say)) != remote.md5:
+        fault = f"its md5 is {actual}, not {remote.md5}"
     else:
         return
     if fetched:

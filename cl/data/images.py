@@ -250,8 +250,8 @@ class _Readers:
         faults: dict[int, str] = {}
         for number, job in enumerate(reading.jobs):
             with _readable(self.root):
-                found = job.result()
-            faults.update({number * reading.step + index: reason for index, reason in found.items()})
+                unreadable = job.result()
+            faults.update({number * reading.step + index: reason for index, reason in unreadable.items()})
             self.done += min(reading.step, len(reading.files) - number * reading.step)
             now = time.monotonic()
             if self.say is not None and now - self.said >= SAY_EVERY:

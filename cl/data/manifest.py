@@ -62,15 +62,15 @@ def checked(manifest: dict[str, Any]) -> dict[str, Any]:
 
     One that an earlier version wrote has no seal: its fields are checked alone.
     """
-    found = unsealed(manifest) if SEAL in manifest else manifest
-    if found is None:
+    content = unsealed(manifest) if SEAL in manifest else manifest
+    if content is None:
         raise ValueError("altered since it was written")
     try:
-        _Manifest.model_validate(found)
+        _Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    shapes = {tuple(task["input_shape"]) for task in found["tasks"]}
-    if shapes != {tuple(found["input_shape"])} or found["options"].get("name") != found["benchmark"]:
+    shapes = {tuple(task["input_shape"]) for task in content["tasks"]}
+    if shapes != {tuple(content["input_shape"])} or content["options"].get("name") != content["benchmark"]:
         raise ValueError("its parts contradict each other")
-    return found
+    return content

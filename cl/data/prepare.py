@@ -169,9 +169,9 @@ def in_the_way(target: Path) -> str | None:
         return None
     if not target.is_dir():
         return f"{target}: a file, where the prepared data would be a folder; {away}"
-    found = foreign(target, FILES.fullmatch)
-    if found is not None:
-        return f"{found}: was not prepared by us, and would be removed with what was; {away}"
+    stranger = foreign(target, FILES.fullmatch)
+    if stranger is not None:
+        return f"{stranger}: was not prepared by us, and would be removed with what was; {away}"
     if any(target.iterdir()) and not is_prepared(target):
         return f"{target}: has no manifest.json of ours, so it is not replaced; {away}"
     return None
@@ -220,8 +220,8 @@ def is_current(options: Benchmark, raw: Path, target: Path, say: Say = print) ->
 
 def _key(options: Benchmark, raw: Path, say: Say | None = None) -> str:
     module = benchmark_file(options.name)
-    found = module.fingerprint(options, raw, say)
-    return digest([SCHEMA, options.model_dump(mode="json"), module.LABELS, found])
+    of_data = module.fingerprint(options, raw, say)
+    return digest([SCHEMA, options.model_dump(mode="json"), module.LABELS, of_data])
 
 
 def check_options(options: Benchmark) -> None:

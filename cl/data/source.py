@@ -49,8 +49,8 @@ def entries(folder: Path) -> tuple[list[str], list[str]]:
     """
     folders, files = [], []
     try:
-        with os.scandir(folder) as found:
-            for entry in found:
+        with os.scandir(folder) as scan:
+            for entry in scan:
                 if is_junk(entry.name):
                     continue
                 if any("\ud800" <= letter <= "\udfff" for letter in entry.name):
@@ -77,11 +77,11 @@ class Folder:
 
     def names(self, folder: str = "") -> list[str]:
         """All files below, sorted."""
-        found = []
+        listed = []
         for place, _, files in os.walk(self.root / folder):
             below = Path(place).relative_to(self.root).as_posix()
-            found += [file if below == "." else f"{below}/{file}" for file in files if not is_junk(file)]
-        return sorted(found)
+            listed += [file if below == "." else f"{below}/{file}" for file in files if not is_junk(file)]
+        return sorted(listed)
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""

@@ -102,8 +102,8 @@ class Split:
 
     def mapped(self, function: Callable[[Tensor], Tensor], size: int) -> Split:
         """The same samples with `function(x)`, of any shape (N, ...), for their images; computed once, by `size`."""
-        found = torch.cat([function(x) for x, _, _ in self.batches(size)])
-        return Split(lambda: (found, self.y, self.t), AsIs(self.normalise.device))
+        outputs = torch.cat([function(x) for x, _, _ in self.batches(size)])
+        return Split(lambda: (outputs, self.y, self.t), AsIs(self.normalise.device))
 
     def batches(
         self, size: int, order: Tensor | None = None, augment: Augment | None = None

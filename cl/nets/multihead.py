@@ -77,10 +77,10 @@ class MultiHead(nn.Module):
 
         A name that does not begin with `heads.` is one within the backbone.
         """
-        found = dict(self.backbone.named_parameters())
+        parameters = dict(self.backbone.named_parameters())
         if self.increment == "domain":
-            found.update({f"heads.{name}": p for name, p in self.heads.named_parameters()})
-        return found
+            parameters.update({f"heads.{name}": p for name, p in self.heads.named_parameters()})
+        return parameters
 
     def classes(self) -> list[int]:
         """Outputs of each head."""

@@ -63,13 +63,15 @@ def _imagenet(name: str) -> Mapping[str, Tensor]:
     weights: Any = get_model_weights(name).DEFAULT
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a run's own output is its events, and torch talks into it
-            found: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+            state_dict: Mapping[str, Tensor] = weights.get_state_dict(
+                progress=False, check_hash=True, weights_only=True
+            )
     except (OSError, HTTPException, RuntimeError, UnpicklingError) as error:  # RuntimeError: its hash is not the file's
         raise UserError(
             f"model.weights: imagenet cannot be had ({error}); fetch {weights.url} where the network allows, and set "
             "model.weights to the path of that file"
         ) from None
-    return found
+    return state_dict
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
@@ -82,14 +84,14 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         ) from None
     try:
         if path.suffix == ".safetensors":
-            found: Any = load_file(path)
+            state_dict: Any = load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
         raise UserError(
             f"model.weights: {path}: damaged, or not a file of weights alone; save it with torch.save("
             "model.state_dict(), path)"
         ) from error
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+    if not isinstance(state_dict, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
         raise UserError(f"model.weights: {path}: holds more than tensors by name; save model.state_dict() alone")
-    return found
+    return state_dict

@@ -86,19 +86,19 @@ def read(source: Source, options: Benchmark, say: Say | None) -> Arrays:
 
 
 def _files(archive: Path, wanted: set[str]) -> dict[str, bytes]:
-    found = {}
+    members = {}
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
                 name = PurePosixPath(member.name).name
                 if name in wanted and (file := tar.extractfile(member)) is not None:
-                    found[name] = file.read()
+                    members[name] = file.read()
             read_on(tar)
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise UserError(f"{archive}: cannot be read ({error}); {MEND}") from None
-    if missing := sorted(wanted - set(found)):
+    if missing := sorted(wanted - set(members)):
         raise UserError(f"{archive}: lacks {', '.join(missing)}; {MEND}")
-    return found
+    return members
 
 
 def _records(archive: Path, data: bytes, before: int, classes: int) -> tuple[Images, Labels]:

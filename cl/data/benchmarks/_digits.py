@@ -32,12 +32,12 @@ def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
     path = raw / FILE
     if not path.exists():
         raise UserError(f"{path}: not there; fetch the embedded data, in the checkout, with: {_fetching()}")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != SHA256:
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if actual != SHA256:
         raise UserError(
-            f"{path}: damaged (sha256 {found[:12]}..., not {SHA256[:12]}...); dvc checkout --force data.dvc"
+            f"{path}: damaged (sha256 {actual[:12]}..., not {SHA256[:12]}...); dvc checkout --force data.dvc"
         )
-    return found
+    return actual
 
 
 def _fetching() -> str:

@@ -118,7 +118,7 @@ def actions(folder: Path, seed: int) -> tuple[Named, Named]:
             for image, number, flag in _rows(folder, f"{lists}/Action/{action}_{split}.txt", 3):
                 doing.setdefault((image, number), []).extend([action] if flag == "1" else [])
         # Who does two things at once would be of two classes.
-        people = {person: "".join(found) or "other" for person, found in doing.items() if len(found) < 2}
+        people = {person: "".join(actions) or "other" for person, actions in doing.items() if len(actions) < 2}
         return [
             (f"{images}/{image}.jpg#{_box(folder / notes / f'{image}.xml', int(number))}", action)
             for (image, number), action in people.items()

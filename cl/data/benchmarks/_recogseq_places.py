@@ -67,7 +67,7 @@ def find(folder: Path, name: str) -> str | None:
 
 def place(folder: Path, name: str) -> str:
     """As `find`; raises `UserError` where it is not."""
-    found = find(folder, name)
-    if found is None:
+    path = find(folder, name)
+    if path is None:
         raise UserError(f"{folder}: no {name} there, nor in the folders below")
-    return found
+    return path

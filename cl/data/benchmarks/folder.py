@@ -166,11 +166,11 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
 
 def _called(folder: Path, names: list[str]) -> dict[str, str]:
     """The folder of each name: an accented letter is the same whether it is composed or not, as some systems do."""
-    found: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     for name in names:
-        if found.setdefault(composed(name), name) != name:
+        if spellings.setdefault(composed(name), name) != name:
             raise UserError(f"{folder}: two folders are called {composed(name)}, spelled in two ways; make them one")
-    return dict(sorted(found.items()))
+    return dict(sorted(spellings.items()))
 
 
 def _some(names: list[str]) -> str:

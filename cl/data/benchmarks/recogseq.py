@@ -66,15 +66,15 @@ def _of_parts(folder: Path, listing: Listing, size: int) -> Iterator[RawTask]:
 def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
     """Changes when a picture of the chosen sets does, or another takes its place."""
     del raw
-    found = []
+    fingerprints = []
     for name, folder in _folders(options, say).items():
         listing = _listing(name, folder, options)
         files = {
             split: [(path.partition("#")[0], label) for path, label in listing.splits[split]]
             for split in listing.splits
         }
-        found.append([fingerprint_of(folder, [Listing(name, listing.classes, files)]), dict(listing.splits)])
-    return digest(found)
+        fingerprints.append([fingerprint_of(folder, [Listing(name, listing.classes, files)]), dict(listing.splits)])
+    return digest(fingerprints)
 
 
 def _folders(options: Benchmark, say: Say | None = None) -> dict[str, Path]:

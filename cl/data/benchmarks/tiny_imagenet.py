@@ -95,8 +95,8 @@ def _found(files: Folder, options: Benchmark) -> list[Listing]:
             )
         wnid = rest.partition("\t")[0]
         test.setdefault(wnid, []).append(f"{top}val/images/{image}")
-    found = _words(files, top)
-    return [_listing(name, cut[name], train, test, found, options, files.root) for name in names]
+    words = _words(files, top)
+    return [_listing(name, cut[name], train, test, words, options, files.root) for name in names]
 
 
 def _top(files: Folder) -> str:
