@@ -9,11 +9,11 @@ from pathlib import Path
 from cl import cli
 from cl.data.prepare import check_prepared, prepare
 from cl.errors import UserError
-from cl.files import read_object
 from cl.live import shown
-from cl.metrics import interval
+from cl.metrics import average_accuracy, average_forgetting, interval
 from cl.params import Params
 from cl.pool import RunId, check_out, explain, run_all, runs_of
+from cl.reading import read_run
 
 
 def run(params: Params, out: Path) -> dict[str, str]:
@@ -39,12 +39,12 @@ def table(params: Params, out: Path, failed: Collection[str] = ()) -> str:
     rows = []
     for method in params.methods:
         learned = [seed for seed in params.seeds if RunId(method, seed).name not in failed]
-        paths = [out / "results" / method / f"seed-{seed}.json" for seed in learned]
-        results = [averages(path) for path in paths if path.exists()]
-        if results:
-            mean, half = interval([accuracy for accuracy, _ in results])
-            lost = [forgetting for _, forgetting in results if forgetting is not None]
-            rows.append((mean, half, sum(lost) / len(lost) if lost else None, len(results), method))
+        paths = {seed: out / "results" / method / f"seed-{seed}.json" for seed in learned}
+        matrices = [read_run(path, method, seed).accuracy for seed, path in paths.items() if path.exists()]
+        if matrices:
+            mean, half = interval([average_accuracy(matrix) for matrix in matrices])
+            lost = [value for matrix in matrices if (value := average_forgetting(matrix)) is not None]
+            rows.append((mean, half, sum(lost) / len(lost) if lost else None, len(matrices), method))
     width = max(len(name) for name in ["method", *params.methods])
     lines = [f"{'method':<{width}} {'accuracy':>8} {'+-':>6} {'forgetting':>11} {'seeds':>6}"]
     for mean, half, forgotten, count, method in sorted(rows, reverse=True, key=lambda row: row[0]):
@@ -52,15 +52,6 @@ def table(params: Params, out: Path, failed: Collection[str] = ()) -> str:
         kept = f"{forgotten:11.1%}" if forgotten is not None else f"{'-':>11}"
         lines.append(f"{method:<{width}} {mean:8.1%} {spread} {kept} {count:>6}")
     return "\n".join(lines)
-
-
-def averages(path: Path) -> tuple[float, float | None]:
-    """Average accuracy and forgetting of a result file; raises `UserError` where that does not say them."""
-    found = read_object(path)
-    accuracy, forgetting = found.get("average_accuracy"), found.get("average_forgetting")
-    if not isinstance(accuracy, float | int) or not isinstance(forgetting, float | int | None):
-        raise UserError(f"{path}: damaged; run the same command again, which puts it right")
-    return accuracy, forgetting
 
 
 def _say(line: str) -> None:

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from cl import checkpoint, files
-from cl import run as run_process
+from cl import checkpoint, files, publish
 from cl.data import Split, load
 from cl.errors import UserError
 from cl.learner import Learner
@@ -107,7 +106,7 @@ def counted(patch: pytest.MonkeyPatch, die_at: int | None = None) -> Iterator[di
         before(Study, "end", "moments")
         before(checkpoint, "save", "moments")
         before(files, "write_bytes", "moments")
-        before(run_process, "write_bytes", "moments")
+        before(publish, "write_bytes", "moments")
         before(Learner, "test", "moments")
         before(Learner, "train", "train")
         before(Learner, "consolidate", "consolidate")

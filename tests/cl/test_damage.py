@@ -19,7 +19,8 @@ from cl.errors import UserError
 from cl.keys import run_folder
 from cl.params import Benchmark, Params
 from cl.pool import Children, RunId
-from cl.run import learn, publish_if_finished
+from cl.publish import publish_if_finished
+from cl.run import learn
 from cl.status import status_of
 from tests.cl.small import output, params_for, published
 from tests.conftest import RAW

@@ -21,7 +21,8 @@ from cl.errors import UserError
 from cl.files import verify
 from cl.keys import run_folder, run_key
 from cl.params import Benchmark, Params
-from cl.run import choose_device, publish_if_finished
+from cl.publish import publish_if_finished
+from cl.run import choose_device
 from tests.cl.small import OFF, REPOSITORY, output, params_for, published, run
 from tests.conftest import RAW
 
@@ -339,7 +340,7 @@ def test_two_publish_the_same_run_at_once(prepared: dict[int, Path], tmp_path: P
     expected = published(out)
     (out / "params.json").write_text(params.model_dump_json())
     code = (
-        "import sys\nfrom pathlib import Path\nfrom cl.params import read\nfrom cl.run import publish_if_finished\n"
+        "import sys\nfrom pathlib import Path\nfrom cl.params import read\nfrom cl.publish import publish_if_finished\n"
         "out = Path(sys.argv[1])\nparams, places = read(out / 'params.json'), []\n"
         "done = 0\n"
         "while done < 50:\n"

@@ -18,7 +18,7 @@ from benchmarks import costs, loop, outside, switches, whole_run
 from benchmarks import prepare as prepare_benchmark
 from cl import cli, machine
 from cl.errors import UserError
-from cl.pool import event_of
+from cl.events import event_of
 from flows import provenance, serve
 from tests.conftest import sources
 from tests.flows.conftest import LONGER, REPOSITORY, Finished, Started, environment, learned, options, run
