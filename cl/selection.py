@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from cl.journal import chained, checked
-from cl.method import Knob, Scalar, Value
+from cl.knob import Knob, Scalar, Value
 from cl.metrics import front
 from cl.params import Selection
 from cl.rng import seed_of

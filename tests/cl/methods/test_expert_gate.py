@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cl.data import Sequence, Split, Task
 from cl.errors import UserError
+from cl.evaluate import accuracy
 from cl.learner import Learner
-from cl.method import accuracy
 from cl.methods import expert_gate
 from cl.methods.expert_gate import FLOOR, Autoencoder, ExpertGate, confidence, relatedness
 from cl.ops import distillation

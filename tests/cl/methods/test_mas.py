@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl.method import accuracy
+from cl.evaluate import accuracy
 from cl.methods.mas import MAS
 from cl.ops import snapshot
 from tests.cl.small import attach, learner_for, linear_net, mlp, params_for, same, toy_task
