@@ -1,4 +1,4 @@
-"""The loop: schedule, best epoch, order of the hooks. Golden values of the fact sheet, section 10.2."""
+"""The loop: schedule, best epoch, order of the hooks. Epochs counted by hand from the rule that `fit` states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plasticity search and stability decay. Golden values of the fact sheet, sections 2.3 and 10.1."""
+"""Plasticity search and stability decay: algorithm 1 of De Lange et al. (2021). Sequences of knobs by hand."""
 
 from __future__ import annotations
 

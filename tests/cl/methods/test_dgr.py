@@ -1,4 +1,4 @@
-"""Deep generative replay: golden checks of the fact sheet, section 10.2, and its generator."""
+"""Deep generative replay: weights of its loss and divergence of its generator by hand, and what is frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EBLL: what the fact sheet says in sections 4.7 and 10.5."""
+"""EBLL: equations 2 and 5 of Rannen Triki et al. (2017) written out once more, and what learns in which step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Expert Gate: golden values of the fact sheet, section 12, on tasks that look different."""
+"""Expert Gate (Aljundi et al. 2017). Golden values by hand, and gates of tasks that look different."""
 
 from __future__ import annotations
 

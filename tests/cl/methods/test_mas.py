@@ -1,4 +1,4 @@
-"""MAS: golden values of the fact sheet, section 10.8, and swapped-in heads, 10.13."""
+"""MAS. Golden values by hand from equations 2 to 4 of Aljundi et al. (2018), and heads that are swapped in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VCL: golden values of the fact sheet, section 11; layers by their moments; coresets."""
+"""VCL: golden values by hand from the divergence of two Gaussians; layers by their moments; coresets."""
 
 from __future__ import annotations
 
