@@ -60,10 +60,7 @@ def test_cheap_stages_do_not_load_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=REPOSITORY).returncode == 0
 
 
-@pytest.mark.parametrize(
-    "name",
-    [*LAYERS[1:4], *LAYERS[5:], "publish", "checkpoint", "pool"],
-)
+@pytest.mark.parametrize("name", [*LAYERS[1:4], *LAYERS[5:], "publish", "checkpoint", "pool"])
 def test_the_loop_names_no_method(name: str) -> None:
     """But for finetuning, which the protocol itself is built on."""
     tree = ast.parse((REPOSITORY / "cl" / f"{name}.py").read_text(encoding="utf-8"))
