@@ -33,9 +33,9 @@ from cl.data.task import Normalise
 from cl.errors import UserError
 from cl.learner import Learner
 from cl.machine import machine, resident
-from cl.method import method_class
 from cl.nets import build
 from cl.params import Model, Params, names_in, validate
+from cl.register import method_class
 from cl.rng import generator
 from cl.run import choose_device
 from cl.selection import Knobs

@@ -19,7 +19,7 @@ from benchmarks.switches import results_of
 from cl import cli
 from cl.errors import UserError
 from cl.files import write_json
-from cl.method import Value
+from cl.knob import Value
 
 ELSEWHERE = ("benchmark.seed=1", "benchmark.tasks=5")
 SEEDS = "10,11,12"

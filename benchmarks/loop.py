@@ -21,9 +21,9 @@ from torch import nn
 from cl import cli
 from cl.data import Task, load
 from cl.data.prepare import prepare
-from cl.method import make
 from cl.nets import build
 from cl.params import Benchmark, Model, Patience, Training
+from cl.register import make
 from cl.rng import generator
 from cl.train import fit
 

@@ -33,11 +33,13 @@ from cl.data import Sequence as TaskSequence
 from cl.data import Task, joined, load
 from cl.data.prepare import prepare
 from cl.errors import UserError
+from cl.evaluate import accuracy
 from cl.learner import Learner
-from cl.method import Method, accuracy, make, method_class
+from cl.method import Method
 from cl.metrics import interval
 from cl.nets import MultiHead, build
 from cl.params import Params, Training, validate
+from cl.register import make, method_class
 from cl.rng import generator, seed_of
 
 Settings: TypeAlias = dict[str, Any]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -18,26 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import knobs, switches
+from benchmarks.tables import METHODS, fill
 from cl import cli
 from cl.errors import UserError
-from cl.files import read_json, write_whole
+from cl.files import read_json
 from cl.params import names_in
 from cl.paths import option
 from cl.reading import read_runs
 from flows.report import BOUNDS, Row, compare, percent, size, times
 
-METHODS = Path("docs/methods")
 PROTOCOL = Path("docs/protocol.md")
 SCENARIOS = Path("docs/scenarios.md")
-
-
-def fill(page: Path, block: str, content: str) -> None:
-    """Replace what stands between the block's two marks; raises `UserError` where the page has none."""
-    text = page.read_text(encoding="utf-8")
-    marks = re.compile(rf"(<!-- {block} -->\n).*?(<!-- /{block} -->)", re.DOTALL)
-    if not marks.search(text):
-        raise UserError(f"{page}: has no block <!-- {block} --> ... <!-- /{block} -->")
-    write_whole(page, marks.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text).encode())
 
 
 def where(rows: tuple[Row, ...]) -> str:

@@ -18,7 +18,8 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
-from benchmarks.pages import fill, where
+from benchmarks.pages import where
+from benchmarks.tables import fill
 from cl import cli
 from cl.errors import UserError
 from cl.files import remove, write_json, write_whole

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 
 from cl import cli
 from cl.errors import UserError
-from cl.method import method_class
 from cl.nets import build
 from cl.nets.precision import is_reduced
 from cl.params import Benchmark, Params, read
+from cl.register import method_class
 from cl.rng import generator
 from cl.run import choose_device
 

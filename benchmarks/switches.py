@@ -18,10 +18,11 @@ from cl import cli
 from cl.data.prepare import prepare
 from cl.errors import UserError
 from cl.files import write_json
-from cl.method import Value, method_class
+from cl.knob import Value
 from cl.metrics import interval
 from cl.params import names_in, read
 from cl.pool import Progress, explain, run_all, runs_of
+from cl.register import method_class
 
 GIVEN: dict[tuple[str, str], dict[str, Value]] = {("gem", "memory_gradient"): {"memory_per_task": 450}}
 """Knobs without which a switch has nothing to do: a memory has to be larger than a batch."""

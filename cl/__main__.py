@@ -18,7 +18,7 @@ from cl.reading import read_run
 
 def run(params: Params, out: Path) -> dict[str, str]:
     """Prepare the benchmark, learn every run and print the table; returns the failures."""
-    from cl.method import checked
+    from cl.register import checked
 
     check_out(out, params.benchmark)
     params = checked(params)

@@ -21,12 +21,13 @@ import torch
 from cl import checkpoint, cli
 from cl.data import Split, Task
 from cl.errors import UserError
+from cl.evaluate import accuracy
 from cl.files import from_json, write_json
 from cl.keys import chain_key, run_folder, run_key
-from cl.method import accuracy, checked, method_class
 from cl.metrics import largest_change, worst_case_accuracy
 from cl.params import Params
 from cl.pool import RunId, runs_of
+from cl.register import checked, method_class
 from cl.rng import generator
 from cl.run import learner_of
 from cl.work import DamagedFile, finished

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cl.method import ALL, Method, knob, shrink
+from cl.knob import knob, shrink
+from cl.method import ALL, Method
 from cl.ops import Tensors, quadratic
 
 

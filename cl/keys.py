@@ -124,7 +124,7 @@ def adopt(params: Params, method: str, seed: int, out: Path) -> int:
     what this version would have learned from the start, which is why it is only done when asked for
     (`execution.after_upgrade: continue`). Returns how many tasks were taken over.
     """
-    from cl.method import method_class
+    from cl.register import method_class
 
     at_once = method_class(method).sees_all_tasks
     parts = parts_of(params, method, seed)

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Literal
 
 import torch
@@ -19,14 +19,17 @@ from torch import Tensor
 from cl.data import Sequence, Task, joined
 from cl.data.prepare import one_label_space
 from cl.errors import UserError
-from cl.method import Method, accuracy, add_task, cannot, make, unbounded
+from cl.evaluate import accuracy
+from cl.method import Method, add_task
 from cl.methods.finetune import Finetune
 from cl.nets import build, load_weights
 from cl.nets.precision import is_reduced
 from cl.params import Params, Training, bytes_of
+from cl.register import cannot, make, unbounded
 from cl.rng import generator
 from cl.selection import Knobs, Outcome
 from cl.train import Fit, Snapshot, fit
+from cl.trainable import Trainable
 
 
 class Learner:
@@ -74,6 +77,7 @@ class Learner:
     def open(self, task: Task) -> None:
         """Give the network the task's head and remember the model every trial starts from."""
         self.task = task
+        self._made: dict[Hashable, Any] = {}
         self._make_ready(task.index)
         self.base = Snapshot.of(self.method)
 
@@ -95,17 +99,22 @@ class Learner:
         method.attach(self.method.net, self.task.index, self.training, learning_rate, key)
         method.data = self.task
 
-        def own_fit(data: Task, purpose: str, learner: Method | None = None, **settings: Any) -> Fit:
-            if learner is not None:
-                learner.attach(learner.net, self.task.index, self.training, settings["learning_rate"], key)
-            trained = fit(learner or method, data, (*key, purpose), **settings)
-            # What became of a learner of its own (an autoencoder) is for the method to say.
-            self.extra.append(trained if learner is None else dataclasses.replace(trained, diverged=False))
+        def own_fit(data: Task, purpose: str, other: Trainable | None = None, **settings: Any) -> Fit:
+            if other is not None:
+                other.attach(other.net, self.task.index, self.training, settings["learning_rate"], key)
+            trained = fit(other or method, data, (*key, purpose), **settings)
+            # What became of a trainable of its own (an autoencoder) is for the method to say.
+            self.extra.append(trained if other is None else dataclasses.replace(trained, diverged=False))
             return trained
 
-        method.fit = own_fit
+        method.fit, method.once = own_fit, self._once
         self.extra: list[Fit] = []
         return key
+
+    def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def zero_shot(self) -> dict[str, float]:
         """Test accuracy on the task at hand before it is learned, and that of a network which learned nothing.

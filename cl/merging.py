@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cl.data import Task
-from cl.method import Method, knob
+from cl.knob import knob
+from cl.method import Method
 from cl.ops import Tensors, quadratic, snapshot
 
 

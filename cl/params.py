@@ -1,7 +1,7 @@
 """The schema of params.yaml: every knob of a run, typed; an unknown key or an impossible value is a readable error.
 
 Torch is not imported here, so that the cheap stages start at once. The knobs of a method are declared in the
-method's own file and checked against it by `cl.method.checked` as soon as torch is loaded.
+method's own file and checked against it by `cl.register.checked` as soon as torch is loaded.
 """
 
 from __future__ import annotations

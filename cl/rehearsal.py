@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl.data import Task
+from cl.data import Task, TaskIds
 from cl.memory import drawn
-from cl.method import ALL, Method, TaskIds
+from cl.method import ALL, Method
 
 
 class Rehearsal(Method):

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl.data import Split, held
+from cl.data import Split, TaskIds, held
 from cl.data.task import Normalise
+from cl.knob import knob, shrink
 from cl.memory import placed, reservoir
-from cl.method import ALL, LABEL_BYTES, Method, TaskIds, knob, shrink
+from cl.method import ALL, LABEL_BYTES, Method
 
 Rows: TypeAlias = dict[str, Tensor]
 """Samples as they are kept: `images` (K, C, H, W) uint8, labels `y` (K,), tasks `t` (K,), and what a method adds."""

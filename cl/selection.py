@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from cl.journal import chained, checked
-from cl.method import Knob, Scalar, Value
+from cl.knob import Knob, Scalar, Value
 from cl.metrics import front
 from cl.params import Selection
 from cl.rng import seed_of
@@ -67,10 +67,10 @@ class Trial:
 
 
 class Decay:
-    """The order in which knobs decay after failed attempts (the survey's code, section 2.3 of its fact sheet).
+    """The order in which knobs decay after failed attempts, as in the survey's code.
 
     One knob: it is decayed. Several: each in turn alone, against the values of reference; then all of them, which
-    makes the new reference.
+    makes the new reference. (Algorithm 1 of the paper decays all of them at once.)
     """
 
     def __init__(self, knobs: Knobs, declared: Mapping[str, Knob], alpha: float) -> None:

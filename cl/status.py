@@ -46,7 +46,7 @@ class Status:
 
 def status_of(params: Params, run: RunId, out: Path, tasks: Sequence[Mapping[str, Any]]) -> Status:
     """How far the run is on these prepared tasks (the manifest's entries), and why it is no further."""
-    from cl.method import method_class
+    from cl.register import method_class
 
     at_once = method_class(run.method).sees_all_tasks
     parts = parts_of(params, run.method, run.seed)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from cl.data import Task
 from cl.data.augment import Augment
-from cl.method import Method, accuracy
+from cl.evaluate import accuracy
 from cl.nets import Dropout
 from cl.rng import Key, generator
+from cl.trainable import Trainable
 
 LIMIT = 1e4
 """Loss and penalty of a training that diverges pass this on their way to infinity, also where a lower learning rate
@@ -39,24 +40,24 @@ class Fit:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The network's tensors and all of a method's state, copied."""
+    """The network's tensors and all of a trainable's state, copied."""
 
     net: dict[str, Tensor]
     state: dict[str, Any]
 
     @staticmethod
-    def of(method: Method) -> Snapshot:
-        """A copy of what the method is now."""
-        return Snapshot({k: v.clone() for k, v in method.net.state_dict().items()}, copy_state(method.state()))
+    def of(trainable: Trainable) -> Snapshot:
+        """A copy of what the trainable is now."""
+        return Snapshot({k: v.clone() for k, v in trainable.net.state_dict().items()}, copy_state(trainable.state()))
 
-    def restore(self, method: Method) -> None:
+    def restore(self, trainable: Trainable) -> None:
         """Put the copy back; the snapshot stays whole for another time."""
-        method.net.load_state_dict(self.net)
-        method.load_state(copy_state(self.state))
+        trainable.net.load_state_dict(self.net)
+        trainable.load_state(copy_state(self.state))
 
 
 def copy_state(value: Any) -> Any:
-    """A deep copy of a method's state (tensors detached, containers rebuilt)."""
+    """A deep copy of a state (tensors detached, containers rebuilt)."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
@@ -67,7 +68,7 @@ def copy_state(value: Any) -> Any:
 
 
 def fit(
-    method: Method,
+    trainable: Trainable,
     data: Task,
     key: Key,
     *,
@@ -77,19 +78,19 @@ def fit(
     keep: Literal["best", "last"] = "best",
     watch: Callable[[int], None] | None = None,
 ) -> Fit:
-    """Train the attached method's network on one task; end with the epoch of the best validation accuracy.
+    """Train the attached trainable's network on one task; end with the epoch of the best validation accuracy.
 
-    Steps are those of `method.optimizer`. As in the survey's code, after `patience.drop_after` epochs in a row without
-    a better validation accuracy the learning rate is multiplied by `patience.factor`, after more than
-    `patience.stop_after` training ends. Ties are no improvement, and an epoch at accuracy 0 is never the best; where no
-    epoch is, the model goes back to where it started, at accuracy 0.
+    As in the survey's code, after `patience.drop_after` epochs in a row without a better validation accuracy the
+    learning rate is multiplied by `patience.factor`, after more than `patience.stop_after` training ends. Ties are no
+    improvement, and an epoch at accuracy 0 is never the best; where no epoch is, the model goes back to where it
+    started, at accuracy 0.
 
     A training has diverged where after an epoch a weight is not finite, or loss and penalty together are not, or stand
     more than `LIMIT` above where they began. It ends there. The model is then that of the best epoch before, but the
     accuracy is 0: what a training without stability reached on its way out is no result.
 
     Args:
-        method: attached to its network; its hooks are called as `cl.method` says.
+        trainable: attached to its network; its hooks are called as `cl.trainable` says.
         data: the task; validation data decide on the best epoch, test data are not touched.
         key: of the order of the samples and of the masks of dropout; the epoch's number is appended.
         learning_rate: to start with.
@@ -97,19 +98,19 @@ def fit(
         may_stay: the model as it stands competes with the epochs.
         keep: last: all epochs are run and the last is kept, or, where the training diverges, the model as it was; no
             validation data are looked at.
-        watch: called after every step with how many there were; may look at the method, and change nothing.
+        watch: called after every step with how many there were; may look at the trainable, and change nothing.
     """
-    training = method.training
-    patience = method.patience or training.patience
-    parameters: list[Tensor] = [p for p in method.net.parameters() if p.requires_grad]
-    optimizer = method.optimizer(parameters, learning_rate)
-    changes = method.augmentation
-    dropouts = [layer for layer in method.net.modules() if isinstance(layer, Dropout)]
-    judged = method.judged_by == "inference"
-    best, diverged = Snapshot.of(method), False
-    best_accuracy = accuracy(method, data.validation, inference=judged) if may_stay else 0.0
-    method.data = data
-    method.steps_per_epoch = -(-len(data.train) // training.batch_size)
+    training = trainable.training
+    patience = trainable.patience or training.patience
+    parameters: list[Tensor] = [p for p in trainable.net.parameters() if p.requires_grad]
+    optimizer = trainable.optimizer(parameters, learning_rate)
+    changes = trainable.augmentation
+    dropouts = [layer for layer in trainable.net.modules() if isinstance(layer, Dropout)]
+    judged = trainable.judged_by == "inference"
+    best, diverged = Snapshot.of(trainable), False
+    best_accuracy = accuracy(trainable, data.validation, inference=judged) if may_stay else 0.0
+    trainable.data = data
+    trainable.steps_per_epoch = -(-len(data.train) // training.batch_size)
     stale = steps = epoch = 0
     loss = penalty = began = None
     step_seconds = 0.0
@@ -119,33 +120,33 @@ def fit(
         if stale == patience.drop_after:
             for group in optimizer.param_groups:
                 group["lr"] *= patience.factor
-        method.net.train()
-        method.epoch, method.step = epoch, 0
+        trainable.net.train()
+        trainable.epoch, trainable.step = epoch, 0
         started = time.process_time()
         order = torch.randperm(len(data.train), generator=generator(*key, epoch))
         augment = Augment(changes, generator(*key, "augmentation", epoch)) if changes.active else None
         for x, y, t in data.train.batches(training.batch_size, order, augment):
             for number, layer in enumerate(dropouts):
-                layer.draw_from(*key, "dropout", number, epoch, method.step)
-            method.indices = order[method.step * training.batch_size :][: training.batch_size]
-            x, y, t = method.batch(x, y, t)
-            loss = method.loss(x, y, t)
+                layer.draw_from(*key, "dropout", number, epoch, trainable.step)
+            trainable.indices = order[trainable.step * training.batch_size :][: training.batch_size]
+            x, y, t = trainable.batch(x, y, t)
+            loss = trainable.loss(x, y, t)
             optimizer.zero_grad()
             loss.backward()
-            method.on_grad()
-            penalty = method.penalty()
+            trainable.on_grad()
+            penalty = trainable.penalty()
             if penalty is not None:
                 penalty.backward()
             if began is None:
                 began = _sum(loss, penalty)
             optimizer.step()
-            method.on_step(x, y, t)
-            method.step += 1
+            trainable.on_step(x, y, t)
+            trainable.step += 1
             if watch is not None:
-                watch(steps + method.step)
-                method.net.train()
+                watch(steps + trainable.step)
+                trainable.net.train()
         step_seconds += time.process_time() - started
-        steps += method.step
+        steps += trainable.step
         assert loss is not None
         assert began is not None
         weights = torch.stack(torch._foreach_norm(parameters)).sum()
@@ -155,15 +156,15 @@ def fit(
             break
         if keep == "last":
             continue
-        reached = accuracy(method, data.validation, inference=judged)
+        reached = accuracy(trainable, data.validation, inference=judged)
         if reached > best_accuracy:
-            best, best_accuracy, stale = Snapshot.of(method), reached, 0
+            best, best_accuracy, stale = Snapshot.of(trainable), reached, 0
         else:
             stale += 1
     else:
         epoch += 1
     if keep == "best" or diverged:
-        best.restore(method)
+        best.restore(trainable)
     return Fit(0.0 if diverged else best_accuracy, epoch, steps, step_seconds, diverged)
 
 

@@ -17,12 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cl.data import Task
+from cl.data import Task, TaskIds
 from cl.errors import UserError
-from cl.method import ALL, Method, TaskIds, knob, shrink
+from cl.knob import knob, shrink
+from cl.method import ALL, Method
 from cl.nets import BatchNorm, MultiHead
 from cl.ops import Tensors, cross_entropy, snapshot
 from cl.rng import seed_of
+from cl.trainable import Trainable
 
 SPREAD = "_log_variance"
 """What the name of a weight's log variance ends in."""
@@ -134,10 +136,55 @@ def gaussian(parameters: Mapping[str, Tensor]) -> list[str]:
     return [name for name in parameters if name + SPREAD in parameters]
 
 
-class Variational(Method):
-    """L = CE at weights drawn from q + beta KL(q || prior) / N, the prior being q as the last task left it.
+class Posterior(Trainable):
+    """L = CE at weights drawn from q + beta KL(q || prior) / N."""
 
-    The first prior is a standard normal, as is that of every new head.
+    net: MultiHead
+    beta: float
+    mean_rate: float
+    variance_rate: float
+    train_samples: int
+
+    prior_: Tensors | None = None
+    """Means and log variances by name, heads included; a weight that is not in it has a standard normal prior."""
+    count_: int = 0
+    """N: samples that q is learned from."""
+
+    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+        """Adam, as in the paper."""
+        names = {id(p): name for name, p in self.net.named_parameters()}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if names[id(p)].endswith(SPREAD) == spreads], "lr": rate * learning_rate}
+            for spreads, rate in ((False, self.mean_rate), (True, self.variance_rate))
+        ]
+        return torch.optim.Adam(groups, foreach=True)
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """The mean over the draws of the cross-entropy."""
+        seed = int(torch.randint(2**62, (), generator=self.rng("noise")))
+        with noise(self.net, torch.Generator(x.device).manual_seed(seed)):
+            draws = [cross_entropy(self.net, x, y, t) for _ in range(self.train_samples)]
+        return torch.stack(draws).mean()
+
+    def penalty(self) -> Tensor | None:
+        """beta KL(q || prior) / N."""
+        return self.beta / self.count_ * self.divergence() if self.beta else None
+
+    def divergence(self) -> Tensor:
+        """KL(q || prior) in nats; heads of finished tasks, whose posterior is their prior, add 0."""
+        q, prior = dict(self.net.named_parameters()), self.prior_ or {}
+        parts = [
+            divergence(q[name], q[name + SPREAD], prior.get(name, 0.0), prior.get(name + SPREAD, 0.0))
+            for name in gaussian(q)
+        ]
+        return torch.stack(parts).sum()
+
+
+class Variational(Posterior, Method):
+    """Learns q task by task, the prior being q as the last task left it.
+
+    The first prior is a standard normal, as is that of every new head. The first task is learned without noise and
+    prior (`prior_` is None): from random means mean-field learning would stall.
     """
 
     scenarios = ALL
@@ -150,14 +197,6 @@ class Variational(Method):
     variance_rate: float = knob(0.2, range=(1e-9, 1e3), help="Adam's rate for log variances, times the learning rate")
     train_samples: int = knob(1, range=(1, 1e4), help="draws of the noise in a step")
     test_samples: int = knob(20, range=(1, 1e6), help="networks drawn from q that answer together")
-
-    prior_: Tensors | None = None
-    """Means and log variances by name, heads included; a weight that is not in it has a standard normal prior.
-
-    None while the first task is learned without noise.
-    """
-    count_: int = 0
-    """N: samples that q is learned from."""
 
     def wrap(self, net: MultiHead) -> MultiHead:
         """Gaussian weights in every layer; raises `UserError` where the network has other layers that learn."""
@@ -180,43 +219,21 @@ class Variational(Method):
             net.heads[-1] = self._spread(net.heads[-1])
 
     def begin_task(self, data: Task) -> None:
-        """The first task is learned without noise and prior: from random means mean-field learning would stall."""
+        """N."""
         self.count_ = len(data.train)
 
     def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
-        """Adam, as in the paper, where q is learned."""
-        if self.prior_ is None:
-            return super().optimizer(parameters, learning_rate)
-        names = {id(p): name for name, p in self.net.named_parameters()}
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if names[id(p)].endswith(SPREAD) == spreads], "lr": rate * learning_rate}
-            for spreads, rate in ((False, self.mean_rate), (True, self.variance_rate))
-        ]
-        return torch.optim.Adam(groups, foreach=True)
+        """Adam where q is learned, else that of all methods."""
+        learns = Posterior if self.prior_ is not None else Method
+        return learns.optimizer(self, parameters, learning_rate)
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        """The mean over the draws of the cross-entropy."""
-        if self.prior_ is None:
-            return super().loss(x, y, t)
-        seed = int(torch.randint(2**62, (), generator=self.rng("noise")))
-        with noise(self.net, torch.Generator(x.device).manual_seed(seed)):
-            draws = [cross_entropy(self.net, x, y, t) for _ in range(self.train_samples)]
-        return torch.stack(draws).mean()
+        """Of q where q is learned, else plain cross-entropy."""
+        return super().loss(x, y, t) if self.prior_ is not None else Method.loss(self, x, y, t)
 
     def penalty(self) -> Tensor | None:
-        """beta KL(q || prior) / N."""
-        if self.prior_ is None or self.beta == 0:
-            return None
-        return self.beta / self.count_ * self.divergence()
-
-    def divergence(self) -> Tensor:
-        """KL(q || prior) in nats; heads of finished tasks, whose posterior is their prior, add 0."""
-        q, prior = dict(self.net.named_parameters()), self.prior_ or {}
-        parts = [
-            divergence(q[name], q[name + SPREAD], prior.get(name, 0.0), prior.get(name + SPREAD, 0.0))
-            for name in gaussian(q)
-        ]
-        return torch.stack(parts).sum()
+        """None while q is not learned."""
+        return super().penalty() if self.prior_ is not None else None
 
     def end_task(self, data: Task) -> None:
         """Let q settle, as validation accuracy does not tell how far the variances are; it is the next task's prior."""

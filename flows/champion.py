@@ -53,8 +53,8 @@ def main() -> int:
     """Register the best model of a finished comparison in MLflow; it becomes `champion` where it is better."""
     given = parser().parse_args()
     params = cli.params_of(given)
-    from cl.method import checked  # imports torch, so after the cheap checks
     from cl.params import method_name
+    from cl.register import checked  # imports torch, so after the cheap checks
 
     params = checked(params)
     try:

@@ -23,7 +23,7 @@ from cl.reading import Run, read_run
 
 def barred(method: str, limits: Champion) -> str | None:
     """Why a method cannot be deployed where the limits hold; None where it can."""
-    from cl.method import method_class
+    from cl.register import method_class
 
     found = method_class(method)
     if found.sees_all_tasks:
@@ -143,8 +143,8 @@ def _validation(params: Params, out: Path, method: str, seed: int) -> list[float
 
     from cl import checkpoint
     from cl.data import load
+    from cl.evaluate import accuracy
     from cl.learner import Learner
-    from cl.method import accuracy
 
     place = _checkpoint(params, out, method, seed)
     assert place is not None

@@ -58,7 +58,7 @@ def main() -> int:
     """Compare methods on a benchmark by the survey's protocol: prepare, train, report."""
     given = cli.parser("flows.compare", main.__doc__).parse_args()
     params = cli.params_of(given)
-    from cl.method import checked  # imports torch, so after the cheap checks
+    from cl.register import checked  # imports torch, so after the cheap checks
 
     params = checked(params)
     prefect = engine()

@@ -38,7 +38,7 @@ def chosen(
     **others: Any,
 ) -> Params:
     """params.yaml with what a form gave laid over it; raises `UserError` for what cannot be."""
-    from cl.method import checked
+    from cl.register import checked
 
     del others
     overrides = [f"benchmark.name={Benchmark(benchmark).value}"] if benchmark is not None else []

@@ -35,9 +35,10 @@ from cl.data.prepare import Format
 from cl.data.task import Normalise, Split, seen_shape
 from cl.errors import UserError
 from cl.files import DamagedCheckpoint, from_json
-from cl.method import add_task, make
+from cl.method import add_task
 from cl.nets import build
 from cl.params import Model, Training
+from cl.register import make
 from cl.rng import generator
 from cl.train import Snapshot
 

@@ -108,7 +108,7 @@ def save(folder: Path, choice: Choice, facts: Mapping[str, Any], card: str) -> N
 
 def card_of(params: Params, out: Path, choice: Choice, name: str, tags: Mapping[str, str]) -> str:
     """The model card, in Markdown: all of it from the run's own record."""
-    from cl.method import method_class
+    from cl.register import method_class
 
     def percent(value: float) -> str:
         return f"{100 * value:.1f} %"

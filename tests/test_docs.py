@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import tables
+from cl.method import Method
+from cl.new_method import TO_WRITE
+from cl.params import names_in
 from tests.conftest import REPOSITORY, sources
 
 SOURCES = sources()
@@ -50,3 +54,32 @@ def test_every_page_is_linked_from_another(folder: str) -> None:
         assert any(f"{page.name})" in text or f"{page.name}#" in text for name, text in texts.items() if name != own), (
             own
         )
+
+
+PARTS = ("The idea", "Equations", "Knobs", "What it stores, what it needs", "Hooks", "Differences", "Results")
+
+
+@pytest.mark.parametrize("name", names_in("methods"))
+def test_a_methods_page_has_its_parts(name: str) -> None:
+    text = (REPOSITORY / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    assert [heading for heading in re.findall("^## (.+)$", text, re.MULTILINE) if heading in PARTS] == list(PARTS)
+    for path in (f"docs/methods/{name}.md", f"cl/methods/{name}.py", f"tests/cl/methods/test_{name}.py"):
+        left = TO_WRITE in (REPOSITORY / path).read_text(encoding="utf-8") if path in SOURCES else False
+        assert not left, f"{path}: something is left to write, where it says {TO_WRITE!r}"
+
+
+def test_tables_say_what_the_code_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    for (page, block), content in tables.blocks().items():
+        there = [match[3] for match in tables.marked(block).finditer(page.read_text(encoding="utf-8"))]
+        assert there, f"{page}: has no block {block!r}"
+        assert set(there) == {content}, f"{page}, {block!r}: run python -m benchmarks.tables"
+
+
+def test_what_methods_override_is_in_the_tables() -> None:
+    """So that nothing can be overridden that CONTRIBUTING.md does not name."""
+    told = {*tables.WHEN, *(name for name, _ in tables.declared())}
+    members = [name for name in dir(Method) if not name.startswith("_") and name not in {"knobs", "settable"}]
+    overridden = {name for name in members if any(tables.overriding(name))}
+    assert overridden <= told
+    assert told <= set(members)

@@ -34,7 +34,7 @@ MODULES = (
     "cl.pool",
     "cl.live",
     "cl.data.images",
-    "cl.method",
+    "cl.register",
     "torch._dynamo",
     "optuna.storages.journal",
     "cl.sequence",

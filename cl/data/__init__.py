@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cl.data.task import Sequence, Split, Task, held, joined, load
+    from cl.data.task import Sequence, Split, Task, TaskIds, held, joined, load
 
-__all__ = ["Sequence", "Split", "Task", "held", "joined", "load"]
+__all__ = ["Sequence", "Split", "Task", "TaskIds", "held", "joined", "load"]
 
 
 def __getattr__(name: str) -> Any:

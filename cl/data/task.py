@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from cl.data.augment import Augment, middle
 from cl.data.prepare import AGAIN, REDUCING, SPLITS, Format, LabelsAre, digest, is_whole, read_manifest
 from cl.errors import UserError
 
+TaskIds: TypeAlias = int | Tensor
+"""Whose task samples (N,) are of: one for all of them, or (N,)."""
 CHUNK_BYTES, CHUNK_SAMPLES = 4 * 2**20, 1000
 """Outside training as many samples go through a network at once: a batch, or more where images are small."""
 ROOM = 4
@@ -57,12 +60,12 @@ class AsIs(Normalise):
 class Split:
     """The images and labels of one split of one task, read when first touched."""
 
-    def __init__(self, read: Callable[[], tuple[Tensor, Tensor, int | Tensor]], normalise: Normalise) -> None:
+    def __init__(self, read: Callable[[], tuple[Tensor, Tensor, TaskIds]], normalise: Normalise) -> None:
         self._read = read
         self.normalise = normalise
 
     @cached_property
-    def _arrays(self) -> tuple[Tensor, Tensor, int | Tensor]:
+    def _arrays(self) -> tuple[Tensor, Tensor, TaskIds]:
         return self._read()
 
     @property
@@ -76,7 +79,7 @@ class Split:
         return self._arrays[1].to(self.normalise.device)
 
     @property
-    def t(self) -> int | Tensor:
+    def t(self) -> TaskIds:
         """The task's index, or one per sample."""
         return self._arrays[2]
 
@@ -107,7 +110,7 @@ class Split:
 
     def batches(
         self, size: int, order: Tensor | None = None, augment: Augment | None = None
-    ) -> Iterator[tuple[Tensor, Tensor, int | Tensor]]:
+    ) -> Iterator[tuple[Tensor, Tensor, TaskIds]]:
         """Batches (x, y, t) of at most `size` samples in the given order (default: as stored), the last one short.
 
         `augment` changes the raw images of each batch; what is no picture any more (`mapped`) cannot be augmented.

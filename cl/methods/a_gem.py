@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cl.data import Task
-from cl.method import knob
+from cl.knob import knob
 from cl.ops import flatten, gradients
 from cl.replay import Replay
 

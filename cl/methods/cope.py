@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cl.data import TaskIds
 from cl.errors import UserError
+from cl.knob import knob
 from cl.memory import placed, reservoir
-from cl.method import TaskIds, knob
 from cl.nets import MultiHead
 from cl.replay import Recalled, Replay, Rows
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cl.data import TaskIds
+from cl.knob import knob, shrink
 from cl.memory import placed
-from cl.method import TaskIds, knob, shrink
 from cl.nets import MultiHead
 from cl.replay import Recalled, Replay
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cl.data import Split, Task
+from cl.data import Split, Task, TaskIds
 from cl.errors import UserError
-from cl.method import ALL, Method, TaskIds, knob, shrink
+from cl.knob import knob, shrink
+from cl.method import ALL, Method
 from cl.nets import drawn_linear
 from cl.ops import Tensors, distillation, snapshot
+from cl.trainable import Trainable
 
 
 class DGR(Method):
@@ -79,11 +80,15 @@ class DGR(Method):
         """The generator goes on learning: from this task's images, and from what it drew before."""
         generator = self.vae(data.train)
         generator.reach(data.train)
-        learner = _Generation()
-        learner.before_ = self.generator_
-        learner.net = generator  # type: ignore[assignment]  # the loop asks no more of it than of any module
-        rate, epochs = self.generator_learning_rate, self.generator_epochs
-        if self.fit(data, "generator", learner, learning_rate=rate, epochs=epochs, keep="last").diverged:
+        outcome = self.fit(
+            data,
+            "generator",
+            _Generation(generator, self.generator_),
+            learning_rate=self.generator_learning_rate,
+            epochs=self.generator_epochs,
+            keep="last",
+        )
+        if outcome.diverged:
             raise UserError(
                 f"dgr: the generator's training diverged on task {self.task + 1}; lower "
                 "methods.dgr.generator_learning_rate"
@@ -93,10 +98,10 @@ class DGR(Method):
     def vae(self, split: Split) -> VAE:
         """The generator as it is, or a fresh one, for images of this shape."""
         shape = split.normalise(split.images[:1]).shape[1:]
-        found = VAE(shape, self.generator_units, self.generator_code, self.rng("generator"))
+        vae = VAE(shape, self.generator_units, self.generator_code, self.rng("generator"))
         if self.generator_ is not None:
-            found.load_state_dict(self.generator_)
-        return found.to(split.normalise.device)
+            vae.load_state_dict(self.generator_)
+        return vae.to(split.normalise.device)
 
 
 class VAE(nn.Module):
@@ -162,22 +167,25 @@ def _layers(sizes: Sequence[int], draw: torch.Generator) -> list[nn.Module]:
     return layers[:-1]
 
 
-class _Generation(Method):
+class _Generation(Trainable):
     """L = (1/t) E(the task's images) + (1 - 1/t) E(images that the generator drew before this task), E its bound."""
 
-    before_: Tensors | None = None
-    """The generator before this task."""
+    net: VAE
+    before: Tensors | None
+    """The generator as it was before this task; None in the first."""
+
+    def __init__(self, generator: VAE, before: Tensors | None) -> None:
+        self.net, self.before = generator, before
 
     def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=learning_rate, foreach=True)
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        generator = cast("VAE", self.net)
-        noise = self.rng("noise of the codes")
-        found = generator.bound(x, generator.codes(len(x), noise))
-        if self.before_ is None:
-            return found
+        generator, noise = self.net, self.rng("noise of the codes")
+        bound = generator.bound(x, generator.codes(len(x), noise))
+        if self.before is None:
+            return bound
         with torch.no_grad():
-            drawn = functional_call(generator, self.before_, (generator.codes(len(x), self.rng("images relearned")),))
+            drawn = functional_call(generator, self.before, (generator.codes(len(x), self.rng("images relearned")),))
         part = current(self.task)
-        return part * found + (1 - part) * generator.bound(drawn, generator.codes(len(drawn), noise))
+        return part * bound + (1 - part) * generator.bound(drawn, generator.codes(len(drawn), noise))

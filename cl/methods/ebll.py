@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cl.data import Task
-from cl.method import ALL, Method, TaskIds, knob, shrink
+from cl.data import Task, TaskIds
+from cl.knob import knob, shrink
+from cl.method import ALL, Method
 from cl.nets import MultiHead, drawn_linear
 from cl.ops import Tensors, distillation, snapshot
 from cl.params import Augmentation, Patience
+from cl.trainable import Trainable
 
 
 class EBLL(Method):
@@ -76,20 +78,19 @@ class EBLL(Method):
         features = dataclasses.replace(data, **seen)
         best, best_accuracy = None, -1.0
         for size, weight in itertools.product(self.code_sizes, self.reconstruction):
-            learner = _Autoencoder(reconstruction=weight)
-            learner.net = copy.deepcopy(self.net).requires_grad_(False)
-            _, back = learner.net.parts()
+            net = copy.deepcopy(self.net).requires_grad_(False)
+            _, back = net.parts()
             coder = Coder(features.train.images.shape[1], size, self.rng(f"autoencoder {size} {weight}"))
-            learner.net.backbone = back.of([coder.to(features.train.images.device), *back])
-            found = self.fit(
+            net.backbone = back.of([coder.to(features.train.images.device), *back])
+            outcome = self.fit(
                 features,
                 f"autoencoder {size} {weight}",
-                learner,
+                _Autoencoder(net, weight),
                 learning_rate=self.code_learning_rate,
                 epochs=self.code_epochs,
             )
-            if found.accuracy > best_accuracy:
-                best, best_accuracy = coder, found.accuracy
+            if outcome.accuracy > best_accuracy:
+                best, best_accuracy = coder, outcome.accuracy
         assert best is not None
         self.encoders_ = [*(self.encoders_ or []), snapshot(dict(best.encoder.named_parameters()))]
         self.code_accuracy_ = [*(self.code_accuracy_ or []), best_accuracy]
@@ -113,12 +114,17 @@ class Coder(nn.Module):
         return reconstruction
 
 
-class _Autoencoder(Method):
+class _Autoencoder(Trainable):
     """CE of the task's classifier on the reconstructed features + alpha MSE(reconstruction, features) (eq. 2)."""
 
     patience = Patience(drop_after=10**6, stop_after=5)  # no drop, as in the survey's code
 
-    reconstruction: float = knob(0.1, help="alpha")
+    net: MultiHead
+    reconstruction: float
+    """alpha"""
+
+    def __init__(self, net: MultiHead, reconstruction: float) -> None:
+        self.net, self.reconstruction = net, reconstruction
 
     @property
     def augmentation(self) -> Augmentation:
@@ -129,10 +135,10 @@ class _Autoencoder(Method):
         return torch.optim.Adadelta(parameters, lr=learning_rate, foreach=True)
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        found = self.net.backbone[0](x)
-        error = F.mse_loss(found, x)
+        rebuilt = self.net.backbone[0](x)
+        error = F.mse_loss(rebuilt, x)
         rest = self.net.backbone.of(list(self.net.backbone)[1:])
-        logits = self.net.logits(rest(found), self.net.scope(t))
+        logits = self.net.logits(rest(rebuilt), self.net.scope(t))
         return F.cross_entropy(logits, self.net.label(y, t)) + self.reconstruction * error
 
 

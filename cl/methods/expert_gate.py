@@ -6,20 +6,21 @@ Aljundi, Chakravarty and Tuytelaars, Expert Gate: Lifelong learning with a netwo
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cl.data import Task
+from cl.data import Task, TaskIds
 from cl.errors import UserError
-from cl.method import ALL, Method, TaskIds, knob, shrink
+from cl.knob import knob, shrink
+from cl.method import ALL, Method
 from cl.nets import drawn_linear
 from cl.ops import Tensors, distillation, snapshot
 from cl.params import Augmentation, Training
 from cl.rng import Key, generator
+from cl.trainable import Trainable
 
 FLOOR = -1e9
 """Score of the classes of experts that are not asked: finite, and below every other."""
@@ -27,9 +28,6 @@ GATE_BATCH = 50
 """Images in a step of a gate: it needs many steps, whatever the networks do with."""
 TINY = 1e-12
 """Keeps the relatedness finite where a gate reconstructs its own task perfectly."""
-
-_trained: WeakKeyDictionary[Task, dict[tuple[Any, ...], Tensors]] = WeakKeyDictionary()
-"""Gates by task and by what else they follow from: another attempt at a task need not train its gate again."""
 
 
 class ExpertGate(Method):
@@ -62,17 +60,18 @@ class ExpertGate(Method):
 
     def begin_task(self, data: Task) -> None:
         """Train the gate, then go back to the expert of the task it finds most related."""
-        self.gates_ = [*(self.gates_ or []), self._gate(data)]
+        gate = self.once("gate", lambda: self._gate(data))  # the same for every attempt at the task
+        self.gates_ = [*(self.gates_ or []), gate]
         errors = self._errors(data.validation.x if len(data.validation) else data.train.x).mean(0).tolist()
-        found = [relatedness(errors[-1], other) for other in errors[:-1]]
-        self.relatedness_ = [*(self.relatedness_ or []), found]
-        if not found:
+        related = [relatedness(errors[-1], other) for other in errors[:-1]]
+        self.relatedness_ = [*(self.relatedness_ or []), related]
+        if not related:
             return
         assert self.experts_ is not None
-        self._source = max(range(len(found)), key=found.__getitem__)
+        self._source = max(range(len(related)), key=related.__getitem__)
         expert = self.experts_[self._source]
         self.net.load_state_dict(expert, strict=False)
-        if found[self._source] > self.related and self.transfer and not self.plain:
+        if related[self._source] > self.related and self.transfer and not self.plain:
             self._teacher = expert
 
     def _gate(self, data: Task) -> Tensors:
@@ -82,20 +81,15 @@ class ExpertGate(Method):
                 f"methods.expert_gate.code_size: {self.code_size} units are no bottleneck for images of {numbers} "
                 "numbers; make it smaller"
             )
-        known = _trained.setdefault(data, {})
-        follows_from = (self._key[0], self.code_size, self.gate_learning_rate, self.gate_epochs)
-        if follows_from not in known:
-            learner = _Gate()
-            draw = generator(*self._key[:2], "gate")
-            learner.net = Autoencoder(numbers, self.code_size, draw).to(data.train.normalise.device)
-            rate, epochs = self.gate_learning_rate, self.gate_epochs
-            if self.fit(data, "gate", learner, learning_rate=rate, epochs=epochs, keep="last").diverged:
-                raise UserError(
-                    f"expert_gate: the gate's training diverged on task {self.task + 1}; lower "
-                    "methods.expert_gate.gate_learning_rate"
-                )
-            known[follows_from] = snapshot(learner.net.state_dict())
-        return known[follows_from]
+        draw = generator(*self._key[:2], "gate")
+        gate = Autoencoder(numbers, self.code_size, draw).to(data.train.normalise.device)
+        rate, epochs = self.gate_learning_rate, self.gate_epochs
+        if self.fit(data, "gate", _Gate(gate), learning_rate=rate, epochs=epochs, keep="last").diverged:
+            raise UserError(
+                f"expert_gate: the gate's training diverged on task {self.task + 1}; lower "
+                "methods.expert_gate.gate_learning_rate"
+            )
+        return snapshot(gate.state_dict())
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
         """Cross-entropy among the task's own classes; near a related expert's answers, where there is one."""
@@ -123,9 +117,9 @@ class ExpertGate(Method):
         for expert in range(chances.shape[1]):
             rows = asked[:, expert].nonzero()
             if len(rows):
-                found = self._answer(x[rows.squeeze(1)], expert).log_softmax(1)
-                columns = self.net.column(torch.arange(found.shape[1], device=x.device), expert)
-                scores[rows, columns] = torch.maximum(scores[rows, columns], found)
+                answer = self._answer(x[rows.squeeze(1)], expert).log_softmax(1)
+                columns = self.net.column(torch.arange(answer.shape[1], device=x.device), expert)
+                scores[rows, columns] = torch.maximum(scores[rows, columns], answer)
         return scores
 
     def route(self, x: Tensor) -> Tensor:
@@ -186,10 +180,11 @@ class Autoencoder(nn.Module):
         return _logits(inputs, dict(self.named_parameters()))
 
 
-class _Gate(Method):
+class _Gate(Trainable):
     """Cross-entropy of every number of an image with its reconstruction."""
 
-    net: Any
+    def __init__(self, net: Autoencoder) -> None:
+        self.net = net
 
     @property
     def augmentation(self) -> Augmentation:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from cl.data import Split, Task, held
 from cl.data.task import Normalise
+from cl.knob import knob, shrink
 from cl.memory import drawn
-from cl.method import ALL, Method, knob, shrink
+from cl.method import ALL, Method
 from cl.ops import cross_entropy, flatten, gradients
 
 RIDGE = 1e-3

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from cl.knob import knob
 from cl.memory import placed
-from cl.method import knob
 from cl.ops import CHUNK_BYTES, Tensors
 from cl.replay import ReplayedLoss, Rows
 

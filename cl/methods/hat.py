@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cl.data import Task
+from cl.data import Task, TaskIds
 from cl.errors import UserError
-from cl.method import Method, TaskIds, knob, shrink
+from cl.knob import knob, shrink
+from cl.method import Method
 from cl.nets import Block, MultiHead, norms
 from cl.ops import Tensors, cross_entropy
 from cl.params import Patience

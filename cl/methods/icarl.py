@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl.data import Split, Task, held
+from cl.data import Split, Task, TaskIds, held
 from cl.data.task import Normalise
 from cl.errors import UserError
+from cl.knob import knob, shrink
 from cl.memory import herd
-from cl.method import Method, TaskIds, knob, shrink
+from cl.method import Method
 from cl.rehearsal import draw, per_step
 
 FLOOR = -1e9

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl.method import ALL, Method, TaskIds, knob
+from cl.data import TaskIds
+from cl.knob import knob
+from cl.method import ALL, Method
 from cl.params import Augmentation
 
 

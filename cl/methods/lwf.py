@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from cl.data import Task
-from cl.method import ALL, Method, TaskIds, knob, shrink
+from cl.data import Task, TaskIds
+from cl.knob import knob, shrink
+from cl.method import ALL, Method
 from cl.ops import Tensors, distillation, snapshot
 
 

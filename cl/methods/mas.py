@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cl.data import Task
 from cl.holding import Holding
-from cl.method import knob, shrink
+from cl.knob import knob, shrink
 from cl.ops import Tensors, add, importance, snapshot
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cl.data import Task
+from cl.knob import knob
 from cl.merging import Merging
-from cl.method import knob
 from cl.ops import Tensors, importance, negative_log_likelihood
 
 PRIOR = 1e-8

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cl.data import Task
 from cl.holding import Holding
-from cl.method import knob
+from cl.knob import knob
 from cl.ops import Tensors, add, importance, negative_log_likelihood, snapshot
 
 

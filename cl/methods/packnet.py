@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from cl.data import Task
-from cl.method import Method, TaskIds, knob, shrink
+from cl.data import Task, TaskIds
+from cl.knob import knob, shrink
+from cl.method import Method
 from cl.nets import BatchNorm, norm_layers, norms
 from cl.ops import Tensors
 

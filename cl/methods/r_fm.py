@@ -6,7 +6,7 @@ The baseline of De Lange et al., A continual learning survey, TPAMI 2021, sectio
 from __future__ import annotations
 
 from cl.errors import UserError
-from cl.method import knob
+from cl.knob import knob
 from cl.rehearsal import Rehearsal
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cl.data import Task
+from cl.data import Task, TaskIds
 from cl.holding import Holding
-from cl.method import TaskIds, knob, shrink
+from cl.knob import knob, shrink
 from cl.ops import Tensors, gradients, snapshot, zeros_like
 
 

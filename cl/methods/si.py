@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cl.data import Task
+from cl.data import Task, TaskIds
 from cl.holding import Holding
-from cl.method import TaskIds, knob
+from cl.knob import knob
 from cl.ops import Tensors, add, snapshot, zeros_like
 
 

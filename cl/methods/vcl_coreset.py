@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cl.data import Split, Task, held
+from cl.data import Split, Task, TaskIds, held
 from cl.data.task import Normalise
-from cl.method import TaskIds, knob
+from cl.knob import knob
 from cl.ops import Tensors, snapshot
-from cl.variational import Variational
+from cl.variational import Posterior, Variational
 
 
 class VCLCoreset(Variational):
@@ -63,13 +63,11 @@ class VCLCoreset(Variational):
         counts = torch.tensor([len(coreset["y"]) for coreset in self.coresets_])
         t = torch.arange(len(counts)).repeat_interleave(counts).to(data.train.normalise.device)
         split = Split(lambda: (rows["images"], rows["y"], t), data.train.normalise)
-        learner = Variational(**{name: getattr(self, name) for name in Variational.knobs})
-        learner.net, learner.prior_, learner.count_ = self.net, self.prior_, len(split)
         before = snapshot(self.net.state_dict())
         self.fit(
             Task(self.task, "coresets", data.classes, split, split, split, data.digest),
             "coresets",
-            learner,
+            _Coresets(self, len(split)),
             learning_rate=self.learning_rate,
             epochs=self.training.epochs,
             keep="last",
@@ -85,6 +83,15 @@ class VCLCoreset(Variational):
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """By networks drawn from what has learned the coresets."""
         return self.answer(self.fitted_ or dict(self.net.named_parameters()), x, t)
+
+
+class _Coresets(Posterior):
+    """Goes on from what the method has learned, with all coresets together."""
+
+    def __init__(self, method: VCLCoreset, count: int) -> None:
+        self.net, self.prior_, self.count_ = method.net, method.prior_, count
+        self.beta, self.train_samples = method.beta, method.train_samples
+        self.mean_rate, self.variance_rate = method.mean_rate, method.variance_rate
 
 
 def k_center(points: Tensor, count: int) -> Tensor:

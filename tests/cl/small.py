@@ -15,11 +15,11 @@ from cl.data.prepare import Format
 from cl.data.task import Normalise
 from cl.keys import run_key
 from cl.learner import Learner
-from cl.method import Method
 from cl.nets import MultiHead
 from cl.params import Params, Training
 from cl.resume import Run
 from cl.run import learn
+from cl.trainable import Trainable
 
 CPU = torch.device("cpu")
 OFF = {"enabled": False}
@@ -148,7 +148,7 @@ def mlp(inputs: int = 4, units: int = 5, classes: Sequence[int] = (3,), seed: in
     return net
 
 
-def attach(method: Method, net: MultiHead, task: int = 0, **training: Any) -> Any:
+def attach(method: Trainable, net: Any, task: int = 0, **training: Any) -> Any:
     """The method on this network, as the loop would attach it."""
     method.attach(net, task, Training(**training), 0.1, (0, task, "test", 0))
     return method

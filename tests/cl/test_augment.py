@@ -103,7 +103,7 @@ def test_a_training_is_augmented_and_repeats_to_the_bit(method: str) -> None:
 
 
 def test_joint_may_flip_alone() -> None:
-    from cl.method import make
+    from cl.register import make
 
     params = params_for("joint", {"flip": True}, selection=OFF)
     method = make("joint", {"flip": True})

@@ -17,9 +17,11 @@ import torch
 from cl import checkpoint, files, publish
 from cl.data import Split, load
 from cl.errors import UserError
+from cl.knob import Knob
 from cl.learner import Learner
-from cl.method import Knob, Method, make, method_class
+from cl.method import Method
 from cl.params import Params, names_in
+from cl.register import make, method_class
 from cl.selection import Study
 from cl.train import Snapshot
 from tests.cl import small

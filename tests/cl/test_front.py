@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from cl.errors import UserError
-from cl.method import accuracy, checked, method_class
+from cl.evaluate import accuracy
 from cl.metrics import front
 from cl.params import Params, Selection, names_in
+from cl.register import checked, method_class
 from cl.selection import Front, Outcome, StudyJournal, most_stable
 from tests.cl.small import OFF, learn_tasks, learner_for, output, params_for, published, run, run_for
 from tests.cl.test_battery import Killed, Watched, counted

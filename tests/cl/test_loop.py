@@ -1,4 +1,4 @@
-"""The loop: schedule, best epoch, order of the hooks. Golden values of the fact sheet, section 10.2."""
+"""The loop: schedule, best epoch, order of the hooks. Epochs counted by hand from the rule that `fit` states."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from cl import train
-from cl.method import Method, method_class
+from cl.method import Method
 from cl.methods.finetune import Finetune
 from cl.params import Patience
+from cl.register import method_class
 from cl.train import Fit, fit
 from tests.cl.small import attach, mlp, same, toy_task
 

@@ -1,4 +1,4 @@
-"""The reservoir and the places of a memory: golden values of the fact sheet, section 5.4."""
+"""The reservoir and the places of a memory. Golden values by hand from algorithm R of Vitter (1985)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 
 from cl import metrics
 
-# The survey's: rows after a task, columns on a task (the protocol sheet writes it transposed, in per cent).
+# Rows after a task, columns on a task, in per cent.
 SURVEY = [[50, None, None], [40, 60, None], [30, 50, 70]]
 # Every entry known, also accuracies on tasks not yet learned, which no metric here may use.
 FULL = [[0.90, 0.20, 0.15], [0.80, 0.85, 0.25], [0.70, 0.75, 0.95]]
@@ -78,7 +78,7 @@ def test_interval_narrows_with_seeds_and_needs_two():
         metrics.interval([])
 
 
-# Beyond the survey's. Golden values of the fact sheet on further methods, section 3.
+# Beyond the survey's: golden values by hand from the formulas of docs/metrics.md, on the matrix above.
 
 UNTRAINED = [0.10, 0.12, 0.10]
 TOGETHER = [0.92, 0.90, 0.96]

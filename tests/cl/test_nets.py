@@ -1,4 +1,6 @@
-"""Networks: counts of the fact sheet (section 6), weights from outside, dropout, batch normalisation, heads (10.13)."""
+"""Networks: weights from outside, dropout, batch normalisation, heads; counts by hand from the layers that
+De Lange et al. (2021) list in Table 3.
+"""
 
 from __future__ import annotations
 

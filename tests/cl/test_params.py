@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cl.errors import UserError
-from cl.method import checked, method_class
 from cl.params import Params, closest, names_in, read
+from cl.register import checked, method_class
 from tests.cl.small import REPOSITORY
 
 GOOD = "methods: {finetune: {}, ewc: {strength: 100}}\n"

@@ -1,4 +1,4 @@
-"""The real data by the whole protocol, in small: what any comparison has to show (fact sheet, section 10.15)."""
+"""The real data by the whole protocol, in small: what any comparison has to show."""
 
 from __future__ import annotations
 

@@ -16,11 +16,13 @@ from cl.__main__ import run as compare
 from cl.data import Sequence, load
 from cl.data.prepare import prepare
 from cl.errors import UserError
+from cl.evaluate import accuracy
 from cl.learner import Learner
-from cl.method import Method, accuracy, cannot, checked, method_class
+from cl.method import Method
 from cl.methods.finetune import Finetune
 from cl.ops import cross_entropy
 from cl.params import Benchmark, Params, Scenario, names_in, read
+from cl.register import cannot, checked, method_class
 from cl.train import Snapshot
 from flows.engine import Plain
 from flows.train import train as train_stage

@@ -1,4 +1,4 @@
-"""Plasticity search and stability decay. Golden values of the fact sheet, sections 2.3 and 10.1."""
+"""Plasticity search and stability decay: algorithm 1 of De Lange et al. (2021). Sequences of knobs by hand."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 import optuna
 import pytest
 
+from cl.knob import Knob, shrink
 from cl.learner import Learner
-from cl.method import Knob, make, method_class, shrink
 from cl.params import Selection
+from cl.register import make, method_class
 from cl.selection import Decay, Knobs, Outcome, StudyJournal, best_learning_rate, decay_until_accepted
 from tests.cl.small import learner_for, output, params_for, published, run, run_for
 
@@ -434,7 +435,7 @@ def test_attempt_that_repeats_its_knobs_is_the_model_reported(prepared: dict[int
     assert len(attempts) == 3, "the case under test"
     learner = learner_for(params, prepared[2])
     run_for(params, learner, next((out / ".work/hat/seed-0").iterdir())).run()
-    from cl.method import accuracy
+    from cl.evaluate import accuracy
 
     learner.open(learner.experiences[1])
     learner.attach(learner.method, "stability", 0, 0.1)

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.studies import GREY, SIDE, images, passes
 from cl.data import load
 from cl.data.prepare import prepare
-from cl.method import method_class
 from cl.params import Params, read
+from cl.register import method_class
 from tests.flows.test_report import REPOSITORY
 
 STUDIES = sorted((REPOSITORY / "studies").glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""A-GEM: golden values of the fact sheet, section 7."""
+"""A-GEM. Golden values by hand from equation 11 of Chaudhry et al. (2019)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DER++: golden values of the fact sheet, section 16."""
+"""DER++. Golden values by hand from equation 6 of Buzzega et al. (2020)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EBLL: what the fact sheet says in sections 4.7 and 10.5."""
+"""EBLL: equations 2 and 5 of Rannen Triki et al. (2017) written out once more, and what learns in which step."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_best_autoencoder_is_kept_the_first_among_equals(accuracies: list[float]
     method.fit = told
     method.end_task(toy_task([[1, 0, 2, 1]], [2]))
     sizes = [learner.net.backbone[0].encoder.out_features for learner in tried]  # type: ignore[union-attr]
-    weights = [learner.values()["reconstruction"] for learner in tried]
+    weights = [learner.reconstruction for learner in tried]
     assert list(zip(sizes, weights, strict=True)) == [(2, 0.1), (2, 0.01), (3, 0.1), (3, 0.01)]
     assert len(set(asked)) == 4, "each with its own order of samples"
     assert torch.equal(method.encoders_[0]["weight"], torch.full((sizes[kept], 5), float(kept)))
@@ -235,9 +235,7 @@ def test_loss_of_the_autoencoder() -> None:
     answer = net.heads[1](net.backbone[3:](rebuilt))
     expected = F.cross_entropy(answer, y) + 0.3 * ((rebuilt - features) ** 2).sum() / 20
     net.backbone = net.backbone.of([coder, *list(net.backbone)[3:]])
-    torch.testing.assert_close(
-        attach(ebll._Autoencoder(reconstruction=0.3), net, task=1).loss(features, y, 1), expected
-    )
+    torch.testing.assert_close(attach(ebll._Autoencoder(net, 0.3), net, task=1).loss(features, y, 1), expected)
 
 
 def test_autoencoder_stops_after_six_epochs_and_keeps_its_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +252,7 @@ def test_autoencoder_stops_after_six_epochs_and_keeps_its_learning_rate(monkeypa
     net, data = mlp(classes=(3,)).requires_grad_(False), toy_task([[1, 0, 2, 1, 3], [0, 1, 1, 2, 0]], [2, 1])
     net.backbone = net.backbone.of([Coder(5, 2, torch.Generator()), *list(net.backbone)[3:]])
     flat = data.train.mapped(torch.nn.Flatten(), 2)
-    learner = attach(ebll._Autoencoder(), net, patience={"drop_after": 2, "stop_after": 3})
+    learner = attach(ebll._Autoencoder(net, 0.1), net, patience={"drop_after": 2, "stop_after": 3})
     found = fit(learner, replace(data, train=flat, validation=flat), (0,), learning_rate=0.01, epochs=50)
     assert found.epochs == 7
     assert rates == [0.01] * 7
@@ -269,7 +267,7 @@ def test_autoencoder_serves_the_softmax_of_the_scenario() -> None:
     answer = net.logits(net.backbone[3:](rebuilt))
     expected = F.cross_entropy(answer, y + 2) + 0.3 * F.mse_loss(rebuilt, features)
     net.backbone = net.backbone.of([coder, *list(net.backbone)[3:]])
-    learner = attach(ebll._Autoencoder(reconstruction=0.3), net, task=1)
+    learner = attach(ebll._Autoencoder(net, 0.3), net, task=1)
     torch.testing.assert_close(learner.loss(features, y, 1), expected)
 
 

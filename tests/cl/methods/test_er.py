@@ -1,4 +1,4 @@
-"""ER: golden values of the fact sheet, sections 5.4 and 6."""
+"""ER. Golden values by hand: the means over the new and over the remembered samples."""
 
 from __future__ import annotations
 

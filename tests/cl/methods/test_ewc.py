@@ -1,4 +1,4 @@
-"""EWC: golden values of the fact sheet, section 10.6."""
+"""EWC. Golden values by hand from equation 3 of Kirkpatrick et al. (2017), on a softmax of one layer."""
 
 from __future__ import annotations
 

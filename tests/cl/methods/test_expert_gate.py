@@ -1,4 +1,4 @@
-"""Expert Gate: golden values of the fact sheet, section 12, on tasks that look different."""
+"""Expert Gate (Aljundi et al. 2017). Golden values by hand, and gates of tasks that look different."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cl.data import Sequence, Split, Task
 from cl.errors import UserError
+from cl.evaluate import accuracy
 from cl.learner import Learner
-from cl.method import accuracy
 from cl.methods import expert_gate
 from cl.methods.expert_gate import FLOOR, Autoencoder, ExpertGate, confidence, relatedness
 from cl.ops import distillation

@@ -1,4 +1,4 @@
-"""GEM: golden values of the fact sheet, section 10.4."""
+"""GEM. Golden values by hand from the dual programme of Lopez-Paz and Ranzato (2017), equation 11."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HAT: golden values of the fact sheet, section 10.11."""
+"""HAT. Golden values by hand from equations 1 to 5 and section 2.5 of Serra et al. (2018)."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ def test_head_that_cannot_go_on_is_named() -> None:
         wrapped(mlp(classes=(3, 4)), task=1, head="continued").begin_task(DATA)
 
 
-# The nets with convolutions: the counts of the fact sheet, section 6, blocks with a way past them, batch normalisation.
+# The nets with convolutions: counts by hand from the layers, blocks with a way past them, batch normalisation.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""iCaRL: golden values of the fact sheet, sections 10.5 and 10.12."""
+"""iCaRL. Golden values by hand from algorithms 1 and 4 of Rebuffi et al. (2017), and from the survey's budgets."""
 
 from __future__ import annotations
 

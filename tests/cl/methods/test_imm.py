@@ -1,4 +1,4 @@
-"""Mean- and mode-IMM: golden values of the fact sheet, section 10.9."""
+"""Mean- and mode-IMM. Golden values by hand from equations 1 to 4 of Lee et al. (2017)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LwF and distillation: golden values of the fact sheet, section 10.5."""
+"""LwF and distillation. Golden values by hand from equations 1 to 3 of Li and Hoiem (2018)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MAS: golden values of the fact sheet, section 10.8, and swapped-in heads, 10.13."""
+"""MAS. Golden values by hand from equations 2 to 4 of Aljundi et al. (2018), and heads that are swapped in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl.method import accuracy
+from cl.evaluate import accuracy
 from cl.methods.mas import MAS
 from cl.ops import snapshot
 from tests.cl.small import attach, learner_for, linear_net, mlp, params_for, same, toy_task

@@ -1,4 +1,4 @@
-"""Online EWC: golden values of the fact sheet, section 15."""
+"""Online EWC. Golden values by hand from F = gamma F + F_new (Schwarz et al. 2018)."""
 
 from __future__ import annotations
 

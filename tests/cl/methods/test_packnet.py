@@ -1,4 +1,4 @@
-"""PackNet: golden values of the fact sheet, section 10.10."""
+"""PackNet. Golden values by hand: which of a few weights are the smallest share of those a task owns."""
 
 from __future__ import annotations
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cl.method import ALL, method_class
+from cl.method import ALL
 from cl.nets.multihead import Increment
+from cl.register import method_class
 from tests.cl.small import OFF, attach, learn_tasks, learner_for, linear_net, params_for, toy_task
 
 NAMES = ["ewc", "online_ewc", "riemannian_walk", "si", "mas"]

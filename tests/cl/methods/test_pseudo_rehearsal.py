@@ -1,4 +1,4 @@
-"""Pseudo-rehearsal: golden checks of the fact sheet, section 10.1, and what must not move."""
+"""Pseudo-rehearsal (Robins 1995): what is held, what inputs are drawn, and what must not move."""
 
 from __future__ import annotations
 

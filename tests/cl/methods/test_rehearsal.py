@@ -1,4 +1,4 @@
-"""R-PM and R-FM: golden values of the fact sheet, sections 4.3 and 10.12."""
+"""R-PM and R-FM. Golden values by hand from the budgets of De Lange et al. (2021), section 6.1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Riemannian walk and EWC++: golden values of the fact sheet, section 15, and the hooks by hand."""
+"""Riemannian walk and EWC++ (Chaudhry et al. 2018). Golden values of both scores, and the hooks, by hand."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cl.errors import UserError
-from cl.method import checked, method_class
+from cl.register import checked, method_class
 from tests.cl.small import OFF, learn_tasks, learner_for, params_for
 
 MEMORY: dict[str, dict[str, Any]] = {

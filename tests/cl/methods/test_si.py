@@ -1,4 +1,4 @@
-"""SI: golden values of the fact sheet, section 10.7, through the real loop."""
+"""SI, through the real loop. Golden values by hand: descent on a parabola (Zenke et al. 2017, eq. 3 to 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VCL: golden values of the fact sheet, section 11; layers by their moments; coresets."""
+"""VCL: golden values by hand from the divergence of two Gaussians; layers by their moments; coresets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl.data import Task
+from cl.data import Task, TaskIds
 from cl.errors import UserError
 from cl.learner import Learner
-from cl.method import Method, TaskIds, add_task
+from cl.method import Method, add_task
 from cl.methods.vcl import VCL
 from cl.methods.vcl_coreset import VCLCoreset, k_center
 from cl.nets import build

@@ -1,0 +1,29 @@
+"""How often a method's answers are right."""
+
+from __future__ import annotations
+
+import torch
+
+from cl.data import Split
+from cl.trainable import Trainable
+
+
+def accuracy(trainable: Trainable, split: Split, *, inference: bool, task_aware: bool | None = None) -> float:
+    """Share of the split's samples given their own label.
+
+    `inference`: by `predict`, as at test time; else by the network in training as it stands. `task_aware`:
+    it chooses among the classes of the sample's task; else among all classes seen. None: as the scenario is.
+    """
+    net = trainable.net
+    task_aware = net.increment == "task" if task_aware is None else task_aware
+    net.eval()
+    correct = 0
+    with torch.no_grad():
+        for x, y, t in split.batches(split.chunk(trainable.training.batch_size)):
+            right = y if task_aware and isinstance(t, int) else net.column(y, t)
+            if inference and isinstance(t, int):
+                scores = trainable.predict(x, t if task_aware else None)
+            else:
+                scores = net(x, t if task_aware else None)
+            correct += int((scores.argmax(1) == right).sum())
+    return correct / len(split)

@@ -1,0 +1,90 @@
+"""The register of methods: each by its name, what it can be run in, and the check of its knobs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+
+from cl.errors import UserError
+from cl.knob import Value
+from cl.method import Method
+from cl.names import method_name
+from cl.nets.multihead import Increment
+from cl.params import Params, Scenario
+
+
+def method_class(name: str) -> type[Method]:
+    """The class in `cl/methods/<name>.py`: the one subclass of `Method` that the file itself defines."""
+    module = importlib.import_module(f"cl.methods.{method_name(name)}")
+    own = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+    ]
+    if len(own) != 1:
+        raise UserError(f"{module.__file__}: has to define exactly one subclass of Method, not {len(own)}")
+    return own[0]
+
+
+def make(name: str, knobs: Mapping[str, Value]) -> Method:
+    """The method of this name with these knobs; raises `UserError` naming `methods.<name>.<knob>`."""
+    try:
+        return method_class(name)(**knobs)
+    except UserError as error:
+        raise UserError(f"methods.{name}.{error}") from None
+
+
+def cannot(name: str, scenario: Scenario) -> str | None:
+    """Why a method cannot be run in a scenario, by what it declares; None where it can."""
+    method = method_class(name)
+    if method.needs_task_id and scenario.name != "task":
+        return f"{name} needs the task of an image at test, which {scenario.name}-incremental learning does not tell"
+    if scenario.name not in method.scenarios:
+        return f"{name} is for {listed(method.scenarios)} learning, not for {scenario.name}-incremental"
+    if scenario.online and method.sees_all_tasks:
+        return f"{name} learns all tasks at once, and an online stream shows them one after the other"
+    if scenario.online and not method.online:
+        return f"{name} does its work at the boundaries between tasks, of which an online stream tells nothing"
+    return None
+
+
+def unbounded(name: str) -> str | None:
+    """Why one memory for all (`memory_budget`) cannot hold a method to it; None where it can, or keeps no samples."""
+    method = method_class(name)
+    if not method.stores_samples or method.sees_all_tasks or "memory_budget" in method.knobs:
+        return None
+    return f"memory_budget: {name} keeps so many samples of each task, however many tasks there are"
+
+
+def listed(increments: frozenset[Increment]) -> str:
+    """`task- and class-incremental`."""
+    return " and ".join(f"{name}-" for name in ("task", "domain", "class") if name in increments) + "incremental"
+
+
+def checked(params: Params, say: Callable[[str], None] = print) -> Params:
+    """The params, their methods and knobs checked as only the methods' own files can, those that are not run too.
+
+    A method that cannot be run in the scenario, the search or the memory asked for is left out and said, where the
+    params leave such out. Raises `UserError` that names them all otherwise.
+    """
+    for name, knobs in {**params.others, **params.methods}.items():
+        for which, value in knobs.items():
+            method_class(name).checked(which, value, params.written(f"methods.{name}.{which}"))
+    reasons = {name: why for name in params.methods if (why := cannot(name, params.scenario)) is not None}
+    if params.memory_budget is not None:
+        reasons |= {name: why for name in params.methods if (why := unbounded(name)) is not None}
+    if params.selection.strategy == "pareto" and params.selection.stability_on == "memory":
+        for name in params.methods:
+            decays = method_class(name).selection != "learning-rate"
+            if decays and not method_class(name).stores_samples:
+                reasons[name] = (
+                    f"{name} keeps no samples to see stability on (selection.stability_on: holdout would do)"
+                )
+    left = {name: knobs for name, knobs in params.methods.items() if name not in reasons}
+    if not reasons:
+        return params
+    if params.scenario.unsupported == "refuse" or not left:
+        raise UserError(f"{'; '.join(reasons.values())}; leave it out, or set scenario.unsupported=leave-out")
+    for why in reasons.values():
+        say(f"left out: {why}")
+    return params.model_copy(update={"methods": left})

@@ -1,0 +1,131 @@
+"""What the loop trains: a network, a loss, and state that ends in an underscore.
+
+A method is one (`cl.method`), and so is whatever a method trains beside its network: an autoencoder, a gate, a
+generator. The loop (`cl.train.fit`) calls the hooks that stand here, and saves and restores the state.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from cl.params import Augmentation, Patience, Training
+from cl.rng import Key, generator
+
+if TYPE_CHECKING:
+    from cl.data import Task
+    from cl.data.task import TaskIds
+
+
+class Trainable:
+    """Base of all that `cl.train.fit` takes.
+
+    An attribute is one of three things, told apart by its name. State ends in `_`: what was learned, made of tensors,
+    numbers, strings, None, lists and dicts with string keys. What is prepared for the trainings of one trial begins
+    with `_`, and is gone with the next `attach`. Everything else has to be declared in the class body.
+    """
+
+    patience: ClassVar[Patience | None] = None
+    """A training schedule of its own, where the published method has one; None: that of params.yaml."""
+    judged_by: ClassVar[Literal["network", "inference"]] = "network"
+    """Whose accuracy an epoch has: the network's as it is trained, or `predict`'s, where the heads learn nothing."""
+
+    # Set by `attach`, and by the loop as it goes on.
+    net: Any
+    """The network: a `MultiHead` where validation data decide on the best epoch, any module elsewhere."""
+    task: int
+    training: Training
+    learning_rate: float
+    data: Task
+    """What is being trained on; no more of it may be looked at than the samples of the steps so far."""
+    epoch: int
+    step: int
+    """Within the epoch, from 0 on."""
+    steps_per_epoch: int
+    indices: Tensor
+    """Which of `data.train` are in the batch of this step, (N,): so its images as they are stored can be had."""
+    _key: Key
+    _draws: dict[str, torch.Generator]
+
+    settable: ClassVar[frozenset[str]] = frozenset()
+    """What may be set beside state and what begins with `_`: the names that the class and its bases declare."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        declared = {name: kind for above in cls.__mro__ for name, kind in inspect.get_annotations(above).items()}
+        cls.settable = frozenset(name for name, kind in declared.items() if not str(kind).startswith("ClassVar"))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name.endswith("_") or name.startswith("_") or name in self.settable):
+            raise AttributeError(f"{type(self).__name__}.{name}: what a method learns has to end in '_' to be kept")
+        object.__setattr__(self, name, value)
+
+    # The hooks, in the order the loop comes to them.
+
+    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+        """What takes the steps: stochastic gradient descent with momentum, as in the survey."""
+        return torch.optim.SGD(  # not fused: that fails where a head gets its first gradient later than others
+            parameters,
+            lr=learning_rate,
+            momentum=self.training.momentum,
+            weight_decay=self.training.weight_decay,
+            foreach=True,
+        )
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What is done to the images of a training."""
+        return self.training.augmentation
+
+    def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
+        """What this step trains on, given the current task's batch: x (N, C, H, W), y (N,), t an int or (N,)."""
+        return x, y, t
+
+    def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """The loss of what this step trains on, a scalar."""
+        raise NotImplementedError
+
+    def on_grad(self) -> None:
+        """The gradients of `loss`, and of nothing else, are in `.grad`."""
+
+    def penalty(self) -> Tensor | None:
+        """A scalar whose gradient is added after `on_grad`, apart from the loss's; or None."""
+        return None
+
+    def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
+        """The parameters have moved; x, y, t are what the step trained on."""
+
+    def predict(self, x: Tensor, t: int | None = None) -> Tensor:
+        """Scores (N, classes of task t), or over all classes seen where t is None; changes nothing."""
+        return self.net(x, t)  # type: ignore[no-any-return]
+
+    # What every trainable has.
+
+    def rng(self, purpose: str) -> torch.Generator:
+        """The trial's generator for this purpose, keyed by (seed, task, phase, trial, purpose)."""
+        if purpose not in self._draws:
+            self._draws[purpose] = generator(*self._key, purpose)
+        return self._draws[purpose]
+
+    def attach(self, net: Any, task: int, training: Training, learning_rate: float, key: Key) -> None:
+        """Begin a trial: set where it is, and forget what was prepared for the one before."""
+        for name in [name for name in vars(self) if name.startswith("_")]:
+            delattr(self, name)
+        self.net, self.task, self.training = net, task, training
+        self.learning_rate, self._key, self._draws = learning_rate, key, {}
+        self.epoch = self.step = self.steps_per_epoch = 0
+
+    def state(self) -> dict[str, Any]:
+        """What was learned: every instance attribute that ends in `_`."""
+        return {name: value for name, value in vars(self).items() if name.endswith("_") and name[0] != "_"}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Replace what was learned."""
+        for name in self.state():
+            delattr(self, name)
+        for name, value in state.items():
+            setattr(self, name, value)
