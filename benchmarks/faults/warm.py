@@ -44,7 +44,7 @@ MODULES = (
     "jinja2",
     "matplotlib.backends.backend_svg",
     "matplotlib.backends.backend_agg",
-    "flows.report_plots",
+    "flows.report.figures",
     "flows.compare",
 )
 
