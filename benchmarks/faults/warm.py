@@ -37,7 +37,7 @@ MODULES = (
     "cl.method",
     "torch._dynamo",
     "optuna.storages.journal",
-    "cl.sequence",
+    "cl.resume",
     "cl.methods.ewc",
     "cl.status",
     "cl.anytime",
