@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl import metrics
+from cl.checkpoint_files import DamagedCheckpoint, verify
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
-from cl.files import DamagedCheckpoint, from_json, read_object, verify
+from cl.files import from_json, read_object
 from cl.keys import chain, parts_of
 from cl.params import Champion, Params
 from cl.reading import Run, read_run

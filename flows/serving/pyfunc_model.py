@@ -30,11 +30,12 @@ from PIL import Image
 from torch import Tensor
 
 from cl import checkpoint
+from cl.checkpoint_files import DamagedCheckpoint
 from cl.data.decode import decode_many
 from cl.data.prepare import Format
 from cl.data.task import Normalise, Split, seen_shape
 from cl.errors import UserError
-from cl.files import DamagedCheckpoint, from_json
+from cl.files import from_json
 from cl.method import add_task, make
 from cl.nets import build
 from cl.params import Model, Training

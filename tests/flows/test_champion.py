@@ -26,10 +26,11 @@ import torch
 from PIL import Image
 
 from cl import checkpoint, cli
+from cl.checkpoint_files import verify, write_folder
 from cl.data import Task, load
 from cl.data.prepare import digest, prepare
 from cl.errors import UserError
-from cl.files import to_json, verify, write_folder
+from cl.files import to_json
 from cl.keys import run_folder
 from cl.learner import Learner
 from cl.metrics import average_accuracy

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from cl.checkpoint_files import write_folder
 from cl.data.prepare import prepare
 from cl.errors import UserError
-from cl.files import write_folder, write_json, write_whole
+from cl.files import write_json, write_whole
 from cl.params import Benchmark
 from flows import nightly
 from flows.engine.plain import Engine
