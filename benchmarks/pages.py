@@ -24,7 +24,8 @@ from cl.files import read_json
 from cl.params import names_in
 from cl.paths import option
 from cl.reading import read_runs
-from flows.report import BOUNDS, Row, compare, percent, size, times
+from flows.report.rows import BOUNDS, Row, compare
+from flows.report.words import percent, size, times
 
 PROTOCOL = Path("docs/protocol.md")
 SCENARIOS = Path("docs/scenarios.md")

@@ -27,7 +27,7 @@ from cl.metrics import average_accuracy, average_forgetting, interval
 from cl.params import read
 from cl.paths import apart, option
 from cl.reading import Run, read_runs
-from flows.report import BOUNDS, Row, compare
+from flows.report.rows import BOUNDS, Row, compare
 
 STUDIES = Path("studies")
 HOME = Path("reproduction")

@@ -12,7 +12,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from cl.files import DamagedCheckpoint, from_json, to_json, verify, write_folder
+from cl.checkpoint_files import DamagedCheckpoint, verify, write_folder
+from cl.files import from_json, to_json
 from cl.train import Snapshot
 
 

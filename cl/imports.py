@@ -27,6 +27,7 @@ PREPARED = "the data are in each checkpoint's key by digest"
 NO_PART = {
     "cl.errors": "words",
     "cl.events": "what a run tells while it learns",
+    "cl.checkpoint_files": "whole folders or none, whatever is in them",
     "cl.files": "whole files or none, whatever is in them",
     "cl.keys": "names results",
     "cl.machine": "what is reported of the machine",

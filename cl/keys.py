@@ -13,8 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cl.checkpoint_files import DamagedCheckpoint, verify, write_folder
 from cl.data.prepare import digest, read_manifest
-from cl.files import DamagedCheckpoint, read_object, verify, write_folder
+from cl.files import read_object
 from cl.imports import code_of
 from cl.names import PACKAGE
 from cl.params import Params

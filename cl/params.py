@@ -26,12 +26,13 @@ from pydantic import (
 )
 
 from cl.errors import UserError, brief, shown
-from cl.literal import Unclear, below, settled, text_only
+from cl.faults import in_sentences
+from cl.literal import Unclear, settled, text_only
 from cl.names import PACKAGE as PACKAGE
 from cl.names import closest as closest
 from cl.names import method_name as method_name
 from cl.names import names_in as names_in
-from cl.overlay import Layers, Origin, label_of, path_of, secret
+from cl.overlay import Layers, Origin, label_of, path_of
 from cl.paths import SpelledPath, UserAddress, UserPath
 from cl.yaml12 import named
 
@@ -379,39 +380,6 @@ def validate(tree: dict[str, Any], source: str, laid: Mapping[str, str] = Mappin
         place = origin.written(".".join(error.place))
         raise UserError(f"{origin.of(place)}: {brief(place)}: {error}") from None
     except ValidationError as error:
-        faults: dict[str, dict[str, None]] = {}
-        for fault in error.errors()[:MOST_FAULTS]:
-            place = origin.written(".".join(str(part) for part in fault["loc"]))
-            faults.setdefault(origin.of(place), {})[_sentence(place, fault)] = None
-        more = f"; and {error.error_count() - MOST_FAULTS} more" if error.error_count() > MOST_FAULTS else ""
-        raise UserError("; ".join(f"{where}: {'; '.join(found)}" for where, found in faults.items()) + more) from None
+        raise UserError(in_sentences(error, Params, origin)) from None
     params._origin = origin
     return params
-
-
-MOST_FAULTS = 5
-WORDS = {
-    "missing": "is required",
-    "too_short": "has to hold at least 1",
-    "model_type": "has to be a section with keys of its own",
-    "int_type": "has to be an integer, in decimal digits",
-    "float_type": "has to be a number, as 0.1 or 1e-3",
-    "bool_type": "has to be true or false",
-    "string_type": "has to be text",
-    "list_type": "has to be a list, as [1, 2]",
-    "dict_type": "has to be a mapping, as {strength: 1.0}",
-}
-"""What pydantic says less plainly, by the type of its fault."""
-
-
-def _sentence(place: str, fault: Any) -> str:
-    key = brief(place)
-    if fault["type"] == "extra_forbidden":
-        section: Any = Params
-        for part in fault["loc"][:-1]:
-            section = below(section, part)
-        return f"{key}: unknown key; {closest(str(fault['loc'][-1]), section.model_fields)}"
-    message = WORDS.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
-    if fault["type"] in {"value_error", "missing"} or secret(place):
-        return f"{key}: {message}" if key else message
-    return f"{key}: {message}, not {shown(fault['input'])}"

@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from cl.checkpoint_files import DamagedCheckpoint, is_checkpoint, remove_checkpoint, verify
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.events import Say, warning
-from cl.files import DamagedCheckpoint, is_checkpoint, make_way, remove_checkpoint, verify, write_bytes
+from cl.files import make_way, write_bytes
 from cl.keys import run_folder
 from cl.locks import alone, wait_for
 from cl.params import Params

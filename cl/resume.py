@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl import checkpoint, results
+from cl.checkpoint_files import DamagedCheckpoint, ForeignCheckpoint
 from cl.data import Task
 from cl.events import Say, warning
-from cl.files import DamagedCheckpoint, ForeignCheckpoint, write_json
+from cl.files import write_json
 from cl.learner import Learner
 from cl.machine import machine, peak_memory
 from cl.protocol import Clock, Learned, Pool, Protocol

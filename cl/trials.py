@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cl import checkpoint
-from cl.files import DamagedCheckpoint, remove_checkpoint
+from cl.checkpoint_files import DamagedCheckpoint, remove_checkpoint
 from cl.keys import chain_key
 from cl.learner import Learner
 from cl.selection import Knobs, Outcome

@@ -1,9 +1,17 @@
-"""Orchestration: Prefect, MLflow and DVC are known in this package only."""
+"""The pipeline around the learning: Prefect, MLflow and DVC are known in this package only.
+
+At the top are the stages (`prepare`, `train`, `report`) and the commands that use them: `compare` chains the stages,
+`nightly` repeats them each night, `champion` registers the best model; `provenance`, `study`, `serve`, `notify` help.
+`deployments` are what a Prefect server can start; `cluster` is Dask and Ray.
+
+Beside them are rooms, packages that the commands use: `engine` runs the stages and tells Prefect, `tracking` tells
+MLflow, `report` compares and draws, `serving` makes a model of the champion, `nights` judges a night.
+"""
 
 import os
 from pathlib import Path
 
-# Nothing reports home unless somebody says so. (MLflow compares with the word "true".)
+# The tools report nothing home unless the user says so. (MLflow compares with the word "true".)
 QUIET = {
     "DO_NOT_TRACK": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -15,5 +23,5 @@ for _name, _value in QUIET.items():
 
 try:
     Path.home()
-except RuntimeError:  # a user of a container whom no table of users knows: MLflow could not even be imported
+except RuntimeError:  # in a container, a user who is in no table of users: without a home MLflow cannot be imported
     os.environ["HOME"] = "/nonexistent"

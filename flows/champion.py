@@ -9,22 +9,24 @@ from pathlib import Path
 from cl import cli
 from cl.errors import UserError
 from cl.params import Params
-from flows.choice import choose
 from flows.deadline import finish
-from flows.engine import Plain, engine
-from flows.follower import tracking_of
-from flows.mlflow_server import ENVIRONMENT, TIMEOUT, UPLOAD_TIMEOUT
-from flows.registry import ALIAS, register
+from flows.engine.plain import Engine
+from flows.engine.with_prefect import configured_engine
+from flows.serving.choice import choose
+from flows.serving.model_files import ALIAS
+from flows.serving.registry import register
+from flows.tracking.server import ENVIRONMENT, TIMEOUT, UPLOAD_TIMEOUT
+from flows.tracking.settings import tracking_of
 
 
-def crown(params: Params, out: Path, prefect: Plain, method: str | None = None, seed: int | None = None) -> None:
-    """Register the best model of what was learned; the alias moves to it where it is better than the one that has it.
+def crown(params: Params, out: Path, engine: Engine, method: str | None = None, seed: int | None = None) -> None:
+    """Register the best model; the alias `champion` moves to it where it is better than the model that has the alias.
 
-    `method` and `seed`: take this one instead. Raises `UserError` where it is not all learned, or MLflow refuses.
+    `method` and `seed`: take this model instead. Raises `UserError` where a run has no result yet, or MLflow refuses.
     """
     if not params.tracking.enabled:
         raise UserError("tracking.enabled: is false, so there is no MLflow to register a model in; set it to true")
-    # MLflow reads some of it when it is imported.
+    # MLflow reads some of these when it is imported.
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     if os.environ[TIMEOUT] == ENVIRONMENT[TIMEOUT]:  # ours, also from the tracking of this run: an upload takes longer
@@ -36,21 +38,21 @@ def crown(params: Params, out: Path, prefect: Plain, method: str | None = None, 
     place = tracking.target if tracking.uri else f"sqlite:///{os.path.relpath(tracking.database)}"
     name = params.champion.name or params.title
     command = f"MLFLOW_TRACKING_URI={place} mlflow models serve -m models:/{name}@{ALIAS} --env-manager local"
-    prefect.say(said)
-    prefect.say(f"serve it: {command}")
-    prefect.page("champion", f"# {name}\n\n{said}\n\n    {command}\n", said[:200])
+    engine.say(said)
+    engine.say(f"serve it: {command}")
+    engine.page("champion", f"# {name}\n\n{said}\n\n    {command}\n", said[:200])
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     made = cli.parser("flows.champion", main.__doc__)
-    made.add_argument("--method", help="take this one instead of the best")
-    made.add_argument("--seed", type=int, help="take this one instead of the best on validation data")
+    made.add_argument("--method", help="register this method instead of the best")
+    made.add_argument("--seed", type=int, help="register this seed instead of the best on validation data")
     return made
 
 
 def main() -> int:
-    """Register the best model of a finished comparison in MLflow; it becomes `champion` where it is better."""
+    """Register the best model of a finished comparison in MLflow; it becomes `champion` if it is the best so far."""
     given = parser().parse_args()
     params = cli.params_of(given)
     from cl.params import method_name
@@ -61,7 +63,7 @@ def main() -> int:
         method = given.method and method_name(given.method)
     except ValueError as error:
         raise UserError(f"--method: {error}") from None
-    crown(params, given.out, engine(), method, given.seed)
+    crown(params, given.out, configured_engine(), method, given.seed)
     return 0
 
 

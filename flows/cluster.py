@@ -1,8 +1,9 @@
 """Runs on the workers of a Dask or a Ray cluster: the same child process as here, in an output folder that all share.
 
-What is handed to a worker is text, and what comes back is an exit status: all else is in the shared folder. There the
-driver also holds a lock for as long as it wants its runs to run; a worker that gets hold of it ends its child. So
-nothing outlives a driver that was stopped, killed or cut off, and a folder that is not shared is found out at once.
+A worker is handed text, and hands back an exit status: all else is in the shared folder. There the driver, the process
+that was started by the user, holds a lock for as long as it wants its runs to go on; a worker that gets hold of the
+lock ends its child. So no run outlives a driver that was stopped, killed or cut off, and a folder that is not shared is
+found out at once.
 """
 
 from __future__ import annotations
@@ -35,59 +36,59 @@ from cl.publish import publish_if_finished
 POLL_SECONDS = 0.25
 CONNECT_SECONDS = 30
 PATIENCE_SECONDS = 60.0
-"""Where nothing has begun after so long, it is said."""
+"""Where no run has begun after so long, a warning says so."""
 WORKERS_LOST = 3
-"""A run that has lost so many workers is tried once more, and then has failed."""
+"""A run that has lost so many workers is tried once more, and then counts as failed."""
 LEASH = "driver.lock"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told of a run."""
+    """What a worker has to know of a run."""
 
     method: str
     seed: int
     out: str
-    run: str
-    """The driver's folder: its lock, the params, and what the runs have told."""
+    shared: str
+    """The driver's folder: its lock, the params, and the events of the runs."""
     key: str
-    """The run's, as the driver computes it."""
+    """The run's key, as the driver computes it."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run went."""
+    """How a run ended."""
 
     code: int = 0
-    """Of its process, negative for a signal."""
+    """Exit status of its process, negative for a signal."""
     refused: str | None = None
-    """Why there was no process."""
+    """Why the worker started no process."""
 
 
 # On the worker.
 
 
 def work(job: Job) -> Ended:
-    """Run the run to its end as a child of this worker, or until the driver lets go."""
-    host, run = socket.gethostname(), Path(job.run)
+    """Train the run to its end as a child of this worker, or until the driver lets go."""
+    host, folder = socket.gethostname(), Path(job.shared)
     try:
-        leash = (run / LEASH).open("rb")
+        leash = (folder / LEASH).open("rb")
     except FileNotFoundError:
         shared = "the output folder has to be on a disk that all machines see under the same path"
-        return Ended(refused=f"{host} does not see {run}: {shared}")
+        return Ended(refused=f"{host} does not see {folder}: {shared}")
     with leash:
         if _let_go(leash):
-            return Ended(refused=f"{host} can lock {run / LEASH} too: the disk has to know locks across machines")
-        params = read(run / "params.json")
+            return Ended(refused=f"{host} can lock {folder / LEASH} too: the disk has to know locks across machines")
+        params = read(folder / "params.json")
         if run_key(params, job.method, job.seed) != job.key:
             same = "install the same commit and the same versions on all machines"
             return Ended(refused=f"the code or torch of {host} is not that of the driver: {same}")
         log = run_folder(params, job.method, job.seed, Path(job.out)) / "stderr.log"
-        told = run / job.method / str(job.seed) / f"{host}-{os.getpid()}-{uuid4().hex}.jsonl"
-        for path in (log, told):
+        events = folder / job.method / str(job.seed) / f"{host}-{os.getpid()}-{uuid4().hex}.jsonl"
+        for path in (log, events):
             path.parent.mkdir(parents=True, exist_ok=True)
-        command = command_of(run / "params.json", RunId(job.method, job.seed), Path(job.out))
-        with told.open("wb") as stdout, log.open("wb") as stderr:
+        command = command_of(folder / "params.json", RunId(job.method, job.seed), Path(job.out))
+        with events.open("wb") as stdout, log.open("wb") as stderr:
             child = subprocess.Popen(
                 command,
                 cwd=PACKAGE.parent,
@@ -109,7 +110,7 @@ def work(job: Job) -> Ended:
 
 
 def _let_go(leash: BufferedReader) -> bool:
-    """Whether the driver, which holds this lock while it lives and wants us to go on, holds it no longer."""
+    """Whether the driver has let go of the lock, which it holds while it lives and wants its runs to go on."""
     try:
         fcntl.flock(leash, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -128,7 +129,7 @@ class Future(Protocol):
         """Whether it has come to an end."""
 
     def result(self) -> Ended:
-        """How it went; raises what the cluster has to say where it could not be run."""
+        """How it ended; raises the cluster's error where it could not be run."""
 
 
 class Cluster(Protocol):
@@ -158,7 +159,7 @@ class Dask:
             self._cluster = distributed.LocalCluster(
                 n_workers=cores(execution),
                 threads_per_worker=1,
-                memory_limit=None,  # what a worker itself holds says nothing of its children
+                memory_limit=None,  # the memory of a worker says nothing of its children
                 dashboard_address=None,
             )
         try:
@@ -213,7 +214,7 @@ CLUSTERS: dict[str, type[Dask] | type[Ray]] = {"dask": Dask, "ray": Ray}
 
 
 class Runs:
-    """The runs of a run on a cluster; does for the train stage what `cl.pool.Children` does on this machine."""
+    """The runs of a comparison on a cluster; for the train stage what `cl.pool.Children` is on this machine."""
 
     def __init__(self, params: Params, out: Path, hear: Hear, runs: Iterable[RunId]) -> None:
         self.params, self.out, self.hear = params, out.resolve(), hear
@@ -226,9 +227,9 @@ class Runs:
         if set(runs) - self._finished:  # where all is done no cluster is needed
             self._cluster = CLUSTERS[params.execution.runner](params.execution)
         _sweep(self.out / ".work")
-        self._run = self.out / ".work" / f"run-{uuid4().hex}"
-        self._leash = hold(self._run / LEASH, b"")
-        write_bytes(self._run / "params.json", params_for_runs(params))
+        self._shared = self.out / ".work" / f"run-{uuid4().hex}"
+        self._leash = hold(self._shared / LEASH, b"")
+        write_bytes(self._shared / "params.json", params_for_runs(params))
 
     @property
     def stopped(self) -> bool:
@@ -236,23 +237,23 @@ class Runs:
         return self._ended.is_set()
 
     def run(self, run: RunId, trial_workers: int = 1) -> str | None:
-        """Run one run to its end; returns why it failed, or None. Its trials stay in its one process."""
+        """Train one run to its end; returns why it failed, or None. Its trials stay in its one process."""
         del trial_workers
         if run in self._finished:
             self._tell(run, FINISHED_BEFORE)
             return None
         assert self._cluster is not None
         key = run_key(self.params, run.method, run.seed)
-        job = Job(run.method, run.seed, str(self.out), str(self._run), key)
+        job = Job(run.method, run.seed, str(self.out), str(self._shared), key)
         future = self._cluster.submit(job, run.name)
-        heard = _Heard(self._run / run.method / str(run.seed))
+        heard = _Heard(self._shared / run.method / str(run.seed))
         while not future.done():
             if self._ended.wait(POLL_SECONDS):
                 return "stopped"
             self._pass_on(run, heard)
         try:
             ended = future.result()
-        except Exception as error:  # of the cluster's, each with classes of its own
+        except Exception as error:  # each cluster has classes of its own
             return f"the {self.params.execution.runner} cluster could not run it: {_said(error)}"
         finally:
             self._pass_on(run, heard)
@@ -267,9 +268,9 @@ class Runs:
         self._leash.close()
 
     def close(self) -> None:
-        """Let go of the cluster and remove what was handed to it."""
+        """Leave the cluster and remove the shared folder."""
         self._leash.close()
-        _remove(self._run)
+        _remove(self._shared)
         if self._cluster is not None:
             self._cluster.close()
 
@@ -282,7 +283,7 @@ class Runs:
 
     def _pass_on(self, run: RunId, heard: _Heard) -> None:
         events = heard.new()
-        self._begun = self._begun or heard.attempts > 0
+        self._begun = self._begun or heard.starts > 0
         if not self._begun and time.monotonic() - self._started > PATIENCE_SECONDS:
             self._begun = True  # said once
             execution = self.params.execution
@@ -299,19 +300,20 @@ HANDED = re.compile(r"params\.json|[a-z_]+/\d+/[^/]+\.jsonl")
 
 def _sweep(work: Path) -> None:
     """Remove the folders of drivers that were killed: their locks are free, or gone."""
-    for run in work.glob("run-*"):
-        if re.fullmatch(r"run-[0-9a-f]{32}", run.name) and (remove_left(run / LEASH) or not (run / LEASH).exists()):
-            _remove(run)
+    for shared in work.glob("run-*"):
+        leash = shared / LEASH
+        if re.fullmatch(r"run-[0-9a-f]{32}", shared.name) and (remove_left(leash) or not leash.exists()):
+            _remove(shared)
 
 
-def _remove(run: Path) -> None:
-    sweep(run, below=True)
+def _remove(shared: Path) -> None:
+    sweep(shared, below=True)
     with contextlib.suppress(OSError):
-        remove(run, lambda name: name == LEASH or HANDED.fullmatch(name))
+        remove(shared, lambda name: name == LEASH or HANDED.fullmatch(name))
 
 
 class _Heard:
-    """What a run has told so far, in a file an attempt; a file is read again from where it was left."""
+    """The events of a run so far, one file for each start; a file is read on from where the last reading ended."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -319,7 +321,7 @@ class _Heard:
         self.error: str | None = None
 
     @property
-    def attempts(self) -> int:
+    def starts(self) -> int:
         """How often it has begun."""
         return len(self._read)
 
@@ -330,7 +332,7 @@ class _Heard:
         for path in files:
             if path not in self._read:
                 self._read[path] = 0
-                if self.attempts > 1:
+                if self.starts > 1:
                     host = path.name.split("-")[0]
                     message = f"its worker was lost; on {host} it goes on from its last finished trial"
                     events.append(warning(message))
@@ -346,7 +348,7 @@ class _Heard:
 
 
 def cores(execution: Execution) -> int:
-    """The workers of a cluster on this machine alone."""
+    """How many workers a cluster on this machine alone has."""
     return execution.workers or processors()
 
 

@@ -1,4 +1,4 @@
-"""The whole comparison: prepare, learn everything in parallel, report. `python -m flows.compare`."""
+"""The whole comparison: prepare the benchmark, train all runs in parallel, report. `python -m flows.compare`."""
 
 from __future__ import annotations
 
@@ -8,48 +8,50 @@ from pathlib import Path
 from cl import cli
 from cl.errors import UserError
 from cl.params import Params
-from flows import provenance
 from flows.champion import crown
 from flows.deadline import finish
-from flows.engine import Plain, engine
-from flows.follower import tracking_of
+from flows.engine.plain import Engine
+from flows.engine.with_prefect import configured_engine
 from flows.prepare import prepare
-from flows.report import check_folder, report, show
+from flows.report.build import check_folder, report
+from flows.report.show import show
+from flows.tracking import origin
+from flows.tracking.settings import tracking_of
 from flows.train import RunsFailed, train
 
 
-def stages(params: Params, out: Path, prefect: Plain, tags: Mapping[str, str] | None = None) -> None:
-    """Prepare, train (tracked with these tags too) and report.
+def stages(params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | None = None) -> None:
+    """Prepare, train and report; `tags` are added to the MLflow runs.
 
-    Where runs fail the others are reported all the same; then it raises `RunsFailed`.
+    Where runs fail, the others are reported all the same; then `RunsFailed` is raised.
     """
     check_folder(out)
-    prepare(params, out, prefect)
+    prepare(params, out, engine)
     failure: RunsFailed | None = None
     try:
-        train(params, out, prefect, tags)
+        train(params, out, engine, tags)
     except RunsFailed as error:
         failure = error
     try:
-        report(params, out, prefect, failure.failures if failure else ())
+        report(params, out, engine, failure.failures if failure else ())
         print(show(tracking_of(params, out)))
-    except UserError:  # nothing to report is no news where the reason is known
+    except UserError:  # there is nothing to report, and why is known
         if failure is None:
             raise
     if failure is not None:
         raise failure
 
 
-def compare(params: Params, out: Path, prefect: Plain) -> None:
-    """All stages and, where the params say so, the best model registered."""
-    stages(params, out, prefect)
+def compare(params: Params, out: Path, engine: Engine) -> None:
+    """Run all stages and, where the params say so, register the best model."""
+    stages(params, out, engine)
     if params.champion.register_best:
-        prefect.retried("register the champion", lambda: crown(params, out, prefect))
+        engine.retried("register the champion", lambda: crown(params, out, engine))
 
 
 def named(params: Params) -> tuple[str, list[str]]:
-    """How a run of these params is shown: its name, and its tags."""
-    commit = provenance.git_commit() or "unversioned"
+    """The name and the tags under which Prefect shows a comparison of these params."""
+    commit = origin.git_commit() or "unversioned"
     name = f"{params.title}: {len(params.methods)} methods, {len(params.seeds)} seeds"
     return name, [params.benchmark.name, f"git:{commit[:12]}"]
 
@@ -61,8 +63,8 @@ def main() -> int:
     from cl.register import checked  # imports torch, so after the cheap checks
 
     params = checked(params)
-    prefect = engine()
-    prefect.flow("compare", *named(params), lambda: compare(params, given.out, prefect))
+    engine = configured_engine()
+    engine.flow("compare", *named(params), lambda: compare(params, given.out, engine))
     return 0
 
 

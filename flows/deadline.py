@@ -1,6 +1,7 @@
-"""Deadlines over whole requests: who asks a server does so beside us, and is left behind when the time is over.
+"""Deadlines for whole requests: each request runs in a thread of its own, which is left behind when its time is over.
 
-The timeout of a socket begins anew with every byte, so a server that drips would hold a request for ever.
+The timeout of a socket begins anew with every byte, so a server that sends a byte now and then would hold a request
+for ever.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ _left_behind: set[threading.Thread] = set()
 
 
 def leave_behind(thread: threading.Thread) -> None:
-    """Nobody waits for this thread any more; see `finish`."""
+    """Note that nobody waits for this thread any more; `finish` sees to it."""
     _left_behind.add(thread)
 
 
 def finish(status: int) -> NoReturn:
-    """End the process with this status: at once, where a thread that was left behind still runs.
+    """End the process with this status; at once where a thread that was left behind still runs.
 
-    At its end Python takes such a thread down wherever it is; in code of C++ or Rust that aborts the process.
+    Python would stop such a thread wherever it is; in code of C++ or Rust that aborts the process.
     """
     if any(thread.is_alive() for thread in _left_behind):
         for stream in (sys.stdout, sys.stderr):
@@ -44,9 +45,9 @@ def finish(status: int) -> NoReturn:
 
 
 def within(seconds: float, body: Callable[[], T]) -> T:
-    """What the body returns, or raises, in a thread of its own.
+    """Run the body in a thread of its own, and return what it returns or raise what it raises.
 
-    Raises `TimeoutError` after so long; the body then goes on unheard, and keeps no process from ending.
+    Raises `TimeoutError` after so many seconds. The thread then goes on, but does not keep the process from ending.
     """
     ended: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
@@ -70,7 +71,7 @@ def within(seconds: float, body: Callable[[], T]) -> T:
 
 
 def check_answer(address: str, seconds: float) -> None:
-    """Ask for an address; raises `ConnectionError` with the reason where no good answer comes whole in that time."""
+    """Ask for an address; raises `ConnectionError` with the reason where no whole, good answer comes in that time."""
 
     def get() -> None:
         with urllib.request.urlopen(_request(address), timeout=seconds) as answer:
@@ -85,7 +86,7 @@ def check_answer(address: str, seconds: float) -> None:
 
 
 def _request(address: str) -> urllib.request.Request:
-    """The request for an address that may hold a user name and a password, which urllib does not know of."""
+    """The request for an address that may hold a user name and a password, which urllib does not understand."""
     parts = urllib.parse.urlsplit(encoded(address))
     user, at, host = parts.netloc.rpartition("@")
     request = urllib.request.Request(urllib.parse.urlunsplit(parts._replace(netloc=host)))

@@ -1,6 +1,6 @@
-"""What a Prefect server can start: the flows that prefect.yaml deploys, with the parameters its form shows.
+"""What a Prefect server can start: the flows that prefect.yaml deploys. Their parameters are the fields of its form.
 
-What a form leaves empty is as params.yaml says; any other key of that file can be set for a run by `settings`.
+A field that is left empty is as params.yaml says; any other key of that file can be set by `settings`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from cl.params import Params, names_in, read
 from cl.paths import option
 from flows import compare as comparison
 from flows import nightly as nights
-from flows import report as reports
-from flows.engine import engine
+from flows.engine.with_prefect import configured_engine
+from flows.report import build as reports
 
 
 def _choices(name: str, values: list[str]) -> Any:
@@ -37,7 +37,7 @@ def chosen(
     settings: list[str] | None = None,
     **others: Any,
 ) -> Params:
-    """params.yaml with what a form gave laid over it; raises `UserError` for what cannot be."""
+    """params.yaml, changed by what the form gives; raises `UserError` for values that cannot be."""
     from cl.register import checked
 
     del others
@@ -47,10 +47,10 @@ def chosen(
 
 
 def run_name() -> str:
-    """`permuted-digits: 15 methods, 3 seeds`, from the parameters of the run at hand."""
+    """The name of this flow run, as `permuted-digits: 15 methods, 3 seeds`, from its parameters."""
     try:
         return comparison.named(chosen(**runtime.flow_run.parameters))[0]
-    except UserError:  # the run itself fails of it, and can say why
+    except UserError:  # the flow run itself fails because of it, and can say why
         return "refused"
 
 
@@ -71,8 +71,8 @@ def compare(
         settings: Any key of params.yaml, as KEY.PATH=VALUE, for instance training.epochs=20.
         out: The folder of the results, from the project's folder. What is finished there is not done again.
     """
-    with engine() as prefect:
-        comparison.compare(chosen(benchmark, methods, seeds, settings), option("out")(out), prefect)
+    with configured_engine() as engine:
+        comparison.compare(chosen(benchmark, methods, seeds, settings), option("out")(out), engine)
 
 
 @flow(name="nightly", flow_run_name=run_name, persist_result=False)
@@ -92,8 +92,8 @@ def nightly(
         settings: Any key of params.yaml, as KEY.PATH=VALUE, for instance training.epochs=20.
         out: The nights are in its folder `nights`, one each.
     """
-    with engine() as prefect:
-        nights.nightly(chosen(benchmark, methods, seeds, settings), option("out")(out), prefect, datetime.now(UTC))
+    with configured_engine() as engine:
+        nights.nightly(chosen(benchmark, methods, seeds, settings), option("out")(out), engine, datetime.now(UTC))
 
 
 @flow(name="add-task", flow_run_name=run_name, persist_result=False)
@@ -117,8 +117,8 @@ def add_task(
     """
     more = [f"benchmark.tasks={'null' if tasks is None else tasks}"]
     params = chosen(benchmark, methods, seeds, [*(settings or []), *more])
-    with engine() as prefect:
-        comparison.compare(params, option("out")(out), prefect)
+    with configured_engine() as engine:
+        comparison.compare(params, option("out")(out), engine)
 
 
 @flow(name="report", flow_run_name=run_name, persist_result=False)
@@ -136,5 +136,5 @@ def report(
         settings: Any key of params.yaml, as KEY.PATH=VALUE.
         out: The folder of the results.
     """
-    with engine() as prefect:
-        reports.report(chosen(None, methods, seeds, settings), option("out")(out), prefect)
+    with configured_engine() as engine:
+        reports.report(chosen(None, methods, seeds, settings), option("out")(out), engine)

@@ -1,8 +1,8 @@
 """Have a URL called when a night fails: `python -m flows.notify URL`, with `PREFECT_API_URL` set.
 
-Makes, or changes, a Webhook block and an automation on the Prefect server, which sees to it from then on; both can be
-looked at, switched off and changed in the UI. The body is JSON: `run`, `state`, `message` and `url` of the run. The URL
-is kept in the block, encrypted, so that it may hold a token.
+The command makes, or changes, a Webhook block and an automation on the Prefect server, which calls the URL from then
+on; both can be seen, switched off and changed in the UI. The body is JSON: `run`, `state`, `message` and `url` of the
+flow run. The block keeps the URL encrypted, so it may hold a token.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from cl import cli
 from cl.errors import UserError
 from cl.redact import encoded, without_password
 from flows.deadline import finish, within
-from flows.engine import WithServer, engine
+from flows.engine.with_prefect import WithPrefect, configured_engine
 
 NAME = "nightly-failed"
 SECONDS = 30.0
-"""For all that is asked of the server."""
+"""For all requests to the server together."""
 BODY = """{
   "run": {{ flow_run.name | tojson }},
   "state": {{ flow_run.state.name | tojson }},
@@ -45,7 +45,7 @@ def notify(url: str, deployment: str = "nightly/nightly") -> str:
             raise UserError(f"no deployment {deployment} on the server: run `make serve` first") from None
         for known in client.read_automations_by_name(NAME):
             client.delete_automation(known.id)
-    # Loopback and company addresses are what one wants to call from one's own server.
+    # From a server of one's own, addresses of this machine and of the company are just what is to be called.
     block: Any = Webhook(url=url, method="POST", allow_private_urls=True)
     identity = block.save(NAME, overwrite=True)
     made: Any = Automation(
@@ -73,19 +73,19 @@ def main() -> int:
     given = parser.parse_args()
     if not re.match(r"https?://[^/\s]+", given.url):
         raise UserError("the URL has to begin with http:// or https:// and the name of a host")
-    prefect = engine()
-    if not isinstance(prefect, WithServer):
+    engine = configured_engine()
+    if not isinstance(engine, WithPrefect):
         raise UserError(
             "PREFECT_API_URL has to name a Prefect server that answers; `make serve` starts one and says which"
         )
-    os.environ["PREFECT_API_URL"] = encoded(prefect.url or "")  # for Prefect's own settings
+    os.environ["PREFECT_API_URL"] = encoded(engine.url or "")  # for Prefect's own settings
     try:
         made = within(SECONDS, lambda: notify(given.url))
     except UserError:
         raise
-    except Exception as error:  # Prefect's client has many for a server that fails or answers nonsense
+    except Exception as error:  # Prefect's client raises many kinds where a server fails or answers nonsense
         said = without_password(" ".join(str(error).split()).replace(given.url, "the URL"))[:200]
-        where = without_password(prefect.url or "")
+        where = without_password(engine.url or "")
         raise UserError(f"the Prefect server at {where} has not taken it ({type(error).__name__}: {said})") from None
     print(f"automation {NAME}: {made}")
     return 0

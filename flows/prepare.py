@@ -1,4 +1,4 @@
-"""The stage `prepare`: raw data become one array per task and split. `python -m flows.prepare`."""
+"""The stage `prepare`: turn the raw data into one array for each task and split. `python -m flows.prepare`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from cl import cli
 from cl.data.prepare import prepare as prepare_data
 from cl.params import Params
 from cl.pool import check_out
-from flows import provenance
 from flows.deadline import finish
-from flows.engine import Plain, engine
+from flows.engine.plain import Engine
+from flows.engine.with_prefect import configured_engine
 from flows.stage import ends_with_dvc
+from flows.tracking import origin
 
 
-def prepare(params: Params, out: Path, prefect: Plain) -> None:
+def prepare(params: Params, out: Path, engine: Engine) -> None:
     """Prepare the benchmark under `<out>/prepared`, unless it is there already."""
     check_out(out, params.benchmark)
-    prefect.flow(
+    engine.flow(
         "prepare",
         f"prepare {params.benchmark.name}",
         [params.benchmark.name],
-        lambda: prepare_data(params.benchmark, cli.RAW, out / "prepared", say=prefect.say),
+        lambda: prepare_data(params.benchmark, cli.RAW, out / "prepared", say=engine.say),
     )
 
 
@@ -29,8 +30,8 @@ def main() -> int:
     """Prepare the benchmark of the params file."""
     ends_with_dvc()
     given = cli.parser("flows.prepare", main.__doc__).parse_args()
-    provenance.recordable(given.out)
-    prepare(cli.params_of(given), given.out, engine())
+    origin.recordable(given.out)
+    prepare(cli.params_of(given), given.out, configured_engine())
     return 0
 
 

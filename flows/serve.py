@@ -1,7 +1,7 @@
 """Prefect's server and worker and MLflow, together on this machine: `python -m flows.serve start|stop|status`.
 
-All three listen on the loopback address alone. What was started is written down with its start time, so that `stop`
-ends just these processes, and never another that has got the same number since.
+All three listen on the loopback address alone. The command notes each process with its start time, so that `stop` ends
+just these processes, and never another one that got the same number later.
 """
 
 from __future__ import annotations
@@ -29,27 +29,29 @@ from cl.params import read
 from cl.paths import option
 from flows import QUIET
 from flows.deadline import check_answer, finish
-from flows.follower import tracking_of
 from flows.stage import started_at
-from flows.tracking import Tracking, comparison_url, ensure, server_command
+from flows.tracking.addresses import comparison_url, server_command
+from flows.tracking.experiment import ensure
+from flows.tracking.settings import Tracking, tracking_of
 
 HOST = "127.0.0.1"
 HOME = Path(".prefect")
 STATE = HOME / "servers.json"
 POOL = "local"
+PREFECT = (sys.executable, "-m", "prefect")
 SECONDS_TO_START, SECONDS_TO_STOP, SECONDS_TO_DEPLOY, ANSWER_SECONDS = 120.0, 15.0, 120.0, 3.0
 
 
 @dataclass(frozen=True)
 class Server:
-    """A process that was started, and where it answers."""
+    """A server that was started: its process, and where it answers."""
 
     name: str
     address: str
     health: str
     pid: int
     started: int
-    """Of the process, in clock ticks since the machine was: a pid is used again, this pair is not."""
+    """When the process was started, in clock ticks since boot: a pid may be used again, this pair is not."""
     log: str
 
     @property
@@ -87,7 +89,28 @@ def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: 
     """
     servers = known()
     api = f"{servers['prefect'].address if 'prefect' in servers else f'http://{HOST}:{prefect_port}'}/api"
-    env = {
+    env = _environment(api, prefect_port, worker_port)
+    if "prefect" not in servers:
+        command = [*PREFECT, "server", "start"]
+        servers["prefect"] = _launch("prefect", command, env, f"http://{HOST}:{prefect_port}", f"{api}/health")
+        _wait(servers["prefect"])
+    if "mlflow" not in servers and tracking.uri is None:
+        ensure(tracking)
+        address = f"http://{HOST}:{mlflow_port}"
+        servers["mlflow"] = _launch("mlflow", server_command(tracking, mlflow_port), env, address, f"{address}/health")
+    if "worker" not in servers:
+        health = f"http://{HOST}:{worker_port}/health"
+        command = [*PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL]
+        servers["worker"] = _launch("worker", [*command, "--with-healthcheck"], env, health, health)
+    for server in servers.values():
+        _wait(server)
+    _deploy(api, env)
+    return servers
+
+
+def _environment(api: str, prefect_port: int, worker_port: int) -> dict[str, str]:
+    """What the servers are told by their environment."""
+    return {
         **QUIET,
         "PREFECT_HOME": str(HOME.resolve()),
         "PREFECT_API_URL": api,
@@ -100,40 +123,15 @@ def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: 
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    prefect = [sys.executable, "-m", "prefect"]
-    if "prefect" not in servers:
-        command = [*prefect, "server", "start"]
-        servers["prefect"] = _launch("prefect", command, env, f"http://{HOST}:{prefect_port}", f"{api}/health")
-        _wait(servers["prefect"])
-    if "mlflow" not in servers and tracking.uri is None:
-        ensure(tracking)
-        address = f"http://{HOST}:{mlflow_port}"
-        servers["mlflow"] = _launch("mlflow", server_command(tracking, mlflow_port), env, address, f"{address}/health")
-    if "worker" not in servers:
-        health = f"http://{HOST}:{worker_port}/health"
-        command = [
-            *prefect,
-            "worker",
-            "start",
-            "--pool",
-            POOL,
-            "--type",
-            "process",
-            "--name",
-            POOL,
-            "--with-healthcheck",
-        ]
-        servers["worker"] = _launch("worker", command, env, health, health)
-    for server in servers.values():
-        _wait(server)
+
+
+def _deploy(api: str, env: Mapping[str, str]) -> None:
+    """Have the server at `api` take the flows of prefect.yaml; raises `UserError` where it does not."""
+    here = {"PWD": str(Path.cwd())}  # prefect.yaml asks for it; a parent may have left another
     try:
         done = subprocess.run(
-            [*prefect, "--no-prompt", "deploy", "--all"],
-            env={
-                **os.environ,
-                **env,
-                "PWD": str(Path.cwd()),
-            },  # prefect.yaml asks for it; a parent may have left another
+            [*PREFECT, "--no-prompt", "deploy", "--all"],
+            env={**os.environ, **env, **here},
             capture_output=True,
             encoding="utf-8",
             errors="replace",
@@ -147,7 +145,6 @@ def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: 
         ) from None
     if done.returncode != 0:
         raise UserError(f"prefect.yaml cannot be deployed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return servers
 
 
 def _launch(name: str, command: list[str], env: Mapping[str, str], address: str, health: str) -> Server:

@@ -1,7 +1,7 @@
-"""A command as a stage of DVC: it ends with the `dvc` that started it.
+"""A command as a stage of DVC: it ends when the `dvc` that started it ends.
 
-Ctrl-C reaches both. To `kill -9 dvc` the command would be nobody's any more, and go on for hours on all cores, while
-nothing that it makes is recorded; a second `dvc repro` would wait for it. So it looks now and then, on Linux.
+Ctrl-C reaches both. After `kill -9 dvc` the command would go on for hours on all cores, although DVC records nothing
+of what it makes; a second `dvc repro` would wait for it. So on Linux the command looks now and then for its `dvc`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOOK_SECONDS = 1.0
 
 
 def ends_with_dvc() -> None:
-    """Where DVC started this process, interrupt it as soon as that one is gone."""
+    """Where DVC started this process, end it as soon as that `dvc` is gone."""
     if "DVC_STAGE" not in os.environ:
         return
     starter = _starter()
@@ -32,7 +32,7 @@ def _watch(process: int, started: int) -> None:
 
 
 def _starter() -> tuple[int, int] | None:
-    """The process that started this one, maybe by way of a shell, and when that was started; None where nobody says."""
+    """The process that started this one, shells left out, and its start; None where the system does not say."""
     process = os.getppid()
     while (fields := _fields(process)) is not None:
         name, values = fields
@@ -43,13 +43,13 @@ def _starter() -> tuple[int, int] | None:
 
 
 def started_at(process: int) -> int | None:
-    """When a process was started, in clock ticks since boot; None where there is none, or a zombie."""
+    """When a process was started, in clock ticks since boot; None where there is no such process, or a zombie."""
     fields = _fields(process)
     return None if fields is None or fields[1][0] == "Z" else int(fields[1][19])
 
 
 def _fields(process: int) -> tuple[str, list[str]] | None:
-    """The name of a process and what the kernel says of it, from its state on."""
+    """The name of a process, and the fields that the kernel lists after it: its state, its parent, ..."""
     try:
         head, _, tail = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
     except OSError:

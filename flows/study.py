@@ -1,4 +1,4 @@
-"""A study as one whole params file, for DVC: `python -m flows.study studies/NAME.yaml > params.yaml`."""
+"""Write a study out as one whole params file, for DVC: `python -m flows.study studies/NAME.yaml > params.yaml`."""
 
 from __future__ import annotations
 

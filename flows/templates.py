@@ -1,4 +1,4 @@
-"""The templates beside this file: a name that is missing is an error, and HTML is escaped, Markdown not."""
+"""Templates of pages: a name that is missing is an error, and HTML is escaped, Markdown not."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 
-def template(name: str, *filters: Callable[..., Any]) -> Any:
-    """The Jinja template of this name, with functions as filters under their own names."""
+def template(path: Path, *filters: Callable[..., Any]) -> Any:
+    """The Jinja template in this file, with functions as filters under their own names."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=name.endswith(".html"),
+        loader=jinja2.FileSystemLoader(path.parent),
+        autoescape=path.suffix == ".html",
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters.update({function.__name__: function for function in filters})
-    return environment.get_template(name)
+    return environment.get_template(path.name)

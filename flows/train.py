@@ -1,4 +1,7 @@
-"""The stage `train`: learn the benchmark with methods and seeds, each a process of its own. `python -m flows.train`."""
+"""The stage `train`: learn the benchmark with each method and seed, every run in a process of its own.
+
+python -m flows.train
+"""
 
 from __future__ import annotations
 
@@ -13,25 +16,27 @@ from cl.keys import run_folder
 from cl.live import shown
 from cl.params import Params
 from cl.pool import Children, Hear, RunId, check_out, runs_of, width
-from flows import cluster, provenance
+from flows import cluster
 from flows.deadline import finish
-from flows.engine import Plain, engine
-from flows.follower import Follower
+from flows.engine.plain import Engine
+from flows.engine.with_prefect import configured_engine
 from flows.stage import ends_with_dvc
+from flows.tracking import origin
+from flows.tracking.follower import Follower
 
 
 class RunsFailed(UserError):
-    """Some runs have no result, and why; the others have."""
+    """Some runs failed: `failures` says why, by run. The other runs have a result."""
 
     def __init__(self, failures: dict[str, str], runs: int) -> None:
         super().__init__(f"{len(failures)} of {runs} runs failed: {'; '.join(failures.values())}")
         self.failures = failures
 
 
-def train(params: Params, out: Path, prefect: Plain, tags: Mapping[str, str] | None = None) -> None:
-    """Learn every run of the params on the prepared benchmark; what is learned already is not learned again.
+def train(params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | None = None) -> None:
+    """Train every run of the params on the prepared benchmark; what is learned already is not learned again.
 
-    Raises `RunsFailed` when all others are through.
+    Raises `RunsFailed` where runs failed, once all others are done.
     """
     check_out(out)
     check_prepared(params, out / "prepared")
@@ -44,18 +49,18 @@ def train(params: Params, out: Path, prefect: Plain, tags: Mapping[str, str] | N
 
     def body() -> None:
         with (
-            Follower.of(params, out, {**provenance.tags(out), **(tags or {})}) as mlflow,
-            shown(runs, prefect.say, lines=prefect.url is not None) as show,
+            Follower.of(params, out, {**origin.tags(out), **(tags or {})}) as mlflow,
+            shown(runs, engine.say, lines=engine.url is not None) as show,
         ):
-            _train(params, out, prefect, mlflow, show, runs, at_once, trial_workers)
+            _train(params, out, engine, mlflow, show, runs, at_once, trial_workers)
 
-    prefect.flow("train", f"train {params.benchmark.name}: {name}", labels, body)
+    engine.flow("train", f"train {params.benchmark.name}: {name}", labels, body)
 
 
 def _train(
     params: Params,
     out: Path,
-    prefect: Plain,
+    engine: Engine,
     mlflow: Follower,
     show: Hear,
     runs: list[RunId],
@@ -66,10 +71,10 @@ def _train(
         show(run, event)
         key = f"{run.method}-seed-{run.seed}".replace("_", "-")
         if event["event"] == "finished before":
-            prefect.progress(key, 1.0, f"{run.name}: finished before")
+            engine.progress(key, 1.0, f"{run.name}: finished before")
         elif event["event"] == "task":
             done, tasks = event["index"] + 1, event["tasks"]
-            prefect.progress(
+            engine.progress(
                 key, done / tasks, f"{run.name}: task {done}/{tasks}, {event['average_accuracy']:.1%} so far"
             )
             mlflow.look(run_folder(params, run.method, run.seed, out))
@@ -87,27 +92,27 @@ def _train(
         folder = run_folder(params, run.method, run.seed, out)
         mlflow.look(folder, finished=reason is None, failed=reason)
         if reason is not None:
-            prefect.say(f"{run.name}: failed: {reason}")
+            engine.say(f"{run.name}: failed: {reason}")
             raise UserError(f"{run.name}: {reason}")
 
     try:
-        found = prefect.each(runs, learn, at_once, lambda run: run.name)
+        outcomes = engine.each(runs, learn, at_once, lambda run: run.name)
     except BaseException:
         children.stop()
         raise
     finally:
         children.close()
-    failures = {run.name: str(error) for run, error in zip(runs, found, strict=True) if error is not None}
+    failures = {run.name: str(error) for run, error in zip(runs, outcomes, strict=True) if error is not None}
     if failures:
         raise RunsFailed(failures, len(runs))
 
 
 def main() -> int:
-    """Learn the prepared benchmark with the methods and seeds of the params file."""
+    """Train the methods and seeds of the params file on the prepared benchmark."""
     ends_with_dvc()
     given = cli.parser("flows.train", main.__doc__).parse_args()
-    provenance.recordable(given.out)
-    train(cli.params_of(given), given.out, engine())
+    origin.recordable(given.out)
+    train(cli.params_of(given), given.out, configured_engine())
     return 0
 
 

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,80 @@ def test_every_command_ends_in_a_sentence() -> None:
     for path in ALL:
         _, found, ending = path.read_text(encoding="utf-8").partition('if __name__ == "__main__":')
         assert not found or "(cli.guarded(main))" in ending or path.name in {"decode.py", "warm.py"}, path
+
+
+# The size of things, and the drawing of the imports.
+
+HOUSE = [path.relative_to(REPOSITORY).as_posix() for path in ALL if not path.is_relative_to(REPOSITORY / "benchmarks")]
+LONGEST_FILE, LONGEST_FILE_IN_A_ROOM, LONGEST_FUNCTION = 400, 300, 60
+STILL_LONGER = {"cl/method.py"}
+"""To be divided; nothing may be added here."""
+
+
+@cache
+def parsed(name: str) -> ast.Module:
+    return ast.parse((REPOSITORY / name).read_text(encoding="utf-8"))
+
+
+def module_of(name: str) -> str:
+    return ".".join(Path(name).with_suffix("").parts).removesuffix(".__init__")
+
+
+def is_in_a_room(name: str) -> bool:
+    """Whether the file is in a package of flows, beside the stages and commands."""
+    return re.fullmatch(r"flows/\w+/\w+\.py", name) is not None
+
+
+def test_no_file_is_long() -> None:
+    for name in HOUSE:
+        lines = len((REPOSITORY / name).read_text(encoding="utf-8").splitlines())
+        most = LONGEST_FILE_IN_A_ROOM if is_in_a_room(name) else LONGEST_FILE
+        assert lines <= most or name in STILL_LONGER, f"{name} has {lines} lines, and may have {most}"
+
+
+def test_no_function_is_long_but_the_loop() -> None:
+    long = {
+        f"{name}: {node.name}"
+        for name in HOUSE
+        for node in ast.walk(parsed(name))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno + 1 > LONGEST_FUNCTION
+    }
+    assert long == {"cl/train.py: fit"}
+
+
+def imported_at_once(statements: list[ast.stmt]) -> Iterator[str]:
+    """What is imported when the module is, as `module` or `module.name`; what only type checkers read is left out."""
+    for node in statements:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) != "TYPE_CHECKING":
+            yield from imported_at_once([*node.body, *node.orelse])
+        elif isinstance(node, ast.Try):
+            yield from imported_at_once(node.body)
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    """`TopologicalSorter.prepare` raises `CycleError`, which names the modules."""
+    modules = {module_of(name): name for name in HOUSE}
+    arrows: dict[str, set[str]] = {}
+    for module, name in modules.items():
+        targets = list(imported_at_once(parsed(name).body))
+        named = {target if target in modules else target.rpartition(".")[0] for target in targets}
+        arrows[module] = (named & modules.keys()) - {module}
+    TopologicalSorter(arrows).prepare()
+
+
+def test_rooms_import_no_command() -> None:
+    """Neither at once nor later: the commands use the rooms."""
+    commands = {
+        module_of(name)
+        for name in HOUSE
+        if name.startswith("flows/") and '__name__ == "__main__"' in (REPOSITORY / name).read_text(encoding="utf-8")
+    }
+    assert {"flows.compare", "flows.nightly", "flows.report.__main__"} <= commands
+    for name in filter(is_in_a_room, HOUSE):
+        for target in imported(REPOSITORY / name):
+            above = {target, target.rpartition(".")[0]} & (commands | {"flows.deployments"})
+            assert not above, f"{name} imports the command {above}"

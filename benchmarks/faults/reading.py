@@ -123,13 +123,15 @@ def _all(results: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
 
 def main() -> int:
     """Make the report, its figures without pixels."""
-    from flows import report, report_plots
+    from flows.report import figures
+    from flows.report.build import build
+    from flows.report.drawing import Drawing
 
-    def drawn(figure: object, name: str) -> report_plots.Drawing:
-        return report_plots.Drawing(b"", f"<svg><title>{name}</title></svg>")
+    def drawn(figure: object, name: str) -> Drawing:
+        return Drawing(b"", f"<svg><title>{name}</title></svg>")
 
-    report_plots.save = drawn
-    report.build(Path(sys.argv[1]))
+    figures.save = drawn
+    build(Path(sys.argv[1]))
     return 0
 
 

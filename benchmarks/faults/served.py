@@ -162,8 +162,8 @@ def wait_for(url: str, running: Running, limit: float) -> None:
 def main() -> int:
     """Write the model of the finished run `../out` as MLflow keeps it, into this folder."""
     from cl import cli
-    from flows.choice import choose
-    from flows.registry import facts_of, save
+    from flows.serving.choice import choose
+    from flows.serving.model_files import facts_of, save
 
     params, out = cli.params_of(cli.parser("cl", None).parse_args(["--methods", METHOD])), Path("../out")
     choice = choose(params, out, METHOD, 0)

@@ -37,14 +37,14 @@ MODULES = (
     "cl.register",
     "torch._dynamo",
     "optuna.storages.journal",
-    "cl.sequence",
+    "cl.resume",
     "cl.methods.ewc",
     "cl.status",
     "cl.anytime",
     "jinja2",
     "matplotlib.backends.backend_svg",
     "matplotlib.backends.backend_agg",
-    "flows.report_plots",
+    "flows.report.figures",
     "flows.compare",
 )
 

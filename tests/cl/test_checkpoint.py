@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from cl import checkpoint, files
+from cl.checkpoint_files import DamagedCheckpoint, verify
 from cl.errors import UserError
-from cl.files import DamagedCheckpoint, verify, write_bytes, write_json
+from cl.files import write_bytes, write_json
 from cl.train import Snapshot
 from tests.cl.small import same
 

@@ -16,7 +16,8 @@ import torch
 
 from cl.data import load
 from cl.data.benchmarks import tiny_imagenet
-from cl.data.prepare import benchmark_file, damaged, is_current, prepare, read_manifest, stratified
+from cl.data.prepare import benchmark_file, damaged, is_current, prepare, read_manifest
+from cl.data.subsets import stratified
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import generator, numpy_generator, seed_of

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cl.checkpoint_files import remove_checkpoint, verify, write_folder
 from cl.errors import UserError
-from cl.files import hold, remove_checkpoint, sweep, verify, write_folder, write_json, write_whole
+from cl.files import hold, sweep, write_json, write_whole
 from cl.pool import check_out
 from tests.cl.small import REPOSITORY
 
@@ -141,7 +142,8 @@ def test_killed_while_it_writes_and_while_it_holds(tmp_path: Path) -> None:
 
 def test_a_sweep_takes_nothing_that_is_being_written(tmp_path: Path) -> None:
     code = (
-        "from cl.files import sweep, write_whole, write_folder\n"
+        "from cl.checkpoint_files import write_folder\n"
+        "from cl.files import sweep, write_whole\n"
         "who, out = sys.argv[1], Path(sys.argv[2])\n"
         "for number in range(300):\n"
         "    if who == 'first':\n"
@@ -157,7 +159,8 @@ def test_a_sweep_takes_nothing_that_is_being_written(tmp_path: Path) -> None:
 
 def test_one_folder_and_one_file_written_by_two(tmp_path: Path) -> None:
     code = (
-        "from cl.files import write_folder, write_json\n"
+        "from cl.checkpoint_files import write_folder\n"
+        "from cl.files import write_json\n"
         "who, out = sys.argv[1], Path(sys.argv[2])\n"
         "for number in range(300):\n"
         "    write_folder(out / 'task-000', {'net.safetensors': who.encode() * 1000}, who)\n"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cl.data.benchmarks import _digits
-from cl.data.prepare import stratified
+from cl.data.subsets import stratified
 from cl.data.task import Sequence, Task
 from cl.learner import Learner
 from cl.metrics import interval

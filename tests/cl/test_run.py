@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from cl.checkpoint_files import verify
 from cl.data.prepare import prepare
 from cl.errors import UserError
-from cl.files import verify
 from cl.keys import run_folder, run_key
 from cl.params import Benchmark, Params
 from cl.publish import publish_if_finished

@@ -24,7 +24,7 @@ from cl.ops import cross_entropy
 from cl.params import Benchmark, Params, Scenario, names_in, read
 from cl.register import cannot, checked, method_class
 from cl.train import Snapshot
-from flows.engine import Plain
+from flows.engine.plain import Engine
 from flows.train import train as train_stage
 from tests.cl.small import CPU, OFF, learn_tasks, learner_for, mlp, output, params_for, published, run, same
 from tests.conftest import RAW
@@ -209,7 +209,7 @@ def test_other_classes_are_refused_before_anything_is_trained(tmp_path: Path) ->
     benchmark = {"name": "folder", "path": str(tmp_path / "photos"), "image_size": 4}
     params = params_for("finetune", scenario={"name": "domain"}, benchmark=benchmark)
     (tmp_path / "out").mkdir()
-    for command in (lambda: compare(params, tmp_path / "out"), lambda: train_stage(params, tmp_path / "out", Plain())):
+    for command in (lambda: compare(params, tmp_path / "out"), lambda: train_stage(params, tmp_path / "out", Engine())):
         with pytest.raises(UserError, match="bad in t1 alone, zz in t2 alone"):
             command()
     assert not list((tmp_path / "out").glob(".work/finetune"))

@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks.bad_server import KINDS, BadServer
 from cl.errors import UserError
-from flows import engine as engines
-from flows import prefect_runs
 from flows.deadline import within
-from flows.engine import Plain, WithServer, engine
+from flows.engine import teller, with_prefect
+from flows.engine.plain import Engine
+from flows.engine.with_prefect import WithPrefect, configured_engine
 from tests.flows.conftest import Finished, options, published, run
 from tests.flows.test_prefect import Json, Server, server
 
@@ -28,37 +28,37 @@ LOST = 2.5
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds as tenths of seconds."""
-    monkeypatch.setattr(prefect_runs, "REQUEST_SECONDS", 0.6)
-    monkeypatch.setattr(prefect_runs, "END_SECONDS", (0.8, 5.0))
-    monkeypatch.setattr(prefect_runs, "QUIET_SECONDS", 0.2)
-    monkeypatch.setattr(prefect_runs, "WAITS", (0.1, 0.2))
-    monkeypatch.setattr(engines, "HEALTH_SECONDS", 0.6)
+    monkeypatch.setattr(teller, "REQUEST_SECONDS", 0.6)
+    monkeypatch.setattr(teller, "END_SECONDS", (0.8, 5.0))
+    monkeypatch.setattr(teller, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(teller, "WAITS", (0.1, 0.2))
+    monkeypatch.setattr(with_prefect, "HEALTH_SECONDS", 0.6)
     import prefect  # noqa: F401  # that takes its time, too, but only once
 
 
-def work(prefect: Plain, meanwhile: Callable[[], object] = lambda: None) -> list[Any]:
+def work(engine: Engine, meanwhile: Callable[[], object] = lambda: None) -> list[Any]:
     """A flow in a flow, with two runs, one of which fails; returns what came of it, and how often each was run."""
     calls: list[str] = []
 
     def run(name: str) -> str:
         calls.append(name)
-        prefect.progress(f"progress-{name}", 0.5, "half")
-        prefect.say(f"{name} says so")
+        engine.progress(f"progress-{name}", 0.5, "half")
+        engine.say(f"{name} says so")
         if name == "b":
             raise UserError("b cannot")
         return name.upper()
 
     def inner() -> list[Any]:
-        found = prefect.each(["a", "b"], run, 2, str)
-        prefect.table("rows", [{"a": 1}], "a table")
+        found = engine.each(["a", "b"], run, 2, str)
+        engine.table("rows", [{"a": 1}], "a table")
         meanwhile()
         return found
 
     def outer() -> list[Any]:
-        return prefect.flow("inner", "the inner one", ["in"], inner)
+        return engine.flow("inner", "the inner one", ["in"], inner)
 
-    found: list[Any] = prefect.flow("outer", "the outer one", ["out"], outer)
-    prefect.say("after all")
+    found: list[Any] = engine.flow("outer", "the outer one", ["out"], outer)
+    engine.say("after all")
     return [*map(str, found), sorted(calls)]
 
 
@@ -68,11 +68,11 @@ RIGHT = ["A", "b cannot", ["a", "b"]]
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_that_is_bad_from_the_start_costs_a_warning(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert work(Plain()) == RIGHT
+    assert work(Engine()) == RIGHT
     lines = set(capsys.readouterr().out.splitlines())
     with BadServer(kind=kind) as bad:
         before = time.monotonic()
-        assert work(WithServer(bad.url.replace("//", "//user:se@c/ret@"))) == RIGHT
+        assert work(WithPrefect(bad.url.replace("//", "//user:se@c/ret@"))) == RIGHT
         assert time.monotonic() - before < LOST
     said = capsys.readouterr()
     (warning,) = set(said.out.splitlines()) - lines
@@ -91,7 +91,7 @@ def test_an_interrupt_waits_for_no_bad_server(kind: str) -> None:
     with BadServer(kind=kind) as bad:
         before = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            work(WithServer(bad.url), interrupted)
+            work(WithPrefect(bad.url), interrupted)
         assert time.monotonic() - before < LOST
 
 
@@ -103,7 +103,7 @@ def test_where_no_server_answers_at_the_start_there_is_none(
     with BadServer(kind=kind) as bad:
         monkeypatch.setenv("PREFECT_API_URL", bad.url.replace("//", "//user:secret@") + "/api")
         before = time.monotonic()
-        assert type(engine()) is Plain
+        assert type(configured_engine()) is Engine
         assert time.monotonic() - before < LOST
     (warning,) = capsys.readouterr().out.splitlines()
     assert warning.startswith(f"warning: no Prefect server answers at {bad.url}/api (")
@@ -115,7 +115,7 @@ def test_an_address_that_is_none_is_said(
     url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", url)
-    assert type(engine()) is Plain
+    assert type(configured_engine()) is Engine
     (warning,) = capsys.readouterr().out.splitlines()
     assert warning.startswith(f"warning: no Prefect server answers at {url} (")
 
@@ -140,8 +140,8 @@ def rows_since(server: Server, before: set[str], kind: str) -> dict[str, Json]:
 def test_what_a_server_missed_follows_once_it_answers(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(prefect_runs, "QUIET_SECONDS", 0.2)
-    monkeypatch.setattr(prefect_runs, "WAITS", (0.2,))
+    monkeypatch.setattr(teller, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(teller, "WAITS", (0.2,))
     known = {kind: {row["id"] for row in server.rows(kind)} for kind in ("flow_runs", "task_runs")}
     port = int(server.url.split(":")[2].split("/")[0])
     with BadServer(behind=port, kind="refuses") as bad:
@@ -151,7 +151,7 @@ def test_what_a_server_missed_follows_once_it_answers(
                 time.sleep(0.05)
             bad.kind = None
 
-        assert work(WithServer(f"{bad.url}/api"), back) == RIGHT
+        assert work(WithPrefect(f"{bad.url}/api"), back) == RIGHT
     assert capsys.readouterr().out.count("warning: ") == 1
     flows, tasks = (rows_since(server, known[kind], kind) for kind in ("flow_runs", "task_runs"))
     assert {name: row["state_name"] for name, row in flows.items()} == {
@@ -169,28 +169,28 @@ def test_what_a_server_missed_follows_once_it_answers(
 
 def test_what_is_tried_again_is_one_task_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     known = {row["id"] for row in server.rows("task_runs")}
-    monkeypatch.setattr(engines, "RETRIES", (0.0, 0.0))
-    prefect, tries = WithServer(server.url), iter([OSError("no network"), OSError("still none"), None])
+    monkeypatch.setattr(Engine, "retries", (0.0, 0.0))
+    engine, tries = WithPrefect(server.url), iter([OSError("no network"), OSError("still none"), None])
 
     def sometimes() -> str:
         if (error := next(tries)) is not None:
             raise error
         return "done"
 
-    assert prefect.flow("outer", "tries", [], lambda: prefect.retried("send it", sometimes)) == "done"
+    assert engine.flow("outer", "tries", [], lambda: engine.retried("send it", sometimes)) == "done"
     row = rows_since(server, known, "task_runs")["send it"]
     assert (row["state_name"], row["run_count"]) == ("Completed", 3)
 
 
 def test_an_interrupt_is_told_as_a_crash_of_all_that_ran(server: Server) -> None:
     known = {kind: {row["id"] for row in server.rows(kind)} for kind in ("flow_runs", "task_runs")}
-    prefect = WithServer(server.url)
+    engine = WithPrefect(server.url)
 
     def interrupted() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prefect.flow("outer", "interrupted", [], lambda: prefect.retried("interrupted too", interrupted))
+        engine.flow("outer", "interrupted", [], lambda: engine.retried("interrupted too", interrupted))
     for kind in known:
         (row,) = rows_since(server, known[kind], kind).values()
         assert (row["state_type"], row["state"]["message"]) == ("CRASHED", "KeyboardInterrupt")
@@ -198,9 +198,9 @@ def test_an_interrupt_is_told_as_a_crash_of_all_that_ran(server: Server) -> None
 
 def test_an_error_of_our_own_is_in_the_log_of_the_run(server: Server) -> None:
     known = {row["id"] for row in server.rows("flow_runs")}
-    prefect = WithServer(server.url)
+    engine = WithPrefect(server.url)
     with pytest.raises(ZeroDivisionError):
-        prefect.flow("outer", "at fault", [], lambda: 1 / 0)
+        engine.flow("outer", "at fault", [], lambda: 1 / 0)
     row = rows_since(server, known, "flow_runs")["at fault"]
     assert row["state"]["message"] == "ZeroDivisionError: division by zero"
     (line,) = server.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [row["id"]]}}})

@@ -26,33 +26,25 @@ import torch
 from PIL import Image
 
 from cl import checkpoint, cli
+from cl.checkpoint_files import verify, write_folder
 from cl.data import Task, load
 from cl.data.prepare import digest, prepare
 from cl.errors import UserError
-from cl.files import to_json, verify, write_folder
+from cl.files import to_json
 from cl.keys import run_folder
 from cl.learner import Learner
 from cl.metrics import average_accuracy
 from cl.params import Champion, Params, names_in, read
 from cl.run import learn
-from flows import provenance
-from flows.choice import Choice, barred, choose
 from flows.compare import compare
-from flows.engine import Plain
-from flows.follower import Follower, tracking_of
-from flows.mlflow_server import ENVIRONMENT, TIMEOUT, UPLOAD_TIMEOUT
-from flows.registry import (
-    ALIAS,
-    DESCRIPTION_LENGTH,
-    REQUIREMENTS,
-    SCORE,
-    SEQUENCE,
-    card_of,
-    decide,
-    facts_of,
-    register,
-    save,
-)
+from flows.engine.plain import Engine
+from flows.serving.choice import Choice, barred, choose
+from flows.serving.model_files import ALIAS, REQUIREMENTS, card_of, facts_of, save
+from flows.serving.registry import DESCRIPTION_LENGTH, SCORE, SEQUENCE, decide, register
+from flows.tracking import origin
+from flows.tracking.follower import Follower
+from flows.tracking.server import ENVIRONMENT, TIMEOUT, UPLOAD_TIMEOUT
+from flows.tracking.settings import tracking_of
 from tests.conftest import RAW
 from tests.flows.conftest import REPOSITORY, SMALL, Started, environment, options, run
 
@@ -81,7 +73,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learn_all(params: Params, out: Path) -> None:
     """As `python -m flows.compare` does, but all in this process: starting others takes most of its time."""
     prepare(params.benchmark, RAW, out / "prepared", lambda line: None)
-    with Follower.of(params, out, provenance.tags(out)) as mlflow:
+    with Follower.of(params, out, origin.tags(out)) as mlflow:
         for method in params.methods:
             for seed in params.seeds:
                 learn(params, method, seed, out, lambda event: None)
@@ -382,7 +374,7 @@ def test_a_run_registers_its_best_where_the_params_say_so(out: Path, monkeypatch
 
     for key, value in ENVIRONMENT.items():  # as the run's own tracking leaves it behind
         monkeypatch.setenv(key, value)
-    compare(params_of(out, "champion.register_best=true", methods="finetune,icarl"), out, Plain())
+    compare(params_of(out, "champion.register_best=true", methods="finetune,icarl"), out, Engine())
     version = MlflowClient(f"sqlite:///{out}/mlflow/mlflow.db").get_model_version_by_alias("permuted-digits", ALIAS)
     assert version.tags["method"] in ("finetune", "icarl")
     assert os.environ[TIMEOUT] == UPLOAD_TIMEOUT

@@ -110,7 +110,7 @@ def dask_machines(folder: Path, *worker: str, workers: int = 2) -> Iterator[Mach
                     CUDA_VISIBLE_DEVICES="7",
                 )
             )
-        wait(found.exists, "scheduler")
+        wait(lambda: found.exists() and found.stat().st_size, "scheduler")  # it is made first, then written
         yield Machines("dask", json.loads(found.read_bytes())["address"])
     finally:
         for process in started:
@@ -369,7 +369,7 @@ def job(finished: Finished, tmp_path: Path) -> cluster.Job:
 
 
 def test_a_worker_that_does_not_see_the_folder_refuses(job: cluster.Job, tmp_path: Path) -> None:
-    ended = cluster.work(replace(job, run=str(tmp_path / "elsewhere")))
+    ended = cluster.work(replace(job, shared=str(tmp_path / "elsewhere")))
     assert ended.refused is not None
     assert f"does not see {tmp_path / 'elsewhere'}" in ended.refused
 
@@ -381,7 +381,7 @@ def test_a_worker_that_can_take_the_lock_of_its_driver_refuses(job: cluster.Job)
 
 
 def test_a_worker_with_other_code_refuses(job: cluster.Job) -> None:
-    with (Path(job.run) / cluster.LEASH).open("wb") as leash:
+    with (Path(job.shared) / cluster.LEASH).open("wb") as leash:
         fcntl.flock(leash, fcntl.LOCK_EX)
         ended = cluster.work(replace(job, key="of another version"))
     assert ended.refused is not None

@@ -19,7 +19,8 @@ from benchmarks import prepare as prepare_benchmark
 from cl import cli, machine
 from cl.errors import UserError
 from cl.events import event_of
-from flows import provenance, serve
+from flows import serve
+from flows.tracking import origin
 from tests.conftest import sources
 from tests.flows.conftest import LONGER, REPOSITORY, Finished, Started, environment, learned, options, run
 
@@ -310,25 +311,25 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_outputs_that_git_tracks_are_refused_before_the_work(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    provenance.recordable(Path("out"))
+    origin.recordable(Path("out"))
     (repository / "out/results/ewc").mkdir(parents=True)
     (repository / "out/results/ewc/seed-0.json").write_text("{}")
-    provenance.recordable(Path("out"))
+    origin.recordable(Path("out"))
     subprocess.run(["git", "add", "--force", "out"], check=True)
     with pytest.raises(UserError, match=r"out/results/ewc/seed-0\.json: tracked by git.* git rm -r --cached out"):
-        provenance.recordable(Path("out"))
+        origin.recordable(Path("out"))
     monkeypatch.delenv("DVC_STAGE")
-    provenance.recordable(Path("out"))
+    origin.recordable(Path("out"))
 
 
 def test_an_output_folder_that_leads_elsewhere_is_refused_before_the_work(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (repository / "out").symlink_to(tmp_path / "disk")
     with pytest.raises(UserError, match=rf"out: leads to {tmp_path}/disk, out of the git repository"):
-        provenance.recordable(Path("out"))
+        origin.recordable(Path("out"))
     (repository / ".dvc").mkdir()
     (repository / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")  # as DVC itself writes it
-    provenance.recordable(Path("out"))
+    origin.recordable(Path("out"))
 
 
 @pytest.mark.slow
@@ -364,7 +365,7 @@ def test_a_damaged_file_of_dvc_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).write_text(text)
-    read = provenance.recorded if name == "dvc.lock" else provenance.tags
+    read = origin.recorded if name == "dvc.lock" else origin.tags
     with pytest.raises(UserError, match=rf"^{name}: damaged, or half of a merge; git checkout {name}"):
         read(finished.out)
 
@@ -375,23 +376,23 @@ def test_a_finished_report_is_not_lost_to_a_damaged_lock(
     given = cli.parser("test", None).parse_args(["--params", str(REPOSITORY / "params.yaml")])
     monkeypatch.chdir(tmp_path)
     Path("dvc.lock").write_text("<<<<<<< HEAD\n")
-    provenance.point(cli.params_of(given), finished.out)
+    origin.point(cli.params_of(given), finished.out)
     assert capsys.readouterr().err.startswith("warning: dvc.lock: damaged")
 
 
 def test_the_commit_is_unknown_where_git_does_not_tell(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert provenance.git_commit() is None  # no commits yet
+    assert origin.git_commit() is None  # no commits yet
     who = ("-c", "user.name=a tester", "-c", "user.email=tester@localhost")
     subprocess.run(["git", *who, "commit", "--quiet", "--allow-empty", "--message", "é"], check=True)
-    commit = provenance.git_commit()
+    commit = origin.git_commit()
     assert commit is not None
     subprocess.run(["git", "checkout", "--quiet", "--detach"], check=True)
-    assert provenance.git_commit() == commit
+    assert origin.git_commit() == commit
     with monkeypatch.context() as patch:
         patch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "true")  # "dubious ownership"
-        assert provenance.git_commit() is None
+        assert origin.git_commit() is None
     monkeypatch.setenv("PATH", str(repository))  # no git
-    assert provenance.git_commit() is None
+    assert origin.git_commit() is None
 
 
 # Servers and benchmarks.

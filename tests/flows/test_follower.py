@@ -11,9 +11,10 @@ from typing import Any, cast
 import pytest
 
 from cl.params import Params
-from flows import follower
-from flows.follower import Follower
-from flows.tracking import Tracker, Tracking
+from flows.tracking import follower
+from flows.tracking.follower import Follower
+from flows.tracking.settings import Tracking
+from flows.tracking.tracker import Tracker
 from tests.flows.conftest import Finished
 
 Call = tuple[str, bool, str | None]

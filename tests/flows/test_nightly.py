@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from cl.checkpoint_files import write_folder
 from cl.data.prepare import prepare
 from cl.errors import UserError
-from cl.files import write_folder, write_json, write_whole
+from cl.files import write_json, write_whole
 from cl.params import Benchmark
 from flows import nightly
-from flows.engine import Plain
+from flows.engine.plain import Engine
+from flows.nights.history import nights, thin
 from tests.cl.small import output, params_for, run
 from tests.conftest import RAW
 
@@ -56,7 +58,7 @@ def test_of_older_nights_what_we_made_goes_and_nothing_else(tmp_path: Path) -> N
         (home / NAMES[0] / name).parent.mkdir(exist_ok=True, parents=True)
         (home / NAMES[0] / name).touch()
     before = {name: files(home / name) for name in [*NAMES, "the best one", "notes"]}
-    nightly._thin(tmp_path)
+    thin(tmp_path)
     kept = {"night.json", "results/mean_imm/seed-0.json"}
     assert files(home / NAMES[0]) == kept | set(theirs)
     assert files(home / NAMES[1]) == kept
@@ -72,7 +74,7 @@ def test_all_that_a_run_leaves_is_known_by_its_name(prepared: dict[int, Path], t
     assert files(out / "checkpoints")
     for name in NAMES[1:]:
         (tmp_path / "nights" / name).mkdir()
-    nightly._thin(tmp_path)
+    thin(tmp_path)
     assert sorted(path.name for path in out.iterdir()) == ["prepared", "results"], "what is by a link stays"
 
 
@@ -95,7 +97,7 @@ def test_prepared_data_are_taken_from_the_last_night_that_has_nothing_else_there
 
     monkeypatch.setattr(nightly, "stages", stages)
     with pytest.raises(Reached):
-        nightly.nightly(params_for("ewc"), tmp_path, Plain(), datetime(2026, 2, 1, 2, 0, 0, tzinfo=UTC))
+        nightly.nightly(params_for("ewc"), tmp_path, Engine(), datetime(2026, 2, 1, 2, 0, 0, tzinfo=UTC))
     assert (home / "2026-02-01T02-00-00/prepared/manifest.json").exists()
     has = {name: (home / name / "prepared/manifest.json").exists() for name in (NAMES[0], NAMES[1], "zzz")}
     assert has == {NAMES[0]: False, NAMES[1]: True, "zzz": True}
@@ -106,7 +108,7 @@ def test_a_folder_of_another_name_is_no_night(tmp_path: Path) -> None:
     record = {"good": True, "sequence": {"benchmark": "b", "tasks": []}, "from": {}, "params": {}, "methods": {}}
     for name in (NAMES[0], "copy of it", f"{NAMES[0]}-old"):
         write_json(tmp_path / "nights" / name / "night.json", record)
-    assert [found.name for found in nightly.nights(tmp_path)] == [NAMES[0]]
+    assert [found.name for found in nights(tmp_path)] == [NAMES[0]]
 
 
 def test_two_nights_at_once_are_refused(tmp_path: Path) -> None:
@@ -115,6 +117,6 @@ def test_two_nights_at_once_are_refused(tmp_path: Path) -> None:
     with (tmp_path / "nights/.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another night is running"):
-            nightly.nightly(params_for("ewc"), tmp_path, Plain(), datetime.now(UTC))
+            nightly.nightly(params_for("ewc"), tmp_path, Engine(), datetime.now(UTC))
     assert [path.name for path in (tmp_path / "nights").iterdir()] == [".lock"]
     assert (tmp_path / "nights/.lock").read_text() == "kept"

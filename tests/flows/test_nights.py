@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cl.params import Params
-from flows.nightly import Night, differences, last_good, morning, nights
+from flows.nights.history import Night, last_good, nights
+from flows.nights.page import differences, morning
 from tests.flows.test_report import fake_results
 
 SEQUENCE = {"benchmark": "b", "tasks": ["one", "two"], "reduced": {}, "setting": ""}

@@ -9,7 +9,7 @@ from cl import pool
 from cl.params import Params, read
 from cl.pool import Children
 from flows import serve
-from flows.ledger import Tracking
+from flows.tracking.settings import Tracking
 from tests.flows.conftest import Finished, options, published, run
 
 MLFLOW = "http://user:sesame-a@sesame-b/sesame-c@127.0.0.1:9/?token=sesame-d"

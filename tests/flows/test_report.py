@@ -17,8 +17,17 @@ import pytest
 
 from cl import cli, metrics
 from cl.errors import UserError
-from flows import report, report_plots
-from flows.tracking import Tracking
+from cl.reading import read_runs
+from flows.report import drawing, figures, labels
+from flows.report import looks as styles
+from flows.report.__main__ import main
+from flows.report.build import build
+from flows.report.leaderboard import leaderboard
+from flows.report.rows import Row, compare
+from flows.report.show import where_to_look_next
+from flows.report.summary import REMARKS, Summary
+from flows.report.words import duration, listing, percent, size
+from flows.tracking.settings import Tracking
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -148,11 +157,11 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> report.Summary:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     """The report of 11 methods, 3 seeds and 10 tasks, of which one run failed."""
     out = fake_results(tmp_path_factory.mktemp("out"))
     (out / "results/lwf/seed-1.json").unlink()
-    return report.build(out, {"commit": "abc123"})
+    return build(out, {"commit": "abc123"})
 
 
 @pytest.fixture
@@ -161,7 +170,7 @@ def small(tmp_path: Path) -> Path:
     return fake_results(tmp_path / "out", ("joint", "ewc", "finetune"), (0, 1), tasks=2)
 
 
-def row(summary: report.Summary, method: str) -> report.Row:
+def row(summary: Summary, method: str) -> Row:
     return next(row for row in summary.rows if row.method == method)
 
 
@@ -215,22 +224,22 @@ def test_what_failed_is_not_shown_as_an_earlier_run_left_it(small):
     """Its files are of other params, or of an earlier state of the sequence."""
     fake_results(small, ("gem",), (0, 1), tasks=3)
     failed = {"gem/seed-0", "gem/seed-1", "finetune/seed-1"}
-    found = report.build(small, methods=("joint", "finetune", "ewc", "gem"), seeds=(0, 1), failed=failed)
+    found = build(small, methods=("joint", "finetune", "ewc", "gem"), seeds=(0, 1), failed=failed)
     assert found.absent == ("gem",)
     assert [r.method for r in found.rows if r.missing] == ["finetune"]
     assert row(found, "finetune").missing == (1,)
 
 
 def test_what_has_to_be_known_of_a_task_stands_above_the_numbers(small):
-    assert "Read with care" not in report.build(small).leaderboard()
+    assert "Read with care" not in leaderboard(build(small))
     path = small / "results/ewc/seed-1.json"
     per_task = json.loads(path.read_text())["per_task"]
     remark = "the training that was kept diverged; it needs <a> lower strength"
-    change(path, per_task=[per_task[0], per_task[1] | {"remarks": [remark] * (report.REMARKS + 2)}])
-    found = report.build(small)
+    change(path, per_task=[per_task[0], per_task[1] | {"remarks": [remark] * (REMARKS + 2)}])
+    found = build(small)
     assert found.remarks[0] == f"ewc, seed 1, {per_task[1]['task']}: {remark}"
     assert found.remarks[-1] == "and 2 more, in the results' `remarks`"
-    assert "- ewc, seed 1" in found.leaderboard()
+    assert "- ewc, seed 1" in leaderboard(found)
     assert "it needs &lt;a&gt; lower strength" in (found.folder / "index.html").read_text()
 
 
@@ -238,7 +247,7 @@ def test_what_no_accuracy_can_be_is_not_drawn(small):
     """The interval of two seeds that differ widely reaches far beyond 100 %."""
     change(small / "results/finetune/seed-0.json", accuracy=[[0.99, None], [0.2, 0.99]])
     change(small / "results/finetune/seed-1.json", accuracy=[[0.99, None], [0.99, 0.99]])
-    found = report.build(small)
+    found = build(small)
     assert found.rows[-1].accuracy[0] + found.rows[-1].accuracy[1] > 2
     text = (found.folder / "index.html").read_text()
     ends = [float(place) for place in re.findall(r"(?:left: |100% - )([-\d.]+)%", text[: text.index("</table>")])]
@@ -253,9 +262,9 @@ def test_what_no_accuracy_can_be_is_not_drawn(small):
 def test_every_line_is_named_within_the_figure(tmp_path):
     """However many end at nearly the same accuracy, and however low."""
     ends = {f"method-{n}": 15 + 0.01 * n for n in range(28)} | {"far": 80.0}
-    _, axes = report_plots.canvas(4.4, left=0.55, right=1.3, top=0.15, bottom=0.5)
+    _, axes = drawing.canvas(4.4, left=0.55, right=1.3, top=0.15, bottom=0.5)
     axes.set_ylim(10, 85)
-    report_plots.label_ends(axes, 10, ends, dict.fromkeys(ends, report_plots.Look("ink", "o", "solid", "")))
+    labels.label_ends(axes, 10, ends, dict.fromkeys(ends, styles.Look("ink", "o", "solid", "")))
     places = sorted(label.xyann[1] for label in axes.texts)
     assert len(places) == 29
     assert (places[0] >= 10, places[-1] <= 85) == (True, True)
@@ -265,7 +274,7 @@ def test_every_line_is_named_within_the_figure(tmp_path):
 def test_forgetting_that_rounds_to_nothing_has_no_sign(small):
     change(small / "results/ewc/seed-0.json", accuracy=[[0.9, None], [0.90001, 0.9]])
     change(small / "results/ewc/seed-1.json", accuracy=[[0.9, None], [0.90001, 0.9]])
-    text = (report.build(small).folder / "index.html").read_text()
+    text = (build(small).folder / "index.html").read_text()
     assert "ewc  90.00 (0.00)" in text
 
 
@@ -295,7 +304,7 @@ def test_figures_take_the_colours_of_the_page(built):
     text = (built.folder / "index.html").read_text()
     figures = text[text.index("<figure") : text.rindex("</figure>")]
     assert "var(--hue-0)" in figures
-    assert [light for light, _ in report_plots.COLOURS.values() if light in figures] == []
+    assert [light for light, _ in styles.COLOURS.values() if light in figures] == []
 
 
 def test_page_tells_method_commit_machine_and_every_trial(built):
@@ -318,7 +327,8 @@ def test_same_results_give_the_same_bytes_elsewhere_and_without_torch(built, tmp
     out = fake_results(tmp_path / "elsewhere")
     (out / "results/lwf/seed-1.json").unlink()
     code = (
-        "import sys, pathlib; from flows import report; report.build(pathlib.Path(sys.argv[1]), {'commit': 'abc123'});"
+        "import sys, pathlib; from flows.report.build import build;"
+        "build(pathlib.Path(sys.argv[1]), {'commit': 'abc123'});"
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, out], check=True, cwd=REPOSITORY)
@@ -332,14 +342,14 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_show_prints_the_last_table_and_where_to_look_at_once(built):
     code = (
-        "import sys; from flows import report; status = report.main(['--show', '--out', sys.argv[1]]);"
+        "import sys; from flows.report.__main__ import main; status = main(['--show', '--out', sys.argv[1]]);"
         "heavy = {'matplotlib', 'scipy', 'numpy', 'jinja2', 'torch', 'mlflow', 'prefect'} & set(sys.modules);"
         "sys.exit(status or (str(heavy) if heavy else 0))"
     )
     out = built.folder.parent
     done = subprocess.run([sys.executable, "-c", code, out], capture_output=True, text=True, cwd=REPOSITORY)
     assert (done.returncode, done.stderr) == (0, "")
-    assert built.leaderboard() in done.stdout
+    assert leaderboard(built) in done.stdout
     assert "Where to look next" in done.stdout
     assert str(out / "report/index.html") in done.stdout
 
@@ -349,7 +359,7 @@ def test_where_to_look_next_without_servers(monkeypatch, tmp_path):
     monkeypatch.setenv("PREFECT_HOME", "my prefect")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
-    text = report.where_to_look_next(Tracking(Path("out"), None, "digits"))
+    text = where_to_look_next(Tracking(Path("out"), None, "digits"))
     assert "out/report/index.html" in text
     assert " .venv/bin/python -m mlflow " in text
     assert "sqlite:///out/mlflow/mlflow.db" in text
@@ -358,7 +368,7 @@ def test_where_to_look_next_without_servers(monkeypatch, tmp_path):
 
 def test_where_to_look_next_with_servers(monkeypatch, tmp_path):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4300/api")
-    text = report.where_to_look_next(Tracking(tmp_path, "http://tracking.example:5000", "digits")) + "\n"
+    text = where_to_look_next(Tracking(tmp_path, "http://tracking.example:5000", "digits")) + "\n"
     assert " http://127.0.0.1:4300\n" in text
     assert " http://tracking.example:5000/#/experiments\n" in text
     assert "server start" not in text
@@ -366,25 +376,25 @@ def test_where_to_look_next_with_servers(monkeypatch, tmp_path):
 
 
 def test_no_results_say_what_to_run(tmp_path, capsys):
-    assert cli.guarded(lambda: report.main(["--out", str(tmp_path)])) == 2
+    assert cli.guarded(lambda: main(["--out", str(tmp_path)])) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: no results under {tmp_path / 'results'}")
     assert "flows.compare" in error
-    assert cli.guarded(lambda: report.main(["--out", str(tmp_path), "--show"])) == 2
+    assert cli.guarded(lambda: main(["--out", str(tmp_path), "--show"])) == 2
     assert "no report under" in capsys.readouterr().err
 
 
 def test_results_of_different_task_sequences_are_never_ranked_together(small):
     fake_results(small, ("gem",), (0,), tasks=3)
     with pytest.raises(UserError) as caught:
-        report.build(small)
+        build(small)
     assert "results/ewc/seed-0.json" in str(caught.value)
     assert "results/gem/seed-0.json" in str(caught.value)
     fake_results(small, ("gem",), (0,), tasks=2)
     for kind in ("", ".trials", ".cost"):
         change(small / f"results/gem/seed-0{kind}.json", benchmark="other")
     with pytest.raises(UserError, match="permuted-digits, 2 tasks; other, 2 tasks"):
-        report.build(small)
+        build(small)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +418,7 @@ def test_damaged_results_are_named_with_a_remedy(small, fields, words):
     path = small / "results/ewc/seed-0.json"
     change(path, **fields)
     with pytest.raises(UserError, match=words) as caught:
-        report.build(small)
+        build(small)
     assert str(path) in str(caught.value)
     assert "--methods ewc --seeds 0" in str(caught.value)
 
@@ -419,20 +429,20 @@ def test_unreadable_and_incomplete_files_are_named(small, kind):
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="cannot be read") as caught:
-        report.build(small)
+        build(small)
     assert str(path) in str(caught.value)
     path.write_text('{"schema": 1}')
     with pytest.raises(UserError, match="is incomplete") as caught:
-        report.build(small)
+        build(small)
     assert str(path) in str(caught.value)
 
 
 def test_works_without_costs_and_trials_and_drops_the_stale_figure(small):
-    report.build(small)
+    build(small)
     for path in [*small.glob("results/*/*.cost.json"), *small.glob("results/*/*.trials.json")]:
         path.unlink()
     (small / "report/plots/mine.png").write_bytes(b"thesis")
-    summary = report.build(small)
+    summary = build(small)
     assert (small / "report/plots/mine.png").read_bytes() == b"thesis"
     assert row(summary, "ewc").relative_time is None
     assert "No cost was recorded" in (summary.folder / "index.html").read_text()
@@ -443,10 +453,10 @@ def test_works_without_costs_and_trials_and_drops_the_stale_figure(small):
     ("methods", "seeds", "tasks"), [(["ewc"], [3], 1), (["joint"], [0], 2), (["joint", "finetune"], [0, 1], 1)]
 )
 def test_the_smallest_comparisons(tmp_path, methods, seeds, tasks):
-    summary = report.build(fake_results(tmp_path, methods, seeds, tasks))
+    summary = build(fake_results(tmp_path, methods, seeds, tasks))
     assert len(summary.rows) == len(methods)
     assert (row(summary, methods[0]).accuracy[1] is None) == (len(seeds) == 1)
-    assert "nan" not in summary.leaderboard()
+    assert "nan" not in leaderboard(summary)
 
 
 def test_intervals_wider_than_there_can_be_are_drawn_as_far_as_there_is(tmp_path):
@@ -455,7 +465,7 @@ def test_intervals_wider_than_there_can_be_are_drawn_as_far_as_there_is(tmp_path
     result = json.loads(path.read_text())
     result["accuracy"] = [[0.2, None], [0.9, 0.3]]  # beside seed 0: an interval of two seeds is 12.7 deviations wide
     path.write_text(json.dumps(result))
-    report.build(out)
+    build(out)
     assert (out / "report" / "plots" / "tradeoff.png").exists()
 
 
@@ -463,14 +473,14 @@ def test_intervals_wider_than_there_can_be_are_drawn_as_far_as_there_is(tmp_path
 def test_a_page_of_somebody_else_is_not_replaced(name, small):
     (small / "report").mkdir()
     (small / "report" / name).write_text("<title>My thesis</title>")
-    with pytest.raises(UserError, match=f"{name}: is of no report of ours.*--out"):
-        report.build(small)
+    with pytest.raises(UserError, match=f"{name}: is no report of ours.*--out"):
+        build(small)
     assert (small / "report" / name).read_text() == "<title>My thesis</title>"
     (small / "report" / name).unlink()
-    folder = report.build(small).folder
+    folder = build(small).folder
     whole = digests(folder)
     (folder / name).write_text("damaged")
-    report.build(small)
+    build(small)
     assert digests(folder) == whole, "of ours, a damaged file is made whole"
 
 
@@ -478,30 +488,30 @@ def test_a_report_that_cannot_be_written_leaves_the_results_alone(small):
     (small / "report").write_text("in the way")
     before = digests(small / "results")
     with pytest.raises(UserError, match="cannot write the report"):
-        report.build(small)
+        build(small)
     assert digests(small / "results") == before
 
 
 def test_looks_stay_apart_for_many_methods():
     rows = [Mock(method=f"m{i:02d}", bound=None) for i in range(25)]
-    looks = report_plots.looks(rows)
+    looks = styles.looks(rows)
     assert len({(look.hue, look.marker) for look in looks.values()}) == 25
 
 
 def test_numbers_for_people():
-    assert report.percent((0.93105, 0.0042)) == "93.11 ± 0.42"
-    assert report.percent((-1e-9, 0.0)) == "0.00 ± 0.00"
-    assert report.percent((0.5, None)) == "50.00"
-    assert [report.size(n) for n in (12, 36_000, 105_400, 7_300_000, 2.5e9)] == [
+    assert percent((0.93105, 0.0042)) == "93.11 ± 0.42"
+    assert percent((-1e-9, 0.0)) == "0.00 ± 0.00"
+    assert percent((0.5, None)) == "50.00"
+    assert [size(n) for n in (12, 36_000, 105_400, 7_300_000, 2.5e9)] == [
         "12 B",
         "36.0 kB",
         "105 kB",
         "7.3 MB",
         "2.5 GB",
     ]
-    assert [report.duration(s) for s in (3.21, 300, 7260)] == ["3.2 s", "5 min", "2 h 01 min"]
-    assert report.listing(["a"]) == "a"
-    assert report.listing(["a", "b", "c"]) == "a, b and c"
+    assert [duration(s) for s in (3.21, 300, 7260)] == ["3.2 s", "5 min", "2 h 01 min"]
+    assert listing(["a"]) == "a"
+    assert listing(["a", "b", "c"]) == "a, b and c"
 
 
 def test_dvc_plots_show_needs_no_network():
@@ -524,7 +534,7 @@ def test_dvc_template_takes_the_columns_of_accuracy_csv(built):
     assert {f"<DVC_METRIC_{anchor}>" for anchor in ("DATA", "X", "Y", "TITLE", "X_LABEL", "Y_LABEL")} <= set(
         re.findall(r"<DVC_METRIC_\w+>", template)
     )
-    hues = [light for name, (light, _) in report_plots.COLOURS.items() if name.startswith("hue")]
+    hues = [light for name, (light, _) in styles.COLOURS.items() if name.startswith("hue")]
     assert json.loads(template)["config"]["range"]["category"] == hues
 
 
@@ -542,8 +552,8 @@ def test_the_other_setting_is_a_ranking_of_its_own(tmp_path):
     changed(out, "ewc", task_agnostic_accuracy=[[0.5, None], [0.2, 0.4]])
     changed(out, "si", task_agnostic_accuracy=[[0.5, None], [0.5, 0.4]])
     changed(out, "joint", task_agnostic_accuracy=[[None, None], [0.9, 0.8]])
-    built = report.build(out)
-    told, other = built.leaderboard().split("The same models, task-agnostic:")
+    built = build(out)
+    told, other = leaderboard(built).split("The same models, task-agnostic:")
     assert [line.split("|")[2].strip() for line in other.splitlines() if line.startswith("|")][2:] == [
         "joint",
         "si",
@@ -562,19 +572,19 @@ def test_results_of_two_scenarios_are_never_ranked_together(tmp_path):
     out = fake_results(tmp_path, ("ewc", "si"), (0,), 2)
     changed(out, "si", scenario="class-incremental")
     with pytest.raises(UserError, match=r"scenarios \(permuted-digits, 2 tasks; permuted-digits, class-incremental"):
-        report.build(out)
+        build(out)
     changed(out, "ewc", scenario="class-incremental", task_aware_accuracy=[[0.9, None], [0.8, 0.9]])
-    built = report.build(out)
+    built = build(out)
     assert built.benchmark == "permuted-digits, class-incremental"
-    assert "The same models, task-aware:" in built.leaderboard()
+    assert "The same models, task-aware:" in leaderboard(built)
     changed(out, "si", search="pareto search, stability on memory")
     with pytest.raises(UserError, match="cannot be ranked together"):
-        report.build(out)
+        build(out)
 
 
 def test_more_measures_with_their_formulas(tmp_path):
     out = fake_results(tmp_path, ("ewc", "joint"), (0,), 2)
-    page = (report.build(out).folder / "index.html").read_text()
+    page = (build(out).folder / "index.html").read_text()
     assert "1/(T−1) Σ_{j&lt;T} (a_{T,j} − a_{j,j})" in page
     assert "Intransigence" in page
     assert "Forward transfer" not in page, "was not measured"
@@ -582,7 +592,7 @@ def test_more_measures_with_their_formulas(tmp_path):
     entries = [entry | {"network_bytes": 1000 * (k + 1)} for k, entry in enumerate(data["per_task"])]
     entries[1] |= {"zero_shot_accuracy": 0.3, "untrained_accuracy": 0.1}
     changed(out, "ewc", per_task=entries)
-    (row,) = (row for row in report.build(out).rows if row.method == "ewc")
+    (row,) = (row for row in build(out).rows if row.method == "ewc")
     assert row.measures["forward transfer"] == (pytest.approx(0.2), None)
     sizes = [entry["state_bytes"] + entry["network_bytes"] for entry in entries]
     assert row.measures["size efficiency"] == (pytest.approx((1 + sizes[0] / sizes[1]) / 2), None)
@@ -594,19 +604,19 @@ def test_more_measures_with_their_formulas(tmp_path):
 
 def test_knobs_as_given_are_said_to_be_so(tmp_path):
     out = fake_results(tmp_path, ("ewc", "finetune"), (0,), 2)
-    assert "how they were found" in (report.build(out).folder / "index.html").read_text()
+    assert "how they were found" in (build(out).folder / "index.html").read_text()
     for method in ("ewc", "finetune"):
         entries = json.loads((out / f"results/{method}/seed-0.json").read_text())["per_task"]
         given = [entry | {"threshold": None, "plasticity_accuracy": None} for entry in entries]
         changed(out, method, per_task=given)
-    page = (report.build(out).folder / "index.html").read_text()
+    page = (build(out).folder / "index.html").read_text()
     assert "Hyperparameters, as given" in page
     assert "how they were found" not in page
 
 
 def test_a_front_is_drawn_where_one_was_searched_for(tmp_path):
     out = fake_results(tmp_path, ("ewc", "joint"), (0,), 3)
-    report.build(out)
+    build(out)
     assert not (out / "report/plots/fronts.png").exists()
     tried = json.loads((out / "results/ewc/seed-0.trials.json").read_text())["trials"]
     kept = [t | {"stability": 0.5, "kept": False} if t["phase"] == "stability" else t for t in tried]
@@ -617,13 +627,13 @@ def test_a_front_is_drawn_where_one_was_searched_for(tmp_path):
     changed(out, "ewc", ".trials", trials=kept)
     changed(out, "ewc", search="pareto search, stability on holdout")
     changed(out, "joint", search="pareto search, stability on holdout")
-    page = (report.build(out).folder / "index.html").read_text()
+    page = (build(out).folder / "index.html").read_text()
     assert (out / "report/plots/fronts.png").exists()
     assert "more information than a continual learner has" in page
     assert '<a href="#fronts">' in page
     changed(out, "ewc", search="pareto search, stability on memory")
     changed(out, "joint", search="pareto search, stability on memory")
-    assert "more information" not in (report.build(out).folder / "index.html").read_text()
+    assert "more information" not in (build(out).folder / "index.html").read_text()
 
 
 def test_a_front_of_which_parts_are_missing_is_drawn_as_far_as_it_is_there(tmp_path):
@@ -632,6 +642,6 @@ def test_a_front_of_which_parts_are_missing_is_drawn_as_far_as_it_is_there(tmp_p
         out = fake_results(tmp_path / str(tasks), ("ewc",), (0,), tasks)
         found = [trial("t", tasks - 1, "pareto", n, 0.05, {"strength": 7.0}, 0.9, None, False) for n in range(2)]
         changed(out, "ewc", ".trials", trials=[one | {"stability": 0.5} for one in found])
-        rows = report.compare(report.read_runs(out))
-        summary = report.Summary("b", tuple("abc"[:tasks]), rows, "", out)
-        assert report_plots.fronts(summary).axes
+        rows = compare(read_runs(out))
+        summary = Summary("b", tuple("abc"[:tasks]), rows, "", out)
+        assert figures.fronts(summary).axes

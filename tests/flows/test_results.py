@@ -16,9 +16,13 @@ import pytest
 from cl.errors import UserError
 from cl.files import to_json
 from cl.reading import Run, read_run, read_runs
-from flows import nightly, report, templates
-from flows.report_plots import Drawing
-from flows.verdict import compare_nights
+from flows import nightly, templates
+from flows.nights.verdict import compare_nights
+from flows.report import page as pages
+from flows.report.drawing import Drawing
+from flows.report.leaderboard import leaderboard, table
+from flows.report.rows import compare
+from flows.report.summary import Summary, headline, long_form
 from tests.flows.test_report import fake_results, trial
 
 FILES = [f"results/{method}/seed-0{kind}.json" for method in ("ewc", "finetune") for kind in ("", ".trials", ".cost")]
@@ -106,12 +110,12 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
 def everything_said(out: Path, good: list[Run]) -> None:
     """All that is made of results but the figures."""
     runs = read_runs(out)
-    rows = report.compare(runs)
-    summary = report.Summary("b", runs[0].tasks, rows, report.headline(rows), out, (), "task-agnostic")
-    summary.leaderboard().encode()
-    report.page(summary, dict.fromkeys(("average", "curves", "matrices", "tradeoff"), Drawing(b"", "")), {}).encode()
-    to_json([summary.metrics(), summary.table()])
-    report.long_form(runs).encode()
+    rows = compare(runs)
+    summary = Summary("b", runs[0].tasks, rows, headline(rows), out, (), "task-agnostic")
+    leaderboard(summary).encode()
+    pages.page(summary, dict.fromkeys(("average", "curves", "matrices", "tradeoff"), Drawing(b"", "")), {}).encode()
+    to_json([summary.metrics(), table(summary)])
+    long_form(runs).encode()
     if runs[0].tasks == good[0].tasks:
         for one, other in ((runs, good), (good, runs)):
             to_json([vars(change) | {"said": change.said} for change in compare_nights(one, other, {}).changes])
@@ -124,7 +128,7 @@ def test_no_change_to_a_file_ends_in_anything_but_a_sentence(
 ) -> None:
     draw, good = random.Random(part), read_runs(whole)
     said: list[str] = []
-    monkeypatch.setattr(templates, "template", functools.cache(templates.template))  # it takes longer than all else
+    monkeypatch.setattr(pages, "template", functools.cache(templates.template))  # it takes longer than all else
     for _ in range(100):
         name = draw.choice(FILES)
         before = (whole / name).read_bytes()

@@ -13,7 +13,7 @@ from benchmarks.bad_server import BadServer
 from cl.errors import UserError
 from flows import serve
 from flows.serve import STATE, Server, known, start
-from flows.tracking import Tracking
+from flows.tracking.settings import Tracking
 
 pytestmark = pytest.mark.usefixtures("no_rest")
 

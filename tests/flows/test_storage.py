@@ -18,7 +18,7 @@ import yaml
 
 from cl.errors import UserError
 from cl.files import SEAL, sealed
-from flows import provenance
+from flows.tracking import origin
 from tests.flows.conftest import REPOSITORY, SECONDS, Finished, environment, everything, learned, run
 from tests.flows.test_pipeline import METHODS, TRAIN, Clone, files, stages
 from tests.flows.test_tracking import free_port, serving
@@ -328,10 +328,10 @@ def test_files_of_dvc_that_are_none_are_named(
     for name in ("data.dvc", "dvc.lock"):
         Path(name).write_text(text)
     with pytest.raises(UserError, match=r"data\.dvc: damaged, or half of a merge; git checkout data\.dvc"):
-        provenance.tags(tmp_path)
+        origin.tags(tmp_path)
     if text != "outs: 3":
         with pytest.raises(UserError, match=r"dvc\.lock: damaged, or half of a merge"):
-            provenance.recorded(tmp_path)
+            origin.recorded(tmp_path)
 
 
 def test_a_folder_has_the_hash_that_dvc_gives_it_and_another_after_a_change(repository: Path) -> None:
@@ -343,11 +343,11 @@ def test_a_folder_has_the_hash_that_dvc_gives_it_and_another_after_a_change(repo
     outputs = [word for name in ("results/ewc", "checkpoints/ewc") for word in ("-o", f"out/{name}")]
     call("python", "-m", "dvc", "stage", "add", "--name", "train", *outputs, "true")
     call("python", "-m", "dvc", "commit", "--force")
-    assert provenance.recorded(Path("out")) == {
-        "ewc": {f"dvc.{kind}": provenance.folder_hash(out / kind / "ewc") for kind in ("results", "checkpoints")}
+    assert origin.recorded(Path("out")) == {
+        "ewc": {f"dvc.{kind}": origin.folder_hash(out / kind / "ewc") for kind in ("results", "checkpoints")}
     }
     (out / "results/ewc/b.json").write_text("other")
-    assert provenance.recorded(Path("out")) == {}
+    assert origin.recorded(Path("out")) == {}
 
 
 def test_a_commit_is_dirty_by_what_people_write_not_by_what_dvc_does(repository: Path) -> None:
@@ -355,14 +355,14 @@ def test_a_commit_is_dirty_by_what_people_write_not_by_what_dvc_does(repository:
         Path(name).write_text("before: 1\n")
     call("git", "add", "--all")
     call("git", "commit", "--quiet", "--message", "first")
-    clean = provenance.git_commit()
+    clean = origin.git_commit()
     assert clean is not None
     assert re.fullmatch("[0-9a-f]{40}", clean)
     Path("dvc.lock").write_text("after: 1\n")
     Path("untracked").write_text("")
-    assert provenance.git_commit() == clean
+    assert origin.git_commit() == clean
     Path("params.yaml").write_text("after: 1\n")
-    assert provenance.git_commit() == f"{clean}-dirty"
+    assert origin.git_commit() == f"{clean}-dirty"
 
 
 def test_images_from_elsewhere_are_not_said_to_be_in_dvc(
@@ -370,9 +370,9 @@ def test_images_from_elsewhere_are_not_said_to_be_in_dvc(
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     out = finished.copy(tmp_path / "out")
-    assert "dvc.data" in provenance.tags(out)
+    assert "dvc.data" in origin.tags(out)
     file = out / "prepared/manifest.json"
     manifest = json.loads(file.read_text())
     manifest["options"]["path"] = "photographs"
     file.write_text(json.dumps(sealed({name: value for name, value in manifest.items() if name != SEAL})))
-    assert "dvc.data" not in provenance.tags(out)
+    assert "dvc.data" not in origin.tags(out)

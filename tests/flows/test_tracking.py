@@ -27,8 +27,13 @@ import pytest
 from benchmarks.bad_server import KINDS, BadServer
 from cl import metrics
 from cl.errors import UserError
-from flows import mlflow_server, tracking
-from flows.tracking import Tracker, Tracking, comparison_url, ensure, record, tagged, ui_command
+from flows.tracking import experiment, server
+from flows.tracking import tracker as trackers
+from flows.tracking.addresses import comparison_url, ui_command
+from flows.tracking.database import create_database
+from flows.tracking.experiment import ensure, record, tagged
+from flows.tracking.settings import Tracking
+from flows.tracking.tracker import Tracker
 
 ROOT = Path(__file__).parents[2]
 PARAMS = {"training": {"epochs": 70}, "methods.ewc.strength": 400.0, "methods.si.strength": 1.0, "note": ""}
@@ -39,11 +44,12 @@ WHOLE_PROCESS = "peak_memory_bytes"  # known at the end of a file only: not of t
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from flows import tracking
-from flows.tracking import Tracker, Tracking
+from flows.tracking import tracker as trackers
+from flows.tracking.settings import Tracking
+from flows.tracking.tracker import Tracker
 out, uri, fake, how = sys.argv[1:]
 if how == "finish":  # however busy the machine is
-    tracking.SYNC_SECONDS = 120.0
+    trackers.SYNC_SECONDS = 120.0
 tracker = Tracker(Tracking(Path(out), uri or None, "digits"), {}, {})
 if fake:
     assert tracker.sync(Path(fake), finished=how == "finish")
@@ -147,7 +153,7 @@ class FakeRun:
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: making one takes seconds."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    mlflow_server.create_database(path)
+    create_database(path)
     return path
 
 
@@ -496,7 +502,7 @@ def test_a_lost_answer_anywhere_doubles_nothing(
     for name in requests.split():
         setattr(Lossy, name, lossy(name))
     monkeypatch.setattr(mlflow, "MlflowClient", Lossy)
-    monkeypatch.setattr(mlflow_server, "METRICS", 15)  # so that a task takes several requests
+    monkeypatch.setattr(server, "METRICS", 15)  # so that a task takes several requests
 
     def done(lost: int | None) -> tuple[Path, bool]:
         out = furnish(tmp_path / f"lost-{lost}", database)
@@ -730,7 +736,9 @@ def test_logging_ten_tasks_is_cheap(out: Path) -> None:
 
 def test_only_tracking_imports_mlflow_and_only_when_needed() -> None:
     """And the command that registers models, and the file that MLflow itself runs when it loads one."""
-    run_by_mlflow = "flows/pyfunc_model.py"
+    tracking = {"flows/tracking/database.py", "flows/tracking/server.py"}
+    serving = {"flows/serving/model_files.py", "flows/serving/registry.py"}
+    run_by_mlflow = "flows/serving/pyfunc_model.py"
     importers = set()
     for path in [*(ROOT / "cl").rglob("*.py"), *(ROOT / "flows").rglob("*.py")]:
         tree = ast.parse(path.read_text("utf-8"))
@@ -741,7 +749,7 @@ def test_only_tracking_imports_mlflow_and_only_when_needed() -> None:
                 name = path.relative_to(ROOT).as_posix()
                 importers.add(name)
                 assert name == run_by_mlflow or node not in tree.body, f"{path} imports MLflow before it is needed"
-    assert importers == {"flows/mlflow_server.py", "flows/registry.py", run_by_mlflow}
+    assert importers == {*tracking, *serving, run_by_mlflow}
 
 
 # Servers.
@@ -855,8 +863,8 @@ def test_a_server_that_is_bad_costs_a_line_and_seconds(
 ) -> None:
     import mlflow  # noqa: F401  # that takes its time, too, but only once
 
-    monkeypatch.setattr(mlflow_server, "REQUEST_SECONDS", 1.0)
-    monkeypatch.setattr(tracking, "COSTLY_SECONDS", 0.5)
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(trackers, "COSTLY_SECONDS", 0.5)
     out = tmp_path / "out"
     fakes = [FakeRun(out, method).learn() for method in ("ewc", "si", "mas")]
     with BadServer(kind=kind) as bad:
@@ -866,7 +874,7 @@ def test_a_server_that_is_bad_costs_a_line_and_seconds(
         for fake in fakes:
             assert not track.sync(fake, finished=True)
         track.close()
-        tracking.tag(where, {"a run": {"a": "tag"}})
+        experiment.tag(where, {"a run": {"a": "tag"}})
         for ask in (lambda: ensure(where), lambda: record(where, "night", {}, {}, {}), lambda: tagged(where, "a", "b")):
             with pytest.raises(UserError) as caught:
                 ask()
@@ -892,7 +900,7 @@ def test_a_server_that_drips_holds_no_process(tmp_path: Path) -> None:
 
 def test_what_is_said_of_an_error_holds_no_password() -> None:
     error = ConnectionError("HTTPConnection: http://user:secret@tracking.example:5000/api refused")
-    assert mlflow_server.said_of(error) == "ConnectionError: HTTPConnection: http://tracking.example:5000/api refused"
+    assert server.said_of(error) == "ConnectionError: HTTPConnection: http://tracking.example:5000/api refused"
 
 
 def test_the_command_that_is_shown_holds_no_password(out: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from cl.reading import Run
-from flows.verdict import CONFIDENCE, Verdict, compare_nights, noise
+from flows.nights.verdict import CONFIDENCE, Verdict, compare_nights, noise
 
 
 def run(method: str, seed: int, accuracy: float, seconds: float = 10.0, memory: float = 5e8) -> Run:

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from cl.data.fetch import Remote
-from cl.data.prepare import Images, Labels, RawTask, chosen, digest, first_of_each, stratified
+from cl.data.prepare import Images, Labels, RawTask, digest
+from cl.data.subsets import chosen, first_of_each, stratified
 from cl.errors import UserError
 from cl.params import Benchmark
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cl.data.prepare import Format, Images, Labels, Say, first_of_each, stratified
+from cl.data.prepare import Format, Images, Labels, Say
+from cl.data.subsets import first_of_each, stratified
 from cl.errors import UserError
 from cl.params import Benchmark
 

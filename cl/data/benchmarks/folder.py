@@ -13,8 +13,9 @@ from pathlib import Path
 
 from cl.data.images import IMAGENET, OF_IMAGES, SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say, chosen, composed
+from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say
 from cl.data.source import entries, is_output
+from cl.data.subsets import chosen, composed
 from cl.errors import UserError, brief
 from cl.params import Benchmark
 from cl.paths import expanded

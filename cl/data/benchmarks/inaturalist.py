@@ -13,8 +13,9 @@ from pathlib import Path
 from cl.data.fetch import Remote, fetch, home_of, unpack
 from cl.data.images import IMAGENET, MIDDLE, OF_IMAGES, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say, chosen
+from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say
 from cl.data.source import entries
+from cl.data.subsets import chosen
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import numpy_generator

@@ -14,8 +14,9 @@ from pathlib import Path
 from cl.data.fetch import Remote, fetch, home_of
 from cl.data.images import IMAGENET, OF_IMAGES, SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import LabelsAre, RawTask, Say, chosen
+from cl.data.prepare import LabelsAre, RawTask, Say
 from cl.data.source import Archive, Folder, source
+from cl.data.subsets import chosen
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.paths import expanded

@@ -1,13 +1,13 @@
 """Tonight against the last good night: what got worse, what better, and what is noise.
 
-Runs are deterministic, so the results of two nights are as a rule the same to the last bit, which is said as such.
-Where something that goes in was changed, noise remains, and a change counts that is beyond it in one of three ways: the
-same method with the same seed on both nights is a pair, and a change that moves all pairs alike stands out from how
-the differences vary; one that draws every run anew without making it better or worse moves the mean no more than
-seeds differ; and where tonight's seeds differ wildly, because some of them broke down, the last night's tell how much
-they should. At `CONFIDENCE` each, the three together are wrong on at most one comparison in twenty where nothing has
-changed. Times are compared as ratios to what the other runs took that night, and count where they stand out from how
-these vary.
+Runs are deterministic, so as a rule the results of two nights are the same to the last bit, and the verdict says so.
+After a change of code, data or settings there is noise. A difference counts where it is beyond the noise in one of
+three ways. The same method with the same seed on both nights is a pair, and a change that moves all pairs alike stands
+out from how the differences of the pairs vary. A change that draws other random numbers, and makes no run better or
+worse, moves the mean no more than seeds differ. Where tonight's seeds differ wildly, because some of them broke down,
+the last night's seeds tell how much they should differ. At `CONFIDENCE` each, the three together are wrong on at most
+one comparison in twenty where nothing has changed. Times are compared as ratios to the times of the other runs of that
+night, and count where they stand out from how these ratios vary.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ POINTS_OF_ONE_SEED = 1.0
 TIME, MEMORY = 1.25, 1.10
 """Ratios up to which a step's time (against the night's other runs) and a process's memory count as noise."""
 METHODS_TO_TELL = 5
-"""With fewer than so many methods there is no telling how much their times vary that night."""
+"""With fewer methods it cannot be told how much their times vary that night."""
 
 Kind = Literal["same", "noise", "better", "worse", "missing", "new"]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One measure of one method on two nights, means over the seeds both have."""
+    """One measure of one method on two nights, as means over the seeds that both nights have."""
 
     method: str
     measure: str
-    run: str
-    """`points`, or `ratio`: then `difference` is tonight's over the last's."""
+    unit: str
+    """`points`; or `ratio`, where `difference` is tonight's value over the last night's."""
     before: float | None
     tonight: float | None
     difference: tuple[float, float | None] | None
-    """Mean, and up to what it may be noise; of a ratio both as factors."""
+    """The mean difference, and up to which size it may be noise; of a ratio both as factors."""
     kind: Kind
 
     @property
@@ -59,14 +59,14 @@ class Change:
             return "no change"
         assert self.difference is not None
         mean, half = self.difference
-        if self.run == "ratio":
+        if self.unit == "ratio":
             return f"x{mean:.2f}" + (f" (x{mean / half:.2f} to x{mean * half:.2f})" if half is not None else "")
         return f"{mean:+.2f}" + (f" ± {half:.2f}" if half is not None else "") + " points"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a night found."""
+    """What came of the comparison of two nights."""
 
     changes: tuple[Change, ...]
     failures: dict[str, str]
@@ -84,7 +84,7 @@ class Verdict:
 
     @property
     def good(self) -> bool:
-        """Whether later nights may be measured by this one."""
+        """Whether later nights may be compared with this one."""
         return not self.worse and not self.failures
 
     @property
@@ -144,10 +144,10 @@ def peak_memory(run: Run) -> float | None:
 
 
 def _times(tonight: Iterable[Run], before: Iterable[Run]) -> tuple[float, float]:
-    """By how much everything was slower tonight, whatever the method, and up to which ratio to that it is noise.
+    """By how much everything was slower tonight, whatever the method; and up to which ratio to that a time is noise.
 
     The median ratio of the runs, and three standard deviations of the ratios, by their median absolute deviation: on a
-    machine with other work to do some runs are slower than others, whatever they do.
+    machine with other work to do, some runs are slower than others, whatever they do.
     """
     old = {(run.method, run.seed): seconds_per_step(run) for run in before}
     ratios = [
@@ -159,8 +159,8 @@ def _times(tonight: Iterable[Run], before: Iterable[Run]) -> tuple[float, float]
         return 1.0, TIME
     drift = statistics.median(ratio for _, ratio in ratios)
     spread = 1.4826 * statistics.median(abs(ratio - drift) for _, ratio in ratios)
-    told = len({method for method, _ in ratios}) >= METHODS_TO_TELL
-    return math.exp(drift), max(TIME, math.exp(3 * spread)) if told else TIME
+    can_tell = len({method for method, _ in ratios}) >= METHODS_TO_TELL
+    return math.exp(drift), max(TIME, math.exp(3 * spread)) if can_tell else TIME
 
 
 def _points(
@@ -179,7 +179,7 @@ def _points(
 
 
 def noise(after: Sequence[float], before: Sequence[float]) -> float | None:
-    """Up to which difference of the means of two nights there may be nothing in it; None for a single seed.
+    """Up to which size the difference of the means of two nights may be noise; None for a single seed.
 
     The smallest of the half widths of three t-intervals: of the paired differences (n - 1 degrees of freedom), of the
     difference of two independent means of equal variance (2n - 2), and of the same where the variance is that of the
@@ -204,7 +204,7 @@ def _ratio(
     noise: float,
     drift: float,
 ) -> Change:
-    """As a factor, `drift` taken out; beyond `noise` with the whole interval, it counts."""
+    """As a factor, with `drift` taken out; it counts where the whole interval is beyond `noise`."""
     after, before = ([value(run) or math.nan for run in side] for side in zip(*pairs, strict=True))
     mean, half = interval([math.log(a / b / drift) for a, b in zip(after, before, strict=True)])
     kind: Kind = "noise"

@@ -1,9 +1,9 @@
 """Which model of a finished comparison to deploy.
 
-The rule: of the methods that are continual learners and that the user's limits allow, the one with the highest mean
-average accuracy over the seeds (equal: the one named first), task-agnostic where the task will not be known; of it the
-seed whose final model has the best mean validation accuracy over the tasks (equal: the lower seed). A test accuracy
-never picks a seed.
+The rule picks a method first: among the continual learners that the user's limits allow, the one with the highest mean
+average accuracy over the seeds (of equal ones the one named first). The accuracy is task-agnostic where the task will
+not be known. Then it picks a seed of that method: the one whose final model has the best mean validation accuracy over
+the tasks (of equal ones the lower seed). A test accuracy never picks a seed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl import metrics
+from cl.checkpoint_files import DamagedCheckpoint, verify
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
-from cl.files import DamagedCheckpoint, from_json, read_object, verify
+from cl.files import from_json, read_object
 from cl.keys import chain, parts_of
 from cl.params import Champion, Params
 from cl.reading import Run, read_run
@@ -25,37 +26,37 @@ def barred(method: str, limits: Champion) -> str | None:
     """Why a method cannot be deployed where the limits hold; None where it can."""
     from cl.register import method_class
 
-    found = method_class(method)
-    if found.sees_all_tasks:
+    of_method = method_class(method)
+    if of_method.sees_all_tasks:
         return "learns all tasks at once, so is no continual learner"
-    if limits.no_task_id and found.needs_task_id:
+    if limits.no_task_id and of_method.needs_task_id:
         return "needs the task id (champion.no_task_id)"
-    if limits.no_stored_samples and found.stores_samples:
+    if limits.no_stored_samples and of_method.stores_samples:
         return "stores training samples (champion.no_stored_samples)"
     return None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A model that was picked, and what it was picked by."""
+    """The model that was picked, and why."""
 
     run: Run
     checkpoint: Path
     means: dict[str, float]
     """Mean average accuracy over the seeds of every method that was allowed, the best first."""
     excluded: dict[str, str]
-    """Why the other methods were not."""
+    """By method, why it was not allowed."""
     half_width: float | None
     """Of the 95 % interval of the chosen method's mean; None with a single seed."""
     validation: dict[int, list[float]]
     """By seed: validation accuracy of the chosen method's final model on each task."""
     method_given: bool
     seed_given: bool
-    """The user named it, whatever the rule says."""
+    """Whether the user named the method, and the seed, whatever the rule says."""
 
     @property
     def score(self) -> float:
-        """What models are compared by."""
+        """The number by which models are compared."""
         return self.means[self.run.method]
 
 
@@ -101,12 +102,12 @@ def choose(params: Params, out: Path, method: str | None = None, seed: int | Non
 
 
 def _task_agnostic(params: Params) -> bool:
-    """Whether the task of an image will not be known although the scenario tells it."""
+    """Whether the task of an image will not be known where the model is used, although the scenario gives it."""
     return params.champion.no_task_id and params.scenario.name == "task"
 
 
 def _accuracy(params: Params, run: Run) -> float:
-    """What a model is worth where it will be used."""
+    """Average accuracy in the setting in which the model will be used."""
     matrix = run.other_accuracy if _task_agnostic(params) and run.other_accuracy is not None else run.accuracy
     return metrics.average_accuracy(matrix)
 
@@ -120,9 +121,9 @@ def _checkpoint(params: Params, out: Path, method: str, seed: int) -> Path | Non
 
 
 def _as_learned(run: Run, checkpoint: Path | None) -> None:
-    """Raises `UserError` where a result file does not say what was noted with the model, or that is damaged.
+    """Raise `UserError` where a result file disagrees with the record in the checkpoint, or that is damaged.
 
-    By these numbers a model is chosen to be used, so they have to be of that model.
+    The model is chosen by these numbers, so they have to be of that model.
     """
     assert checkpoint is not None
     again = f"run `python -m flows.compare` with the same options, which puts it right (--methods {run.method})"
@@ -138,7 +139,7 @@ def _as_learned(run: Run, checkpoint: Path | None) -> None:
 
 
 def _validation(params: Params, out: Path, method: str, seed: int) -> list[float]:
-    """Validation accuracy of the final model on each task: result files have only that right after learning."""
+    """Validation accuracy of the final model on each task; result files have only that right after learning."""
     import torch
 
     from cl import checkpoint

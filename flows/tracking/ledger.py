@@ -1,70 +1,23 @@
-"""Where a run is shown, and what was sent there: the ledger beside the runs, `<out>/.work/tracking.json`."""
+"""What was sent to MLflow: the ledger beside the runs, `<out>/.work/tracking.json`."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import re
 import sys
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from cl.files import write_whole
-from cl.redact import encoded, without_password
+from cl.files import from_json, write_whole
+from cl.locks import alone
+from flows.tracking.settings import Tracking
 
 Json = dict[str, Any]
-
 SCHEMA = 1
 STATES = ("running", "finished", "failed", "killed")
-NIGHTLY = " nightly"
-"""Ends the name of an experiment whose runs are by night."""
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """Where a run is shown: the `tracking` section of params.yaml, and the output folder."""
-
-    out: Path  # holds the runs and the ledger in `.work`, the embedded database in `mlflow`
-    uri: str | None  # of an MLflow tracking server; None: SQLite in `<out>/mlflow`
-    experiment: str
-    shared: Path | None = None  # where the embedded database is instead, with the runs of other output folders
-    retry_seconds: float = 60.0  # how long a server that failed is left alone
-
-    @property
-    def folder(self) -> Path:
-        """Where the embedded database and its artifacts are."""
-        return (self.shared or self.out / "mlflow").resolve()
-
-    @property
-    def database(self) -> Path:
-        """The embedded database."""
-        return self.folder / "mlflow.db"
-
-    @property
-    def has_database(self) -> bool:
-        """Whether the embedded database is there, with anything in it."""
-        return self.database.exists() and self.database.stat().st_size > 0
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The tags that runs are shown by."""
-        return ("night", "method") if self.experiment.endswith(NIGHTLY) else ("method",)
-
-    @property
-    def address(self) -> str:
-        """Where MLflow's clients find it."""
-        return encoded(self.uri) if self.uri else f"sqlite:///{self.database}"
-
-    @property
-    def target(self) -> str:
-        """Name of the place that is sent to: without passwords, and the same after the project was moved."""
-        if self.uri is None:
-            return "embedded"
-        return without_password(self.uri)
 
 
 class Ledger:
@@ -86,7 +39,7 @@ class Ledger:
         return dict(self._section(self._read())["units"])
 
     def mark(self, name: str) -> str:
-        """What finds a run in MLflow; where others may run the same, it says whose it is."""
+        """The tag that finds a run in MLflow; where others share the server or database, it also says whose it is."""
         alone = self._tracking.uri is None and self._tracking.shared is None
         return name if alone else f"{self._read()['id']}:{name}"
 
@@ -100,7 +53,7 @@ class Ledger:
         return self._tracking.out.resolve() / str(entry["path"])
 
     def note(self, name: str, folder: Path, state: str, error: str | None) -> None:
-        """Remember what is to be sent. This run becomes the current one of its method and seed."""
+        """Note what is to be sent; the run becomes the current one of its method and seed."""
         path, out = folder.resolve(), self._tracking.out.resolve()
         where = str(path.relative_to(out) if path.is_relative_to(out) else path)
         with self._edit() as section:
@@ -111,7 +64,7 @@ class Ledger:
             entry |= {"path": where, "state": state, "error": error, "current": True}
 
     def connected(self, experiment: str, created: int) -> None:
-        """Note which experiment is sent to; another one than before has nothing of what was sent."""
+        """Note to which experiment runs are sent; where it is another than before, nothing was sent to it yet."""
         known = self._section(self._read())
         if (known["experiment"], known["created"]) != (experiment, created):
             with self._edit() as section:
@@ -138,26 +91,28 @@ class Ledger:
         return self._sound()[0]
 
     def _sound(self) -> tuple[Json, bool]:
-        """What of the file is as we write it, and whether all of it is; where there is no file, the beginning of one.
+        """The parts of the file that are sound, and whether all of it is; where there is no file, an empty ledger.
 
-        By the id, runs on a server that others use too are known for ours: it has a file of its own as well.
+        By the id we know our runs on a server that others use too, so the id also stands in a file of its own.
         """
         try:
-            text = self._path.read_text("utf-8")
+            written = self._path.read_bytes()
         except FileNotFoundError:
             return {"schema": SCHEMA, "id": self._known_id() or uuid.uuid4().hex, "targets": {}}, True
-        except (OSError, ValueError):
-            text = ""
+        except OSError:
+            written = b""
         try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
-            found = None
-        whole = isinstance(found, dict) and found.get("schema") == SCHEMA and isinstance(found.get("targets"), dict)
-        given = str(found.get("id")) if isinstance(found, dict) else "".join(_ID_IN.findall(text)[:1])
+            content = from_json(written)
+        except ValueError:
+            content = None
+        is_ours = isinstance(content, dict) and content.get("schema") == SCHEMA
+        is_ours = is_ours and isinstance(content.get("targets"), dict)
+        given = str(content.get("id")) if isinstance(content, dict) else b"".join(_ID_IN.findall(written)[:1]).decode()
         identity = given if _ID.fullmatch(given) else self._known_id() or uuid.uuid4().hex
-        targets = {key: section for key, section in found["targets"].items() if _is_section(section)} if whole else {}
+        sections = content["targets"].items() if is_ours else ()
+        targets = {key: section for key, section in sections if _is_section(section)}
         data = {"schema": SCHEMA, "id": identity, "targets": targets}
-        return data, data == found
+        return data, data == content
 
     def _known_id(self) -> str | None:
         try:
@@ -168,7 +123,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def _edit(self) -> Iterator[Json]:
-        with locked(self.locks / "ledger"):
+        with alone(self.locks / "ledger", lambda: None):
             data, sound = self._sound()
             if not sound:
                 aside = self._path.with_name(f"{self._path.name}.damaged-{uuid.uuid4().hex[:8]}")
@@ -182,11 +137,11 @@ class Ledger:
 
 
 _ID = re.compile("[0-9a-f]{32}")
-_ID_IN = re.compile(r'"id":\s*"([0-9a-f]{32})"')
+_ID_IN = re.compile(rb'"id":\s*"([0-9a-f]{32})"')
 
 
 def _is_section(value: Any) -> bool:
-    """Whether it is what the ledger has of a target."""
+    """Whether it is a section of the ledger, as of one target."""
     if not isinstance(value, dict) or not isinstance(value.get("units"), dict):
         return False
     kinds: Json = {"experiment": str | None, "created": int | None}
@@ -195,24 +150,10 @@ def _is_section(value: Any) -> bool:
 
 
 def _is_entry(value: Any) -> bool:
-    """Whether it is what the ledger has of a run."""
+    """Whether it is an entry of the ledger, as of one run."""
     kinds: Json = {"path": str, "state": str, "error": str | None, "current": bool, "run": str | None}
     return isinstance(value, dict) and _has(value, kinds | {"sent": list | None}) and value["state"] in STATES
 
 
 def _has(value: Json, kinds: Json) -> bool:
     return all(name in value and isinstance(value[name], kind) for name, kind in kinds.items())
-
-
-def lock_file(path: Path) -> IO[str]:
-    """The file, open, for a lock; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("a", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of the file, however long another process has it."""
-    with lock_file(path) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -1,9 +1,4 @@
-"""Prefect where there is a server, nothing at all where there is none.
-
-A stage is written once, as a plain function, and runs as one. Where a Prefect server is configured (`PREFECT_API_URL`)
-it is told of the stage as a named and tagged flow run, and of the runs as task runs; where none is, Prefect is not
-even imported.
-"""
+"""The engine that tells a Prefect server of flow runs and task runs; and which engine is configured."""
 
 from __future__ import annotations
 
@@ -13,108 +8,37 @@ import json
 import logging
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any
 
 from cl.errors import UserError
 from cl.redact import without_password
 from flows.deadline import check_answer
-from flows.prefect_runs import Run, Teller
+from flows.engine.api import PrefectRun
+from flows.engine.plain import Engine, T, U
+from flows.engine.teller import Teller
 
-T = TypeVar("T")
-U = TypeVar("U")
 HEALTH_SECONDS = 5
-RETRIES = (2.0, 10.0, 60.0)
-"""Seconds before each further try of what others may have made fail."""
+_current: contextvars.ContextVar[PrefectRun | None] = contextvars.ContextVar("run", default=None)
 
 
-class Plain:
-    """No orchestration: a flow is a call, and each task a thread."""
-
-    url: str | None = None
-
-    def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T]) -> T:
-        """Run the body as a flow of this name."""
-        del name, run_name, tags
-        return body()
-
-    def each(
-        self, runs: Sequence[U], body: Callable[[U], T], at_once: int, name: Callable[[U], str]
-    ) -> list[T | UserError]:
-        """Run the body for every run, so many at once; in the order of the runs, what came of each.
-
-        A `UserError` of one run is returned in its place and does not disturb the others.
-        """
-        del name
-
-        def guarded(run: U) -> T | UserError:
-            try:
-                return body(run)
-            except UserError as error:
-                return error
-
-        threads = ThreadPoolExecutor(max_workers=max(at_once, 1))
-        try:
-            return list(threads.map(guarded, runs))
-        finally:  # an interrupt is the caller's to act on, at once
-            threads.shutdown(wait=False, cancel_futures=True)
-
-    def retried(self, name: str, body: Callable[[], T]) -> T:
-        """Run what may fail for reasons of others (a network, a server): tried `RETRIES` times more, ever later."""
-        del name
-        for wait in (*RETRIES, None):
-            try:
-                return body()
-            except Exception:
-                if wait is None:
-                    raise
-                time.sleep(wait)
-        raise AssertionError("not reached")
-
-    def say(self, line: str) -> None:
-        """Show a line of progress."""
-        print(line, flush=True)
-
-    def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
-        """Show a table beside the run."""
-
-    def link(self, key: str, address: str, description: str) -> None:
-        """Show a link beside the run."""
-
-    def page(self, key: str, markdown: str, description: str) -> None:
-        """Show a text beside the run."""
-
-    def progress(self, key: str, share: float, description: str) -> None:
-        """Show how far a run is, `share` in [0, 1]."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Wait, for some seconds at most, until those who are told of the run know all."""
-
-
-class WithServer(Plain):
-    """Runs all as without a server, and tells the one at `url` of flow and task runs (`flows.prefect_runs`)."""
+class WithPrefect(Engine):
+    """Runs everything as without a server, and tells the server at `url` of flow runs and task runs."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._teller = Teller(url)
         self._around = _run_by_prefect()
-        """The flow run that Prefect itself runs us in, as a deployment."""
+        """The flow run whose process this is, where Prefect itself started it from a deployment."""
 
     @property
-    def _run(self) -> Run | None:
+    def _run(self) -> PrefectRun | None:
         return _current.get() or self._around
 
     def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T]) -> T:
-        """Run the body as a flow run; a `UserError` from it fails that with its message, and is raised again."""
+        """Run the body as a flow run; a `UserError` from it becomes the flow run's message, and is raised again."""
         run = self._teller.flow(name, run_name, tags, self._run)
         with contextlib.ExitStack() as stack:
             if run.parent is None:
@@ -125,7 +49,7 @@ class WithServer(Plain):
     def each(
         self, runs: Sequence[U], body: Callable[[U], T], at_once: int, name: Callable[[U], str]
     ) -> list[T | UserError]:
-        """Run the body as a task run for every run; one that raises has failed, and no more."""
+        """Run the body for every run, each as a task run; where one raises, the others go on."""
         around = self._run
         if around is None:
             return super().each(runs, body, at_once, name)
@@ -137,7 +61,7 @@ class WithServer(Plain):
         return super().each(runs, told, at_once, name)
 
     def retried(self, name: str, body: Callable[[], T]) -> T:
-        """Run it as a task run, of which the server sees every try."""
+        """Run the body as a task run, of which the server sees every try."""
         if (around := self._run) is None:
             return super().retried(name, body)
         run = self._teller.task(name, name, around)
@@ -151,7 +75,7 @@ class WithServer(Plain):
             try:
                 return body()
             except Exception as error:
-                if tries <= len(RETRIES):
+                if tries <= len(self.retries):
                     self._teller.waits(run, _reason(error))
                 raise
 
@@ -159,8 +83,8 @@ class WithServer(Plain):
             return super().retried(name, told)
 
     @contextlib.contextmanager
-    def _told(self, run: Run) -> Iterator[None]:
-        """Be this run, and tell how it ends."""
+    def _told(self, run: PrefectRun) -> Iterator[None]:
+        """Within the context this run is the current one; the server is told how it ends."""
         token = _current.set(run)
         try:
             yield
@@ -199,7 +123,7 @@ class WithServer(Plain):
             self._teller.artifact(run, key, "markdown", markdown, description)
 
     def progress(self, key: str, share: float, description: str) -> None:
-        """Keep a progress artifact under the key up to date: it stands above the run's task in the run's graph."""
+        """Keep a progress artifact under the key up to date; the UI shows it above the task run."""
         if (run := self._run) is not None:
             self._teller.progress(run, key, share, description)
 
@@ -209,15 +133,14 @@ class WithServer(Plain):
         self._teller.flush(_interrupts(error))
 
 
-_current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("run", default=None)
-
-
-def _run_by_prefect() -> Run | None:
-    """The flow run whose process this is, where Prefect started it: it is told of by Prefect."""
+def _run_by_prefect() -> PrefectRun | None:
+    """The flow run whose process this is, where Prefect started it, and so tells of it itself."""
     if (context := sys.modules.get("prefect.context")) is None:
         return None
-    found = context.FlowRunContext.get()
-    return None if found is None or found.flow_run is None else Run("flow", (), identity=str(found.flow_run.id))
+    around = context.FlowRunContext.get()
+    if around is None or around.flow_run is None:
+        return None
+    return PrefectRun("flow", (), identity=str(around.flow_run.id))
 
 
 def _interrupts(error: BaseException | None) -> bool:
@@ -228,14 +151,17 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-def engine() -> Plain:
-    """Prefect where `PREFECT_API_URL` names a server that answers; else none, saying so where one was named."""
+def configured_engine() -> Engine:
+    """The engine that tells Prefect, where `PREFECT_API_URL` names a server that answers; else the plain one.
+
+    Where a server is named and does not answer, a warning says so.
+    """
     url = os.environ.get("PREFECT_API_URL", "").strip().rstrip("/")
     if not url:
-        return Plain()
+        return Engine()
     try:
         check_answer(f"{url}/health", HEALTH_SECONDS)
     except ConnectionError as error:
         print(f"warning: no Prefect server answers at {without_password(url)} ({error}); going on without", flush=True)
-        return Plain()
-    return WithServer(url)
+        return Engine()
+    return WithPrefect(url)

@@ -1,7 +1,7 @@
 """A learned model as MLflow serves it: images and their tasks in, classes and probabilities out.
 
 MLflow runs this file when it loads the model ("models from code"), so nothing is pickled: what was learned is the
-checkpoint's safetensors and JSON. It needs `cl` alone, of which the model holds a copy, and no orchestration.
+checkpoint's safetensors and JSON. It needs `cl` alone, of which the model holds a copy, and nothing of `flows`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from PIL import Image
 from torch import Tensor
 
 from cl import checkpoint
+from cl.checkpoint_files import DamagedCheckpoint
 from cl.data.decode import decode_many
 from cl.data.prepare import Format
 from cl.data.task import Normalise, Split, seen_shape
 from cl.errors import UserError
-from cl.files import DamagedCheckpoint, from_json
+from cl.files import from_json
 from cl.method import add_task
 from cl.nets import build
 from cl.params import Model, Training
@@ -45,13 +46,13 @@ from cl.train import Snapshot
 AGAIN = "register the model again: python -m flows.champion"
 RGB = 3
 SENTENCE = 500
-"""Characters of an answer to a request that is refused, at most."""
+"""The answer to a request that is refused has so many characters at most."""
 WHITE = 255
 """Of a picture's bytes; a benchmark may have fewer levels of grey (`scale` of its manifest)."""
 
 
 class Classifier(PythonModel):
-    """Answers with one row an image: `task`, `class`, its `probability`, and `probabilities` of all it could be.
+    """Answers with one row an image: `task`, `class`, its `probability`, and the `probabilities` of all classes.
 
     A row of the input holds `image` - a picture file (PNG, JPEG, ...) as bytes or in base64, or numbers (C, H, W) as
     in the prepared data - and `task`, a name or an index from 0, which may be left out where the method allows.
@@ -109,8 +110,8 @@ class Classifier(PythonModel):
             images = [self._image(row.get("image"), number) for number, row in enumerate(rows)]
             for task in dict.fromkeys(tasks):
                 chosen = [number for number, own in enumerate(tasks) if own == task]
-                found = self._classify(torch.stack([images[number] for number in chosen]), task)
-                for number, answer in zip(chosen, found, strict=True):
+                of_task = self._classify(torch.stack([images[number] for number in chosen]), task)
+                for number, answer in zip(chosen, of_task, strict=True):
                     answers[number] = answer
         return answers
 
@@ -142,7 +143,7 @@ class Classifier(PythonModel):
         }
 
     def _task(self, value: Any, row: int) -> int | None:
-        """The index of a task given by name or index; None where none is given and the method can do without."""
+        """The index of a task given by name or index; None where none is given and the method does not need it."""
         names = list(self.tasks)
         if _missing(value):
             if self.method.needs_task_id:
@@ -180,7 +181,7 @@ class Classifier(PythonModel):
         return array.astype(np.uint8)
 
     def _decoded(self, data: bytes | bytearray, row: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """As the preparation reads pictures, by the same code; that takes files."""
+        """The picture as the preparation reads it, by the same code, which takes files."""
         channels, _, size = self.shape
         memory = bytearray(RGB * size * size)
         with tempfile.NamedTemporaryFile() as file:
@@ -207,9 +208,9 @@ def _ranked(scores: Tensor) -> tuple[list[int], list[list[float]]]:
 
 
 def answer_in_a_sentence() -> None:
-    """Let MLflow's server in this process say what is wrong with a request, and no more.
+    """Make MLflow's server in this process say in a sentence what is wrong with a request.
 
-    By itself it sends back the whole request and, where it cannot read it, a stack trace, or it answers with 500.
+    By itself it sends back the whole request or, where it cannot read it, a stack trace, or it answers with 500.
     """
     asked: Callable[..., Any] = scoring_server.invocations
     if hasattr(asked, "__wrapped__"):  # by another model in this process

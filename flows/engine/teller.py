@@ -1,9 +1,9 @@
-"""Tells a Prefect server of flow and task runs, from beside them: no run ever waits for the server.
+"""Tells a Prefect server of flow runs and task runs, in a thread of its own: no run ever waits for the server.
 
 Prefect's own engine asks the server before and after every step of a run. Where the server is gone, hangs or answers
-nonsense, a run under that engine fails, or stands still, and training with it. Here what happens goes into a queue,
-and a thread sends it by Prefect's client, with a deadline for every request. What a server misses while it is away
-follows once it answers; one that stays away costs a warning, and at the end of the run a few seconds.
+nonsense, a run under that engine fails or stands still, and so does training. Here what happens goes into a queue, and
+a thread sends it by Prefect's client, with a deadline for every request. What a server misses while it is away follows
+once it answers; a server that stays away costs a warning, and a few seconds at the end.
 """
 
 from __future__ import annotations
@@ -14,50 +14,39 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Any
 
-from cl.redact import encoded, without_password
+from cl.redact import without_password
 from flows.deadline import leave_behind, within
-
-Json = dict[str, Any]
+from flows.engine.api import (
+    LINE_LENGTH,
+    Json,
+    PrefectRun,
+    client_of_prefect,
+    now,
+    refuses,
+    said_of,
+    settings_for,
+    state_of,
+    task_to_make,
+)
 
 REQUEST_SECONDS = 6.0
 """For a whole request."""
 WAITS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Seconds before a request that failed is tried again, from the first time on; then the last one for ever."""
+"""Seconds to wait before each further try of a request that failed; the last wait is repeated."""
 QUIET_SECONDS = 5.0
-"""A server that answers again within that time is not complained of."""
+"""Where a server answers again within that time, there is no warning."""
 END_SECONDS = (8.0, 60.0)
-"""At the end of a run: how long a server is waited for that takes nothing any more, and one that goes on taking."""
+"""How long the end waits for a server: at most so long without a request that succeeds, and so long in all."""
 INTERRUPTED_SECONDS = (3.0, 10.0)
-"""The same where the run was interrupted."""
-LINES, LINE_LENGTH = 200, 20_000
-"""Lines of a log that are sent at once, and how long each may be."""
-
-
-class Run:
-    """A flow run or a task run, of which the server is told."""
-
-    def __init__(self, kind: str, tags: Iterable[str], parent: Run | None = None, identity: str | None = None) -> None:
-        self.kind = kind
-        self.tags: list[str] = list(dict.fromkeys([*(parent.tags if parent else ()), *tags]))
-        self.parent = parent
-        self.id = identity
-        """At the server, once that has told it."""
-        self.ended = False
-        self.below: list[Run] = []
-        if parent is not None:
-            parent.below.append(self)
-
-    @property
-    def flow(self) -> Run:
-        """The flow run it belongs to."""
-        return self if self.kind == "flow" or self.parent is None else self.parent.flow
+"""The same after an interrupt."""
+LINES = 200
+"""Lines of a log that are sent at once."""
 
 
 class Teller:
-    """Sends, in order and in its own time, what the server at this address is told."""
+    """Sends what the server at this address is told, in order, while the caller goes on."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -71,9 +60,9 @@ class Teller:
 
     # What it can be told.
 
-    def flow(self, name: str, run_name: str, tags: Iterable[str], parent: Run | None) -> Run:
-        """A flow run that has begun, below another where it has a parent."""
-        run = Run("flow", tags, parent)
+    def flow(self, name: str, run_name: str, tags: Iterable[str], parent: PrefectRun | None) -> PrefectRun:
+        """Tell of a flow run that has begun, below another where it has a parent."""
+        run = PrefectRun("flow", tags, parent)
         once = uuid.uuid4().hex
 
         def create() -> None:
@@ -81,10 +70,10 @@ class Teller:
             if parent is not None:
                 if parent.flow.id is None:
                     return
-                placeholder = _task(name, once, run_name, run.tags, parent.flow.id)
+                placeholder = task_to_make(name, once, run_name, run.tags, parent.flow.id)
                 above = self._ask("POST", "/task_runs/", placeholder)["id"]
             flow = self._ask("POST", "/flows/", {"name": name})["id"]
-            made = {"flow_id": flow, "name": run_name, "tags": run.tags, "state": _state("PENDING")}
+            made = {"flow_id": flow, "name": run_name, "tags": run.tags, "state": state_of("PENDING")}
             made |= {"parent_task_run_id": above, "idempotency_key": once}
             run.id = str(self._ask("POST", "/flow_runs/", made)["id"])
             self._set(run, "RUNNING", "")
@@ -92,22 +81,22 @@ class Teller:
         self._put(create)
         return run
 
-    def task(self, key: str, name: str, flow: Run) -> Run:
-        """A task run of the flow run that has begun."""
-        run = Run("task", (), flow)
+    def task(self, key: str, name: str, flow: PrefectRun) -> PrefectRun:
+        """Tell of a task run of the flow run that has begun."""
+        run = PrefectRun("task", (), flow)
         once = uuid.uuid4().hex
 
         def create() -> None:
             if flow.id is not None:
-                made = _task(key, once, name, run.tags, flow.id)
+                made = task_to_make(key, once, name, run.tags, flow.id)
                 run.id = str(self._ask("POST", "/task_runs/", made)["id"])
                 self._set(run, "RUNNING", "")
 
         self._put(create)
         return run
 
-    def end(self, run: Run, state: str, message: str = "") -> None:
-        """The run has ended; what is still under way below it has crashed with it."""
+    def end(self, run: PrefectRun, state: str, message: str = "") -> None:
+        """Tell that the run has ended; what still runs below it has crashed with it."""
         if run.ended:
             return
         run.ended = True
@@ -115,17 +104,17 @@ class Teller:
             self.end(below, "CRASHED", message)
         self._put(lambda: self._set(run, state, message))
 
-    def waits(self, run: Run, message: str) -> None:
-        """The run has failed and will be tried again."""
+    def waits(self, run: PrefectRun, message: str) -> None:
+        """Tell that the run has failed and will be tried again."""
         self._put(lambda: self._set(run, "SCHEDULED", message, "AwaitingRetry"))
 
-    def goes_on(self, run: Run) -> None:
-        """The run is under way again."""
+    def goes_on(self, run: PrefectRun) -> None:
+        """Tell that the run is tried again now."""
         self._put(lambda: self._set(run, "RUNNING", "", "Retrying"))
 
-    def line(self, run: Run, text: str, level: int = 20) -> None:
-        """A line of the run's log."""
-        told = {"message": without_password(text)[:LINE_LENGTH], "level": level, "timestamp": _now()}
+    def line(self, run: PrefectRun, text: str, level: int = 20) -> None:
+        """Add a line to the run's log."""
+        told = {"message": without_password(text)[:LINE_LENGTH], "level": level, "timestamp": now()}
         with self._changed:
             last = self._jobs[-1] if len(self._jobs) > 1 else None
             if isinstance(last, _Lines) and len(last.told) < LINES:
@@ -133,8 +122,8 @@ class Teller:
                 return
         self._put(_Lines(self, [(run, told)]))
 
-    def artifact(self, run: Run, key: str, kind: str, data: str, description: str) -> None:
-        """Something to look at beside the run; the server keeps the earlier ones of the key."""
+    def artifact(self, run: PrefectRun, key: str, kind: str, data: str, description: str) -> None:
+        """Show an artifact beside the run; the server keeps the earlier ones of the key."""
         told = {"key": key, "type": kind, "data": data, "description": description}
 
         def create() -> None:
@@ -142,8 +131,8 @@ class Teller:
 
         self._put(create)
 
-    def progress(self, run: Run, key: str, share: float, description: str) -> None:
-        """How far something is: one artifact of the key, kept up to date."""
+    def progress(self, run: PrefectRun, key: str, share: float, description: str) -> None:
+        """Show how far the run is: one artifact of the key, kept up to date."""
         told = {"data": round(100 * share, 1), "description": description}
 
         def renew() -> None:
@@ -155,7 +144,7 @@ class Teller:
         self._put(renew)
 
     def flush(self, interrupted: bool = False) -> None:
-        """Wait until the server knows all, as long as it goes on taking what it is told."""
+        """Wait until the server knows everything, as long as its requests succeed."""
         idle, whole = INTERRUPTED_SECONDS if interrupted else END_SECONDS
         end = time.monotonic() + whole
         with self._changed:
@@ -186,10 +175,10 @@ class Teller:
 
     def _work(self) -> None:
         try:
-            settings = _settings(self._url)
+            settings = settings_for(self._url)
         except Exception as error:  # Prefect is not installed, or refuses its own settings
             with self._changed:
-                self._give_up(_said(error))
+                self._give_up(said_of(error))
             return
         with self._changed:
             self._ready, self._taken = True, time.monotonic()
@@ -208,21 +197,21 @@ class Teller:
                     self._changed.notify_all()
 
     def _deliver(self, job: Callable[[], None]) -> None:
-        """Do it, however often it takes; not where the server refuses this very thing."""
+        """Do the job, however many tries it takes; a job that the server refuses is left out."""
         began, failed = time.monotonic(), 0
         while not self._gave_up:
             last = self._last_try
             try:
                 job()
             except Exception as error:  # whatever a server, or Prefect's client, makes of it: training goes on
-                if _refused(error):
-                    self._warn(f"it refused something: {_said(error)}")
+                if refuses(error):
+                    self._warn(f"it refused something: {said_of(error)}")
                     return
                 with self._changed:
                     if last:
-                        self._give_up(_said(error))
+                        self._give_up(said_of(error))
                     elif time.monotonic() - began > QUIET_SECONDS:
-                        self._warn(_said(error))
+                        self._warn(said_of(error))
                     if not self._last_try:
                         self._changed.wait_for(
                             lambda: self._last_try or self._gave_up, WAITS[min(failed, len(WAITS) - 1)]
@@ -249,12 +238,12 @@ class Teller:
 
     # Requests.
 
-    def _set(self, run: Run, state: str, message: str, name: str | None = None) -> None:
+    def _set(self, run: PrefectRun, state: str, message: str, name: str | None = None) -> None:
         if run.id is not None:
-            told = {"state": _state(state, message, name), "force": True}
+            told = {"state": state_of(state, message, name), "force": True}
             self._ask("POST", f"/{run.kind}_runs/{run.id}/set_state", told)
 
-    def _create_artifact(self, run: Run, told: Json) -> str | None:
+    def _create_artifact(self, run: PrefectRun, told: Json) -> str | None:
         if run.id is None or run.flow.id is None:
             return None
         task = run.id if run.kind == "task" else None
@@ -262,9 +251,9 @@ class Teller:
         return str(made["id"])
 
     def _ask(self, method: str, path: str, body: Any) -> Any:
-        """One request, in whole; raises whatever is wrong with the answer."""
+        """Make one request; raises whatever is wrong with the answer."""
         if self._client is None:
-            self._client = _client()
+            self._client = client_of_prefect(REQUEST_SECONDS)
         client = self._client
 
         def request() -> Any:
@@ -282,7 +271,7 @@ class Teller:
 class _Lines:
     """Lines of logs, sent together."""
 
-    def __init__(self, teller: Teller, told: list[tuple[Run, Json]]) -> None:
+    def __init__(self, teller: Teller, told: list[tuple[PrefectRun, Json]]) -> None:
         self._teller, self.told = teller, told
 
     def __call__(self) -> None:
@@ -298,44 +287,3 @@ class _Lines:
         ]
         if logs:
             self._teller._ask("POST", "/logs/", logs)
-
-
-def _settings(url: str) -> Any:
-    """A context in which Prefect's client asks this address, and nothing twice."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-
-    return temporary_settings({PREFECT_API_URL: encoded(url), PREFECT_CLIENT_MAX_RETRIES: 0})
-
-
-def _client() -> Any:
-    """Prefect's own client, which knows its keys, certificates and headers."""
-    from prefect.client.orchestration import get_client
-
-    return get_client(httpx_settings={"timeout": REQUEST_SECONDS}, sync_client=True).__enter__()
-
-
-def _task(key: str, once: str, name: str, tags: list[str], flow: str) -> Json:
-    """A task run to be made; told twice, it is made once."""
-    told = {"task_key": key, "dynamic_key": once, "name": name, "tags": tags, "flow_run_id": flow}
-    return {**told, "state": _state("PENDING")}
-
-
-def _state(kind: str, message: str = "", name: str | None = None) -> Json:
-    told: Json = {"type": kind, "name": name or kind.capitalize(), "message": without_password(message)[:LINE_LENGTH]}
-    return told
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
-
-
-def _refused(error: Exception) -> bool:
-    """Whether the server is well, and refuses this one thing."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return status in (400, 404, 409, 413, 422)
-
-
-def _said(error: Exception) -> str:
-    """What is wrong, in a few words without a password."""
-    text = without_password(" ".join(str(error).split()))
-    return f"{type(error).__name__}: {text}"[:200] if text else type(error).__name__

@@ -15,10 +15,10 @@ from typing import Any
 
 from cl import metrics
 from cl.errors import UserError
+from cl.files import from_json
 from cl.results import OTHER_ACCURACY
 
 Json = dict[str, Any]
-
 KEY_LENGTH, PARAM_LENGTH = 250, 6000
 """What MLflow takes at most of a name, and of a parameter."""
 FILES = ("result.json", "trials.json", "cost.json")
@@ -34,15 +34,15 @@ class Task:
     step: int  # number of tasks learned with it
     start: int
     end: int
-    params: dict[str, str]  # of the nested run
-    facts: dict[int, dict[str, float]]  # metrics of the nested run by step: of each trial, and of the task at 0
-    progress: dict[str, float]  # metrics of the run's run, the marker first
+    params: dict[str, str]  # of the nested MLflow run
+    facts: dict[int, dict[str, float]]  # metrics of the nested MLflow run by step: of each trial, and of the task at 0
+    progress: dict[str, float]  # metrics of the MLflow run, the marker first
 
 
-class Run:
-    """A run as its folder describes it; the folder may be empty or gone where nothing was learned.
+class RunFiles:
+    """What the folder of a run says; the folder may be empty or gone where nothing was learned.
 
-    Of a live one only those tasks count that cost.json has, too: it is the last file to be written.
+    Of a `live` run only those tasks count that cost.json has, too: it is the last file to be written.
     """
 
     def __init__(self, name: str, folder: Path, live: bool) -> None:
@@ -145,7 +145,7 @@ def digest_of(folder: Path, files: Sequence[str] = FILES) -> str:
 def _load(path: Path) -> Json:
     """A JSON file, empty where there is none."""
     try:
-        value: Json = json.loads(path.read_text("utf-8"))
+        value: Json = from_json(path.read_bytes())
     except FileNotFoundError:
         return {}
     except ValueError as error:

@@ -12,12 +12,13 @@ from types import TracebackType
 
 from cl.params import Params
 from flows.deadline import leave_behind
-from flows.tracking import Tracker, Tracking
+from flows.tracking.settings import tracking_of
+from flows.tracking.tracker import Tracker
 
 SECONDS_BETWEEN_LOOKS = 15.0
-"""A run that is still running is logged no more often than this; short runs are logged once, at their end."""
+"""A run is logged no more often than this while it runs; short runs are logged once, at their end."""
 LEAVE_SECONDS = {"server": 75.0, "embedded": 300.0, "interrupted": 5.0}
-"""How long what is left may take at the end of a run; afterwards it is left for the next one."""
+"""How long sending the rest may take at the end; what is left then follows the next time."""
 
 
 @dataclass(frozen=True)
@@ -27,27 +28,20 @@ class _Look:
     failed: str | None
 
 
-def tracking_of(params: Params, out: Path) -> Tracking:
-    """Where a run of these params is shown."""
-    settings = params.tracking
-    shared = Path(settings.folder) if settings.folder is not None else None
-    return Tracking(out, settings.uri, settings.experiment or params.title, shared)
-
-
 class Follower:
-    """Hands run folders to the tracker, in order; leaving the context waits for what is left, for so long at most."""
+    """Hands run folders to the tracker, in order; the context ends once all is sent, or after so long."""
 
     def __init__(self, tracker: Tracker | None, seconds: float = LEAVE_SECONDS["embedded"]) -> None:
         self._tracker = tracker
         self._seconds = seconds
         self._queue: queue.Queue[_Look | None] = queue.Queue()
         self._last: dict[Path, float] = {}
-        # A daemon: where a tracker hangs, the process ends all the same.
+        # A daemon thread: where a tracker hangs, the process ends all the same.
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
     @staticmethod
     def of(params: Params, out: Path, tags: dict[str, str]) -> Follower:
-        """A follower for a run of these params; one that does nothing where tracking is off."""
+        """A follower for the runs of these params; it does nothing where tracking is off."""
         if not params.tracking.enabled:
             return Follower(None)
         settings = params.model_dump(mode="json", exclude={"seeds", "tracking", "champion", "execution"})
@@ -56,7 +50,7 @@ class Follower:
         return Follower(Tracker(where, tags, settings), seconds)
 
     def look(self, run: Path, finished: bool = False, failed: str | None = None) -> None:
-        """The run has come further (or to its end)."""
+        """Note that the run has come further, or to its end."""
         now = time.monotonic()
         ended = finished or failed is not None
         if not ended and now - self._last.setdefault(run, now) < SECONDS_BETWEEN_LOOKS:

@@ -1,0 +1,106 @@
+"""The stage `report`: reads the results of the methods and seeds, and writes `<out>/report/`.
+
+It reads `<out>/results/<method>/seed-<s>.json` (and `.trials.json`, `.cost.json` beside it, where there are any) and
+writes `index.html`, `leaderboard.md`, `summary.json`, `accuracy.csv` and `plots/*.png`. The same results give the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from cl.errors import UserError
+from cl.files import sweep, write_whole
+from cl.keys import run_folder
+from cl.params import Params
+from cl.pool import runs_of
+from cl.reading import read_runs
+from flows.engine.plain import Engine
+from flows.report.leaderboard import leaderboard, table
+from flows.report.rows import compare
+from flows.report.summary import Summary, headline, long_form
+from flows.tracking import origin
+
+
+def report(params: Params, out: Path, engine: Engine, failed: Collection[str] = ()) -> None:
+    """The stage: report the methods and seeds of the params, without the runs that failed or are not finished."""
+
+    def body() -> None:
+        versions = origin.tags(out) if (out / "prepared").exists() else {}
+        summary = build(out, versions, params.methods, params.seeds, {*failed, *under_way(params, out)})
+        engine.table("leaderboard", table(summary), f"{summary.benchmark}: average accuracy over the seeds")
+        page = (summary.folder / "index.html").resolve()
+        engine.link("report", page.as_uri(), "the report, on the machine that made it")
+        engine.say(f"report: {summary.folder / 'index.html'}")
+        origin.point(params, out)
+
+    engine.flow("report", f"report {params.benchmark.name}", [params.benchmark.name], body)
+
+
+def build(
+    out: Path,
+    versions: Mapping[str, str] | None = None,
+    methods: Collection[str] | None = None,
+    seeds: Collection[int] | None = None,
+    failed: Collection[str] = (),
+) -> Summary:
+    """Read the results under `out` (of these methods and seeds; None: all), write `<out>/report/`, and sum up.
+
+    `versions` (name -> version or commit) is shown as given under "How it was run". Runs that have `failed` this time,
+    as `ewc/seed-0`, count as missing, whatever was left of an earlier time. Raises UserError where there are no
+    results, a file is damaged, results are not of one task sequence, or writing fails.
+    """
+    runs = read_runs(out, methods, seeds, failed)
+    rows = compare(runs, seeds)
+    folder = check_folder(out)
+    sweep(folder, below=True)
+    absent = tuple(name for name in methods or () if name not in {run.method for run in runs})
+    other = "task-aware" if "class-incremental" in runs[0].scenario else "task-agnostic"
+    summary = Summary(runs[0].benchmark_as_run, runs[0].tasks, rows, headline(rows), folder, absent, other)
+
+    from flows.report.figures import FIGURES, draw  # matplotlib takes a moment to import
+    from flows.report.page import page
+
+    figures = draw(summary)
+    files = {f"plots/{name}.png": figure.png for name, figure in figures.items()}
+    files["summary.json"] = (json.dumps(summary.metrics(), indent=2) + "\n").encode()
+    files["accuracy.csv"] = long_form(runs).encode()
+    files["leaderboard.md"] = leaderboard(summary).encode()
+    files["index.html"] = page(summary, figures, versions or {}).encode()
+    try:
+        for name, content in files.items():
+            write_whole(folder / name, content)
+        for stale in {*FIGURES} - {*figures}:
+            (folder / "plots" / f"{stale}.png").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the report into {folder}: {error.strerror or error}. The results are untouched: "
+            "free some space or make the folder writable, then run `python -m flows.report` again."
+        ) from error
+    return summary
+
+
+OWN = {
+    "index.html": b": which method keeps what it learned</title>",
+    "summary.json": b'"average_accuracy"',
+    "accuracy.csv": b"method,seed,task,average_accuracy",
+}
+"""What each of these files contains where it is ours."""
+
+
+def check_folder(out: Path) -> Path:
+    """The report's folder; raises `UserError` where the report would replace a file that is not ours."""
+    folder = out / "report"
+    there = [folder / name for name in OWN if (folder / name).is_file()]
+    if there and not any(OWN[path.name] in path.read_bytes() for path in there):
+        raise UserError(f"{there[0]}: is no report of ours, and would be replaced; move it away, or give another --out")
+    return folder
+
+
+def under_way(params: Params, out: Path) -> list[str]:
+    """The runs that were begun with these params and are not finished; a result of such a run is of other params."""
+    folders = {run.name: run_folder(params, run.method, run.seed, out) for run in runs_of(params)}
+    begun = {name: folder for name, folder in folders.items() if (folder / "unit.json").exists()}
+    return [name for name, folder in begun.items() if not (folder / "finished.json").exists()]

@@ -1,0 +1,141 @@
+"""Each method over its seeds, as means and intervals, the best first."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from cl import metrics
+from cl.reading import Run
+from cl.results import TrialResult
+from flows.report.words import Estimate
+
+BOUNDS = {"joint": "upper bound", "finetune": "lower bound"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method over its seeds; accuracies in [0, 1], forgetting as a difference of those."""
+
+    method: str
+    rank: int | None  # None: a bound, which is not ranked
+    bound: str | None
+    runs: tuple[Run, ...]
+    missing: tuple[int, ...]  # seeds that other methods have and this one lacks
+    accuracy: Estimate
+    forgetting: Estimate | None
+    learning: Estimate | None
+    so_far: list[Estimate | None]  # average accuracy after each task
+    matrix: list[list[float | None]]  # mean over seeds
+    state_bytes: float
+    seconds: dict[str, float]  # wall-clock per phase of the protocol, summed over tasks; empty without cost files
+    process_seconds: float | None
+    peak_memory: float | None
+    relative_time: float | None  # process seconds over those of finetune
+    measures: dict[str, Estimate | None]  # those of `MEASURES`
+    searched: list[TrialResult]  # the first seed's trials that measured stability, where a front was searched for
+    other_accuracy: Estimate | None  # average accuracy, task-agnostic where the scenario is task-aware, or aware
+
+    @property
+    def seeds(self) -> str:
+        """The seeds that finished, and those that are missing."""
+        done = ", ".join(str(run.seed) for run in self.runs)
+        return done + (f" (missing: {', '.join(map(str, self.missing))})" if self.missing else "")
+
+
+def compare(runs: Sequence[Run], expected: Collection[int] | None = None) -> tuple[Row, ...]:
+    """One row for each method, the best average accuracy first.
+
+    A seed is missing where it was `expected`, or another method has it.
+    """
+    seeds = {run.seed for run in runs} | set(expected or ())
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.method, []).append(run)
+    reference = mean_cost(groups.get("finetune", []), "process_seconds")
+    joint = {run.seed: run.accuracy[-1] for run in groups.get("joint", [])}
+    rows = [summarise(group, seeds, reference, joint) for group in groups.values()]
+    rows.sort(key=lambda row: (-row.accuracy[0], row.method))
+    ranks = iter(range(1, len(rows) + 1))
+    return tuple(row if row.bound else replace(row, rank=next(ranks)) for row in rows)
+
+
+def summarise(
+    runs: Sequence[Run], seeds: set[int], reference: float | None, joint: Mapping[int, list[float | None]]
+) -> Row:
+    """One method over its seeds.
+
+    `reference`: the computing time of finetune in seconds; `joint`: the accuracies of joint training by seed.
+    """
+    matrices = [run.accuracy for run in runs]
+    process_seconds = mean_cost(runs, "process_seconds")
+    phases: dict[str, list[float]] = {}
+    costs = [run.cost for run in runs if run.cost]
+    for cost in costs:
+        for entry in cost["per_task"]:
+            for phase, seconds in entry["seconds"].items():
+                phases.setdefault(phase, []).append(seconds)
+    return Row(
+        method=runs[0].method,
+        rank=None,
+        bound=BOUNDS.get(runs[0].method),
+        runs=tuple(runs),
+        missing=tuple(sorted(seeds - {run.seed for run in runs})),
+        accuracy=metrics.interval([metrics.average_accuracy(matrix) for matrix in matrices]),
+        forgetting=estimate(metrics.average_forgetting(matrix) for matrix in matrices),
+        learning=estimate(metrics.learning_accuracy(matrix) for matrix in matrices),
+        so_far=[estimate(values) for values in zip(*map(metrics.accuracy_so_far, matrices), strict=True)],
+        matrix=[
+            [mean[0] if (mean := estimate(values)) else None for values in zip(*lines, strict=True)]
+            for lines in zip(*matrices, strict=True)
+        ],
+        state_bytes=statistics.fmean(run.per_task[-1]["state_bytes"] for run in runs),
+        seconds={phase: sum(seconds) / len(costs) for phase, seconds in phases.items()},
+        process_seconds=process_seconds,
+        peak_memory=mean_cost(runs, "peak_memory_bytes"),
+        relative_time=process_seconds / reference if process_seconds and reference else None,
+        measures={
+            "backward transfer": estimate(metrics.backward_transfer(matrix) for matrix in matrices),
+            "average incremental accuracy": estimate(metrics.average_incremental_accuracy(m) for m in matrices),
+            "intransigence": estimate(intransigence(run, joint.get(run.seed)) for run in runs),
+            "forward transfer": estimate(forward_transfer(run) for run in runs),
+            "size efficiency": estimate(size_efficiency(run) for run in runs),
+        },
+        searched=[t for t in runs[0].trials if "stability" in t and t["phase"] != "plasticity"],
+        other_accuracy=estimate(
+            metrics.average_accuracy(run.other_accuracy) if run.other_accuracy else None for run in runs
+        ),
+    )
+
+
+def intransigence(run: Run, joint: Sequence[float | None] | None) -> float | None:
+    """Intransigence against joint training with the same seed; None without it."""
+    known = [value for value in joint or () if value is not None]
+    return metrics.intransigence(run.accuracy, known) if known else None
+
+
+def forward_transfer(run: Run) -> float | None:
+    """Forward transfer; None unless accuracies were measured before each task was learned."""
+    measured = [entry for entry in run.per_task if "zero_shot_accuracy" in entry]
+    before = [entry["zero_shot_accuracy"] for entry in measured]
+    return metrics.forward_transfer(before, [entry["untrained_accuracy"] for entry in measured])
+
+
+def size_efficiency(run: Run) -> float | None:
+    """Size efficiency of network and state; None without a recorded network size, or learned at once."""
+    sizes = [entry["state_bytes"] + entry["network_bytes"] for entry in run.per_task if "network_bytes" in entry]
+    return metrics.size_efficiency(sizes) if len(sizes) == len(run.tasks) else None
+
+
+def estimate(values: Iterable[float | None]) -> Estimate | None:
+    """Mean and interval of what was measured; None where nothing was."""
+    measured = [value for value in values if value is not None]
+    return metrics.interval(measured) if measured else None
+
+
+def mean_cost(runs: Sequence[Run], field: Literal["process_seconds", "peak_memory_bytes"]) -> float | None:
+    """Mean of one field of the cost files; None where there are none."""
+    values = [value for run in runs if run.cost and (value := run.cost[field]) is not None]
+    return statistics.fmean(values) if values else None

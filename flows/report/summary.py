@@ -1,0 +1,120 @@
+"""A comparison in full: its rows, and the sentence that sums them up."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cl import metrics
+from cl.reading import Run
+from flows.report.rows import Row
+from flows.report.words import listing, percent
+
+MEASURES = {
+    "backward transfer": "1/(T−1) Σ_{j<T} (a_{T,j} − a_{j,j}), in points",
+    "average incremental accuracy": "1/T Σ_k A_k, in per cent, A_k = 1/k Σ_{j≤k} a_{k,j}: good whenever a task ends",
+    "intransigence": "1/T Σ_k (a*_k − a_{k,k}), in points, a* the accuracies of joint training on all tasks",
+    "forward transfer": "1/(T−1) Σ_{j≥2} (a_{j−1,j} − b_j), in points, b of a network that learned nothing",
+    "size efficiency": "min(1, 1/T Σ_i m_1 / m_i), m_i the bytes of network and state after task i: 100 % is no growth",
+}
+"""Measures that the survey does not have, with their formulas; a_{i,j}: test accuracy on task j after task i."""
+FOLLOWED = ("average incremental accuracy", "forward transfer")
+"""Those of them that DVC follows: the others follow from numbers that it has already."""
+REMARKS = 8
+"""So many remarks at most are in a report."""
+MARKS = {"upper bound": "▲", "lower bound": "▼"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The comparison: rows sorted by average accuracy, best first, and the sentence that sums them up."""
+
+    benchmark: str
+    tasks: tuple[str, ...]
+    rows: tuple[Row, ...]
+    headline: str
+    folder: Path
+    absent: tuple[str, ...] = ()  # methods that were asked for and have no result at all
+    other_setting: str = ""  # of the other accuracy: "task-agnostic", or "task-aware"
+
+    @property
+    def selected(self) -> bool:
+        """Whether the protocol chose the hyperparameters; otherwise they were taken as given."""
+        return all(entry["threshold"] is not None for row in self.rows for run in row.runs for entry in run.per_task)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader has to know of single tasks before the numbers: the first few remarks."""
+        lines = [
+            f"{run.method}, seed {run.seed}, {entry['task']}: {remark}"
+            for row in self.rows
+            for run in row.runs
+            for entry in run.per_task
+            for remark in entry.get("remarks", ())
+        ]
+        more = [f"and {len(lines) - REMARKS} more, in the results' `remarks`"] if len(lines) > REMARKS else []
+        return lines[:REMARKS] + more
+
+    def other_ranking(self) -> list[Row]:
+        """The rows that have an accuracy in the other setting, the best at that first."""
+        able = [row for row in self.rows if row.other_accuracy is not None]
+        return sorted(able, key=lambda row: (-(row.other_accuracy or (0.0,))[0], row.method))
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """What DVC follows: one flat entry for each method, of deterministic values; a value of None is left out."""
+        table: dict[str, dict[str, float]] = {}
+        for row in sorted(self.rows, key=lambda row: row.method):
+            values = {
+                "average_accuracy": row.accuracy[0],
+                "average_accuracy_interval": row.accuracy[1],
+                "average_forgetting": row.forgetting[0] if row.forgetting else None,
+                "seeds": len(row.runs),
+            }
+            if row.other_accuracy is not None:
+                values[f"{self.other_setting.replace('-', '_')}_accuracy"] = row.other_accuracy[0]
+            values |= {
+                name.replace(" ", "_"): value[0] for name, value in row.measures.items() if value and name in FOLLOWED
+            }
+            table[row.method] = {key: round(value, 6) for key, value in values.items() if value is not None}
+        return table
+
+    def has(self, bound: str) -> bool:
+        """Whether a row of that kind of bound is among the results."""
+        return any(row.bound == bound for row in self.rows)
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """A sentence: the best method, how far it is from the bounds, and which methods it cannot be told apart from."""
+    bounds = {row.bound: row for row in rows if row.bound}
+    ranked = [row for row in rows if not row.bound]
+    if not ranked:
+        return "Only the bounds have been run: " + ", ".join(f"{r.method} {percent(r.accuracy)} %" for r in rows) + "."
+    best = ranked[0]
+    verb = "leads with" if len(ranked) > 1 else "reaches"
+    text = f"{best.method} {verb} {percent(best.accuracy, 1)} % average accuracy"
+    gaps = []
+    for bound in MARKS:
+        if bound in bounds:
+            gap = 100 * (best.accuracy[0] - bounds[bound].accuracy[0])
+            gaps.append(f"{abs(gap):.1f} points {'below' if gap < 0 else 'above'} {bounds[bound].method}")
+    text += (", " + listing(gaps) if gaps else "") + "."
+    reach = best.accuracy[0] - (best.accuracy[1] or 0)
+    near = [row.method for row in ranked[1:] if row.accuracy[0] + (row.accuracy[1] or 0) > reach]
+    if best.accuracy[1] is not None and near:
+        text += f" Its interval overlaps {'that' if len(near) == 1 else 'those'} of {listing(near)}."
+    return text
+
+
+def long_form(runs: Sequence[Run]) -> str:
+    """Average accuracy so far, as CSV for `dvc plots`; `task` is the number of tasks learned."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["method", "seed", "task", "average_accuracy"])
+    for run in runs:
+        for task, value in enumerate(metrics.accuracy_so_far(run.accuracy), start=1):
+            if value is not None:
+                table.writerow([run.method, run.seed, task, round(value, 6)])
+    return text.getvalue()

@@ -1,0 +1,131 @@
+"""A model as MLflow has it: files with all that is needed to serve it, and a card."""
+
+from __future__ import annotations
+
+import base64
+import io
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cl import metrics
+from cl.data.prepare import read_manifest
+from cl.files import to_json
+from cl.params import PACKAGE, Params
+from cl.reading import Run
+from flows.serving.choice import Choice
+from flows.templates import template
+
+ALIAS = "champion"
+"""The alias of the best version of a registered model."""
+REQUIREMENTS = ("mlflow", "torch", "numpy", "pillow", "pydantic", "pyyaml", "safetensors", "quadprog")
+"""What the model needs where it is served: `cl` without the selection, and MLflow itself."""
+
+
+def facts_of(params: Params, out: Path, run: Run) -> dict[str, Any]:
+    """What is needed besides the checkpoint to rebuild and use the model."""
+    import torch
+
+    from cl.data.task import seen_shape
+    from cl.nets import build
+    from cl.nets.precision import is_reduced
+    from cl.rng import generator
+
+    manifest = read_manifest(out / "prepared")
+    seen = seen_shape(manifest["input_shape"], params.training.augmentation.crop)
+    net = build(params.model, seen, generator("only its shape"))
+    return {
+        **{key: manifest[key] for key in ("benchmark", "input_shape", "scale", "mean", "deviation")},
+        "tasks": [{key: task[key] for key in ("name", "classes")} for task in manifest["tasks"]],
+        "method": run.method,
+        "knobs": run.per_task[-1]["knobs"],
+        "seed": run.seed,
+        "model": params.model.model_dump(mode="json") | {"weights": None},  # the checkpoint has them
+        "reduced": is_reduced(params.training.precision, net, torch.device("cpu")),
+        "increment": params.scenario.name,
+        "training": params.training.model_dump(mode="json"),
+    }
+
+
+def example_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A valid input without anybody's data: a picture of the benchmark's mean colour, as of the first task."""
+    from PIL import Image
+
+    channels, height, width = facts["input_shape"]
+    colour = tuple(round(255 * value) for value in facts["mean"])
+    picture = Image.new("L" if channels == 1 else "RGB", (width, height), colour[0] if channels == 1 else colour)
+    png = io.BytesIO()
+    picture.save(png, "PNG")
+    return {"image": base64.b64encode(png.getvalue()).decode(), "task": facts["tasks"][0]["name"]}
+
+
+def save(folder: Path, choice: Choice, facts: Mapping[str, Any], card: str) -> None:
+    """Write the model as an MLflow model: our files, the code that reads them, the signature and an example."""
+    from mlflow import pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType, Map
+
+    with tempfile.TemporaryDirectory() as temporary:
+        files = {"facts": Path(temporary, "facts.json"), "model_card": Path(temporary, "model_card.md")}
+        files["facts"].write_bytes(to_json(facts))
+        files["model_card"].write_text(card, encoding="utf-8")
+        # An image is a text or numbers, a task a name or an index. The task is optional here even where the method
+        # needs it: the model then says so itself, with status 400, while MLflow would answer with 500.
+        inputs = Schema([ColSpec(AnyType(), "image"), ColSpec(AnyType(), "task", required=False)])
+        outputs = Schema(
+            [
+                ColSpec(DataType.string, "task"),
+                ColSpec(DataType.string, "class"),
+                ColSpec(DataType.double, "probability"),
+                ColSpec(Map(DataType.double), "probabilities"),
+            ]
+        )
+        pyfunc.save_model(
+            path=str(folder),
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            artifacts={"checkpoint": str(choice.checkpoint), **{name: str(path) for name, path in files.items()}},
+            # A copy of `cl`: no package registry has it, and a model has to answer as the code that learned it.
+            code_paths=[str(PACKAGE)],
+            signature=ModelSignature(inputs, outputs),
+            input_example=[example_of(facts)],
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
+        )
+
+
+def card_of(params: Params, out: Path, choice: Choice, name: str, tags: Mapping[str, str]) -> str:
+    """The model card, in Markdown, filled in from what the run recorded."""
+    from cl.register import method_class
+
+    def percent(value: float) -> str:
+        return f"{100 * value:.1f} %"
+
+    def cell(text: object) -> str:
+        return str(text).replace("|", "\\|").replace("\n", " ")
+
+    method = method_class(choice.run.method)
+    about, _, source = (sys.modules[method.__module__].__doc__ or "").strip().partition("\n")
+    card: str = template(Path(__file__).with_name("model_card.md"), percent, cell).render(
+        name=name,
+        alias=ALIAS,
+        choice=choice,
+        run=choice.run,
+        average=metrics.average_accuracy(choice.run.accuracy),
+        forgetting=metrics.average_forgetting(choice.run.accuracy),
+        other_accuracy=metrics.average_accuracy(choice.run.other_accuracy) if choice.run.other_accuracy else None,
+        scenario=params.scenario.name,
+        facts=facts_of(params, out, choice.run),
+        manifest=read_manifest(out / "prepared"),
+        about=about,
+        source=" ".join(source.split()),
+        needs_task_id=method.needs_task_id,
+        stores_samples=method.stores_samples,
+        limits=params.champion,
+        tags=tags,
+        mean=statistics.fmean,
+    )
+    return card

@@ -1,0 +1,165 @@
+"""The versions of a model in MLflow's registry, and which of them is the champion."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cl.data.prepare import digest, read_manifest
+from cl.errors import UserError
+from cl.files import read_json
+from cl.keys import run_folder
+from cl.params import Params, method_name
+from flows.serving.choice import Choice, barred
+from flows.serving.model_files import ALIAS, card_of, facts_of, save
+from flows.tracking import origin
+from flows.tracking.experiment import connected, refused, run_of
+from flows.tracking.settings import Tracking
+
+SCORE, SEQUENCE, CHECKPOINT = "mean_average_accuracy", "data.sha256", "checkpoint.sha256"
+"""Tags of a registered model: the number compared, the tasks it learned, and which model it is."""
+DESCRIPTION_LENGTH = 5000
+"""MLflow's column for the description of a version holds no more."""
+
+
+def register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> str:
+    """Log and register the model unless it is registered already, and move the alias where it is better.
+
+    Returns what was decided, in a sentence. Raises `UserError` where MLflow refuses.
+    """
+    with refused(tracking):
+        return _register(params, out, choice, tracking)
+
+
+def _register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> str:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client, experiment = connected(tracking)
+    mlflow.set_tracking_uri(tracking.address)  # MLflow looks there for the model of a new version, whatever the client
+    run, name = choice.run, params.champion.name or params.title
+    source = run_of(tracking, run_folder(params, run.method, run.seed, out))
+    tags = {
+        "benchmark": run.benchmark,
+        "method": run.method,
+        "seed": str(run.seed),
+        SCORE: repr(choice.score),
+        CHECKPOINT: digest(read_json(choice.checkpoint / "manifest.json")),
+        **origin.tags(out),
+        **({"run_id": source} if source else {}),
+    }
+    try:
+        client.create_registered_model(name, description=f"Continual learners of {run.benchmark}: docs/models.md.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    known = client.search_model_versions(f"name = '{name}'")
+    same = [v for v in known if all(v.tags.get(key) == tags[key] for key in (SCORE, CHECKPOINT))]
+    if same:
+        number = str(same[0].version)
+    else:
+        card = card_of(params, out, choice, name, tags)
+        number = _log(client, experiment, source, name, choice, facts_of(params, out, run), card, tags)
+    held = client.get_registered_model(name).aliases.get(ALIAS)
+    champion = client.get_model_version(name, str(held)) if held else None
+    digests = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
+    if champion is not None and not _ours(champion.tags):
+        raise UserError(
+            f"champion.name: version {held} of {name} in MLflow ({tracking.target}) is {ALIAS}, and was not registered "
+            "from here, so there is nothing to compare by; take another name, or take the alias from it"
+        )
+    ruled_out = barred(champion.tags["method"], params.champion) if champion else None
+    moves, why = decide(champion.tags if champion else None, str(held), ruled_out, tags, number, digests)
+    if moves:
+        client.set_registered_model_alias(name, ALIAS, number)
+    return f"{name} version {number} ({run.method}, seed {run.seed}): {why}"
+
+
+def _ours(tags: Mapping[str, str]) -> bool:
+    """Whether a registered model has the tags that `decide` reads, as `_register` writes them."""
+    try:
+        method_name(tags["method"])
+        return {"seed", SEQUENCE} <= set(tags) and math.isfinite(float(tags[SCORE]))
+    except (KeyError, ValueError):
+        return False
+
+
+def _log(
+    client: Any,
+    experiment: str,
+    source: str | None,
+    name: str,
+    choice: Choice,
+    facts: Mapping[str, Any],
+    card: str,
+    tags: Mapping[str, str],
+) -> str:
+    """Store the model with the run that learned it, and make it a version of the registered model; its number."""
+    from mlflow.entities import LoggedModelOutput
+
+    knobs = {f"knob.{key}": json.dumps(value) for key, value in facts["knobs"].items()}
+    logged = client.create_logged_model(
+        experiment,
+        name=f"{choice.run.method}-seed-{choice.run.seed}",
+        source_run_id=source,
+        tags=dict(tags),
+        params={"method": choice.run.method, "seed": str(choice.run.seed), **knobs},
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "model")
+        save(folder, choice, facts, card)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        client.carrying(size).log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, "READY")
+    if source is not None:
+        client.log_outputs(source, [LoggedModelOutput(logged.model_id, 0)])
+    more = "\n\n(Cut here: the whole card is the artifact model_card.md.)\n"
+    short = card if len(card) <= DESCRIPTION_LENGTH else card[: DESCRIPTION_LENGTH - len(more)] + more
+    created = client.create_model_version(
+        name,
+        f"models:/{logged.model_id}",
+        run_id=source,
+        tags=dict(tags),
+        description=short,
+        model_id=logged.model_id,
+    )
+    return str(created.version)
+
+
+def decide(
+    champion: Mapping[str, str] | None,
+    held: str,
+    ruled_out: str | None,
+    new: Mapping[str, str],
+    number: str,
+    digests: list[str],
+) -> tuple[bool, str]:
+    """Whether the alias moves from the version `held` with the tags `champion` to the new one, and why.
+
+    `ruled_out`: why the user's limits rule the champion out. `digests`: of the new model's tasks in order; they tell
+    whether the champion has learned the same tasks, or the first of them.
+    """
+    if champion is None:
+        return True, f"is the first, so this becomes {ALIAS}."
+    if held == number:
+        return False, f"is {ALIAS} already."
+    was = f"version {held} ({champion['method']}, seed {champion['seed']})"
+    learned = next((n for n in range(1, len(digests) + 1) if digest(digests[:n]) == champion[SEQUENCE]), None)
+    if learned is None:
+        return False, (
+            f"{was} has learned other tasks and cannot be compared, so it stays {ALIAS}; "
+            "give this sequence a registered model of its own (champion.name)."
+        )
+    if learned < len(digests):
+        return True, f"knows {len(digests)} tasks, {was} only the first {learned}, so this becomes {ALIAS}."
+    if ruled_out is not None:
+        return True, f"{was} {ruled_out}, so this becomes {ALIAS}."
+    mine, theirs = float(new[SCORE]), float(champion[SCORE])
+    compared = f"mean average accuracy {mine:.4f} against {theirs:.4f} of {was}"
+    if mine > theirs:
+        return True, f"{compared}, so this becomes {ALIAS}."
+    return False, f"{compared}, so {was} stays {ALIAS}."

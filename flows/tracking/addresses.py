@@ -1,0 +1,43 @@
+"""The commands and addresses that show MLflow in a browser."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from cl.redact import without_password
+from flows.tracking.ledger import Ledger
+from flows.tracking.settings import Tracking
+from flows.tracking.view import VIEW
+
+
+def server_command(tracking: Tracking, port: int = 5000) -> list[str]:
+    """The command that serves the embedded database on the loopback address, with the fewest processes."""
+    words = [here(Path(sys.executable)), "-m", "mlflow", "server", "--workers", "1"]
+    words += ["--host", "127.0.0.1", "--port", str(port)]
+    words += ["--backend-store-uri", tracking.uri or f"sqlite:///{here(tracking.database)}"]
+    if tracking.uri is None:
+        words += ["--artifacts-destination", here(tracking.folder / "artifacts")]
+    return words
+
+
+def ui_command(tracking: Tracking) -> str:
+    """The shell command that shows the database of `tracking` in a browser; a password is for the reader to fill in."""
+    environment = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true"
+    return f"{environment} {without_password(shlex.join(server_command(tracking)))}"
+
+
+def comparison_url(base: str, tracking: Tracking) -> str:
+    """Address of the curated comparison on the MLflow server at `base`, such as http://127.0.0.1:5000.
+
+    As long as nothing was sent, the address is that of the list of experiments.
+    """
+    experiment = Ledger(tracking).experiment()
+    view = f"viewStateShareKey={VIEW}&compareRunsMode=CHART&workflowType=machine_learning"
+    return f"{base.rstrip('/')}/#/experiments" + (f"/{experiment}/runs?{view}" if experiment else "")
+
+
+def here(path: Path) -> str:
+    """A path as seen from the current folder, where it is inside."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
