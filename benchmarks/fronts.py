@@ -15,10 +15,10 @@ from cl import cli
 from cl.errors import UserError
 from cl.metrics import front
 from cl.paths import option
-from cl.reading import Run, read_runs
+from cl.reading import RunResult, read_runs
 
 
-def compared(run: Run) -> list[tuple[bool, bool, float]]:
+def compared(run: RunResult) -> list[tuple[bool, bool, float]]:
     """Of each task searched: the survey's attempt is on the front, it is kept, stability gained in points."""
     found = []
     for index in range(len(run.tasks)):
@@ -57,7 +57,7 @@ def main() -> int:
     return 0
 
 
-def _names(runs: list[Run]) -> list[str]:
+def _names(runs: list[RunResult]) -> list[str]:
     return sorted({run.method for run in runs})
 
 

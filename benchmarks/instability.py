@@ -14,10 +14,10 @@ from pathlib import Path
 from cl import cli
 from cl.metrics import average_forgetting
 from cl.paths import option
-from cl.reading import Run, read_runs
+from cl.reading import RunResult, read_runs
 
 
-def row(out: Path, runs: Sequence[Run]) -> list[str]:
+def row(out: Path, runs: Sequence[RunResult]) -> list[str]:
     """Of one method: forgetting by seed in points, attempts that diverged on either side of r = 1, and r where kept."""
     attempts = [
         trial for run in runs for trial in run.trials if trial["phase"] == "stability" and "instability" in trial

@@ -26,7 +26,7 @@ from cl.files import remove, write_json, write_whole
 from cl.metrics import average_accuracy, average_forgetting, interval
 from cl.params import read
 from cl.paths import apart, option
-from cl.reading import Run, read_runs
+from cl.reading import RunResult, read_runs
 from flows.report.rows import BOUNDS, Row, compare
 
 STUDIES = Path("studies")
@@ -119,7 +119,7 @@ def forgetting(accuracy: Sequence[Sequence[float | None]]) -> float | None:
     return None if found is None else found * (len(accuracy) - 1) / len(accuracy)
 
 
-def means(runs: Collection[Run]) -> tuple[float, float | None]:
+def means(runs: Collection[RunResult]) -> tuple[float, float | None]:
     """Average accuracy and forgetting in per cent, each the mean over the runs; no forgetting for joint."""
     lost = [value for run in runs if (value := forgetting(run.accuracy)) is not None]
     accuracy = interval([average_accuracy(run.accuracy) for run in runs])[0]
@@ -255,7 +255,7 @@ def changed(study: str) -> str:
     return "\n".join(lines)
 
 
-def methods_of(runs: Sequence[Run]) -> list[str]:
+def methods_of(runs: Sequence[RunResult]) -> list[str]:
     """Their names, once each."""
     return list(dict.fromkeys(run.method for run in runs))
 

@@ -34,7 +34,7 @@ COST: TypeAdapter[Any] = TypeAdapter(Cost)
 
 
 @dataclass(frozen=True)
-class Run:
+class RunResult:
     """One method and seed: what its result file says, its trials, and its cost where that was kept."""
 
     path: Path
@@ -67,7 +67,7 @@ def read_runs(
     methods: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
     failed: Collection[str] = (),
-) -> list[Run]:
+) -> list[RunResult]:
     """The finished runs under `out` by method and seed, of the given methods and seeds (None: all there are).
 
     `failed`: runs, as `ewc/seed-0`, whose files are not read, being those of an earlier run. Raises `UserError` where
@@ -95,7 +95,7 @@ def read_runs(
     return runs
 
 
-def read_run(path: Path, method: str, seed: int) -> Run:
+def read_run(path: Path, method: str, seed: int) -> RunResult:
     """One result file with its two companions; UserError naming the file that is damaged or incomplete."""
     again = f"delete it and run `python -m flows.compare --methods {method} --seeds {seed}` again."
     if path.stem != f"seed-{seed}":
@@ -125,7 +125,7 @@ def read_run(path: Path, method: str, seed: int) -> Run:
         if trial["task_index"] >= len(data["tasks"]):
             file = path.with_suffix(".trials.json")
             raise UserError(f"{file} is damaged (trials.{number}.task_index: there is no such task): {again}")
-    return Run(
+    return RunResult(
         path=path,
         method=method,
         seed=seed,
@@ -142,7 +142,18 @@ def read_run(path: Path, method: str, seed: int) -> Run:
     )
 
 
-def _read(file: Path, schema: TypeAdapter[Any], again: str) -> dict[str, Any]:
+def read_folder(folder: Path) -> tuple[Result | None, Trials | None, Cost | None]:
+    """The files of a run in its work folder, as far as it has come; None for one that is not there.
+
+    Raises `UserError` for one that is damaged.
+    """
+    again = "delete it, it will be written anew"
+    files = {folder / "result.json": RESULT, folder / "trials.json": TRIALS, folder / "cost.json": COST}
+    result, trials, cost = (_read(file, schema, again) if file.exists() else None for file, schema in files.items())
+    return result, trials, cost
+
+
+def _read(file: Path, schema: TypeAdapter[Any], again: str) -> Any:
     """What is in the file, once it is as the schema has it."""
     try:
         if not file.is_file():

@@ -23,7 +23,7 @@ from cl.files import sweep, write_json, write_whole
 from cl.locks import alone
 from cl.metrics import average_accuracy, average_forgetting
 from cl.params import Params
-from cl.reading import Run, read_runs
+from cl.reading import RunResult, read_runs
 from flows.champion import crown
 from flows.compare import named, stages
 from flows.deadline import finish
@@ -125,7 +125,7 @@ def _track(params: Params, out: Path, engine: Engine, record: Mapping[str, Any],
         engine.say(f"warning: the night is not in MLflow: {error}")
 
 
-def _means(runs: Sequence[Run], method: str) -> dict[str, float]:
+def _means(runs: Sequence[RunResult], method: str) -> dict[str, float]:
     """By measure, the mean over the seeds of the method."""
     own = [run for run in runs if run.method == method]
     measures: dict[str, list[float | None]] = {

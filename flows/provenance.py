@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cl import cli
 from cl.params import Params
-from cl.reading import Run, read_runs
+from cl.reading import RunResult, read_runs
 from flows.deadline import finish
 from flows.tracking.addresses import comparison_url, ui_command
 from flows.tracking.experiment import run_showing, tagged
@@ -45,7 +45,9 @@ def describe(params: Params, out: Path) -> str:
     return "\n".join(lines)
 
 
-def _mlflow_runs(params: Params, where: Tracking, runs: list[Run], hashes: dict[str, str]) -> dict[str, str | None]:
+def _mlflow_runs(
+    params: Params, where: Tracking, runs: list[RunResult], hashes: dict[str, str]
+) -> dict[str, str | None]:
     """By seed, the id of the MLflow run, on a server also of a run that somebody else has made."""
     if not params.tracking.enabled:
         return {}

@@ -14,7 +14,7 @@ from cl.data.prepare import remove_prepared
 from cl.errors import UserError
 from cl.files import read_object, remove
 from cl.params import Params
-from cl.reading import Run, read_runs
+from cl.reading import RunResult, read_runs
 
 KEPT_WHOLE = 3
 """So many nights keep their checkpoints; of older ones the results are kept."""
@@ -86,7 +86,7 @@ def nights(home: Path, say: Callable[[str], None] = print) -> list[Night]:
 
 def last_good(
     earlier: Sequence[Night], sequence: Mapping[str, Any], params: Params, say: Callable[[str], None] = print
-) -> tuple[Night, list[Run]] | None:
+) -> tuple[Night, list[RunResult]] | None:
     """The latest night without failure or regression on this very sequence of tasks, and its runs.
 
     A night whose results are damaged, or of other methods and seeds, is passed over, and `say` is told.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cl.metrics import average_accuracy, average_forgetting, interval
-from cl.reading import Run
+from cl.reading import RunResult
 
 CONFIDENCE = 1 - 0.05 / 3
 POINTS = 0.1
@@ -106,7 +106,7 @@ class Verdict:
         return "no change beyond noise"
 
 
-def compare_nights(tonight: Sequence[Run], before: Sequence[Run], failures: dict[str, str]) -> Verdict:
+def compare_nights(tonight: Sequence[RunResult], before: Sequence[RunResult], failures: dict[str, str]) -> Verdict:
     """Tonight's runs against those of the last good night (none: nothing is compared)."""
     changes: list[Change] = []
     drift, limit = _times(tonight, before)
@@ -131,19 +131,19 @@ def compare_nights(tonight: Sequence[Run], before: Sequence[Run], failures: dict
     return Verdict(tuple(changes), failures)
 
 
-def seconds_per_step(run: Run) -> float | None:
+def seconds_per_step(run: RunResult) -> float | None:
     """Processor time of a training step, in seconds; None where it was not measured."""
     steps = sum(task["steps"] for task in run.per_task)
     seconds = run.cost.get("step_seconds") if run.cost else None
     return seconds / steps if steps and seconds else None
 
 
-def peak_memory(run: Run) -> float | None:
+def peak_memory(run: RunResult) -> float | None:
     """Highest resident memory of the run's process, in bytes."""
     return run.cost["peak_memory_bytes"] if run.cost else None
 
 
-def _times(tonight: Iterable[Run], before: Iterable[Run]) -> tuple[float, float]:
+def _times(tonight: Iterable[RunResult], before: Iterable[RunResult]) -> tuple[float, float]:
     """By how much everything was slower tonight, whatever the method; and up to which ratio to that a time is noise.
 
     The median ratio of the runs, and three standard deviations of the ratios, by their median absolute deviation: on a
@@ -164,7 +164,12 @@ def _times(tonight: Iterable[Run], before: Iterable[Run]) -> tuple[float, float]
 
 
 def _points(
-    method: str, measure: str, pairs: Sequence[tuple[Run, Run]], value: Callable[[Run], float], *, rising: bool
+    method: str,
+    measure: str,
+    pairs: Sequence[tuple[RunResult, RunResult]],
+    value: Callable[[RunResult], float],
+    *,
+    rising: bool,
 ) -> Change:
     """In percentage points; `rising`: more is better."""
     after, before = ([100 * value(run) for run in side] for side in zip(*pairs, strict=True))
@@ -199,8 +204,8 @@ def noise(after: Sequence[float], before: Sequence[float]) -> float | None:
 def _ratio(
     method: str,
     measure: str,
-    pairs: Sequence[tuple[Run, Run]],
-    value: Callable[[Run], float | None],
+    pairs: Sequence[tuple[RunResult, RunResult]],
+    value: Callable[[RunResult], float | None],
     noise: float,
     drift: float,
 ) -> Change:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cl import metrics
-from cl.reading import Run
+from cl.reading import RunResult
 from cl.results import TrialResult
 from flows.report.words import Estimate
 
@@ -22,7 +22,7 @@ class Row:
     method: str
     rank: int | None  # None: a bound, which is not ranked
     bound: str | None
-    runs: tuple[Run, ...]
+    runs: tuple[RunResult, ...]
     missing: tuple[int, ...]  # seeds that other methods have and this one lacks
     accuracy: Estimate
     forgetting: Estimate | None
@@ -45,13 +45,13 @@ class Row:
         return done + (f" (missing: {', '.join(map(str, self.missing))})" if self.missing else "")
 
 
-def compare(runs: Sequence[Run], expected: Collection[int] | None = None) -> tuple[Row, ...]:
+def compare(runs: Sequence[RunResult], expected: Collection[int] | None = None) -> tuple[Row, ...]:
     """One row for each method, the best average accuracy first.
 
     A seed is missing where it was `expected`, or another method has it.
     """
     seeds = {run.seed for run in runs} | set(expected or ())
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[RunResult]] = {}
     for run in runs:
         groups.setdefault(run.method, []).append(run)
     reference = mean_cost(groups.get("finetune", []), "process_seconds")
@@ -63,7 +63,7 @@ def compare(runs: Sequence[Run], expected: Collection[int] | None = None) -> tup
 
 
 def summarise(
-    runs: Sequence[Run], seeds: set[int], reference: float | None, joint: Mapping[int, list[float | None]]
+    runs: Sequence[RunResult], seeds: set[int], reference: float | None, joint: Mapping[int, list[float | None]]
 ) -> Row:
     """One method over its seeds.
 
@@ -110,20 +110,20 @@ def summarise(
     )
 
 
-def intransigence(run: Run, joint: Sequence[float | None] | None) -> float | None:
+def intransigence(run: RunResult, joint: Sequence[float | None] | None) -> float | None:
     """Intransigence against joint training with the same seed; None without it."""
     known = [value for value in joint or () if value is not None]
     return metrics.intransigence(run.accuracy, known) if known else None
 
 
-def forward_transfer(run: Run) -> float | None:
+def forward_transfer(run: RunResult) -> float | None:
     """Forward transfer; None unless accuracies were measured before each task was learned."""
     measured = [entry for entry in run.per_task if "zero_shot_accuracy" in entry]
     before = [entry["zero_shot_accuracy"] for entry in measured]
     return metrics.forward_transfer(before, [entry["untrained_accuracy"] for entry in measured])
 
 
-def size_efficiency(run: Run) -> float | None:
+def size_efficiency(run: RunResult) -> float | None:
     """Size efficiency of network and state; None without a recorded network size, or learned at once."""
     sizes = [entry["state_bytes"] + entry["network_bytes"] for entry in run.per_task if "network_bytes" in entry]
     return metrics.size_efficiency(sizes) if len(sizes) == len(run.tasks) else None
@@ -135,7 +135,7 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
     return metrics.interval(measured) if measured else None
 
 
-def mean_cost(runs: Sequence[Run], field: Literal["process_seconds", "peak_memory_bytes"]) -> float | None:
+def mean_cost(runs: Sequence[RunResult], field: Literal["process_seconds", "peak_memory_bytes"]) -> float | None:
     """Mean of one field of the cost files; None where there are none."""
     values = [value for run in runs if run.cost and (value := run.cost[field]) is not None]
     return statistics.fmean(values) if values else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl import metrics
-from cl.reading import Run
+from cl.reading import RunResult
 from flows.report.rows import Row
 from flows.report.words import listing, percent
 
@@ -108,7 +108,7 @@ def headline(rows: Sequence[Row]) -> str:
     return text
 
 
-def long_form(runs: Sequence[Run]) -> str:
+def long_form(runs: Sequence[RunResult]) -> str:
     """Average accuracy so far, as CSV for `dvc plots`; `task` is the number of tasks learned."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")

@@ -19,7 +19,7 @@ from cl.errors import UserError
 from cl.files import from_json, read_object
 from cl.keys import chain, parts_of
 from cl.params import Champion, Params
-from cl.reading import Run, read_run
+from cl.reading import RunResult, read_run
 
 
 def barred(method: str, limits: Champion) -> str | None:
@@ -40,7 +40,7 @@ def barred(method: str, limits: Champion) -> str | None:
 class Choice:
     """The model that was picked, and why."""
 
-    run: Run
+    run: RunResult
     checkpoint: Path
     means: dict[str, float]
     """Mean average accuracy over the seeds of every method that was allowed, the best first."""
@@ -106,7 +106,7 @@ def _task_agnostic(params: Params) -> bool:
     return params.champion.no_task_id and params.scenario.name == "task"
 
 
-def _accuracy(params: Params, run: Run) -> float:
+def _accuracy(params: Params, run: RunResult) -> float:
     """Average accuracy in the setting in which the model will be used."""
     matrix = run.other_accuracy if _task_agnostic(params) and run.other_accuracy is not None else run.accuracy
     return metrics.average_accuracy(matrix)
@@ -120,7 +120,7 @@ def _checkpoint(params: Params, out: Path, method: str, seed: int) -> Path | Non
     return folder if read_object(folder / "manifest.json").get("key") == key else None
 
 
-def _as_learned(run: Run, checkpoint: Path | None) -> None:
+def _as_learned(run: RunResult, checkpoint: Path | None) -> None:
     """Raise `UserError` where a result file disagrees with the record in the checkpoint, or that is damaged.
 
     The model is chosen by these numbers, so they have to be of that model.

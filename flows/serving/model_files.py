@@ -16,7 +16,7 @@ from cl import metrics
 from cl.data.prepare import read_manifest
 from cl.files import to_json
 from cl.params import PACKAGE, Params
-from cl.reading import Run
+from cl.reading import RunResult
 from flows.serving.choice import Choice
 from flows.templates import template
 
@@ -26,7 +26,7 @@ REQUIREMENTS = ("mlflow", "torch", "numpy", "pillow", "pydantic", "pyyaml", "saf
 """What the model needs where it is served: `cl` without the selection, and MLflow itself."""
 
 
-def facts_of(params: Params, out: Path, run: Run) -> dict[str, Any]:
+def facts_of(params: Params, out: Path, run: RunResult) -> dict[str, Any]:
     """What is needed besides the checkpoint to rebuild and use the model."""
     import torch
 

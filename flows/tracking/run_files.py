@@ -11,14 +11,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cl import metrics
-from cl.errors import UserError
-from cl.files import from_json
-from cl.results import OTHER_ACCURACY
+from cl.reading import read_folder
+from cl.results import OTHER_ACCURACY, Result, TaskCost
 
-Json = dict[str, Any]
 KEY_LENGTH, PARAM_LENGTH = 250, 6000
 """What MLflow takes at most of a name, and of a parameter."""
 FILES = ("result.json", "trials.json", "cost.json")
@@ -50,58 +47,46 @@ class RunFiles:
         self.label = f"{method}/{seed}"
         self.digest = digest_of(folder)
         self.files = [folder / file for file in FILES if (folder / file).exists()]
-        self.result, self.trials, self.cost = (_load(folder / file) for file in FILES)
+        self.result, self.trials, self.cost = read_folder(folder)
         self.params = {"method": method, "seed": seed.removeprefix("seed-")}
         self.tags = dict(self.params)
         if self.result:
             self.tags["benchmark"] = self.result["benchmark"]
-        self.tags |= {f"machine.{key}": str(value) for key, value in self.cost.get("machine", {}).items()}
+        machine = self.cost["machine"] if self.cost else {}
+        self.tags |= {f"machine.{key}": str(value) for key, value in machine.items()}
         written = [file.stat().st_mtime for file in self.files] or [time.time()]
         self.end = int(1000 * max(written))  # milliseconds since the epoch
-        self.start = self.end - int(1000 * self.cost.get("seconds", 0))
-        self.tasks = self._tasks(live) if self.result else []
+        self.start = self.end - int(1000 * (self.cost["seconds"] if self.cost else 0))
+        self.tasks = self._tasks(self.result, live) if self.result else []
 
     def wants(self, key: str) -> bool:
         """Whether this key of params.yaml concerns the run: all but the knobs of other methods."""
         return not key.startswith("methods.") or key.startswith(f"methods.{self.params['method']}.")
 
-    def _tasks(self, live: bool) -> list[Task]:
-        matrix, names = self.result["accuracy"], _metric_names(self.result["tasks"])
+    def _tasks(self, result: Result, live: bool) -> list[Task]:
+        matrix, names = result["accuracy"], _metric_names(result["tasks"])
         rows = [row for row, values in enumerate(matrix) if any(value is not None for value in values)]
-        costs = {cost["task"]: cost for cost in self.cost.get("per_task", [])}
-        left = [entry["task"] for entry in self.result["per_task"]]
+        costs = {cost["task"]: cost for cost in self.cost["per_task"]} if self.cost else {}
+        left = [entry["task"] for entry in result["per_task"]]
         tasks: list[Task] = []
-        for row, entry in zip(rows, self.result["per_task"], strict=True):
+        for row, entry in zip(rows, result["per_task"], strict=True):
             name = left.pop(0)
-            knobs = {f"knob.{key}": value for key, value in entry["knobs"].items()}
-            seen = matrix[: row + 1]
-            forgetting, learning = metrics.average_forgetting(seen), metrics.learning_accuracy(seen)
-            # In this order MLflow shows and offers them.
-            progress = {MARKER: metrics.average_accuracy(seen)}
-            progress |= _numbers({"average_forgetting": forgetting, "learning_accuracy": learning})
-            progress |= _numbers({"average_incremental_accuracy": metrics.average_incremental_accuracy(seen)})
-            progress |= {
-                f"average_{kind}": metrics.average_accuracy(self.result[kind][: row + 1])
-                for kind in OTHER_ACCURACY
-                if kind in self.result
-            }
-            facts = {"test_accuracy": progress[MARKER] if learning is None else matrix[row][row]}
-            start = end = tasks[-1].end if tasks else 0
             if name not in costs and live:
                 break
+            progress = _progress(result, row)
+            learned = metrics.learning_accuracy(matrix[: row + 1]) is not None
+            facts = {"test_accuracy": matrix[row][row] if learned else progress[MARKER]}
+            start = end = tasks[-1].end if tasks else 0
             if name in costs:
-                # The whole cost so far is the total less what came later: it ends at the total of the file.
-                later = [costs[task] for task in left if task in costs]
-                progress["seconds"] = self.cost["seconds"] - sum(sum(cost["seconds"].values()) for cost in later)
-                progress["step_seconds"] = self.cost["step_seconds"] - sum(cost["step_seconds"] for cost in later)
+                progress |= self._cost_so_far([costs[task] for task in left if task in costs])
                 end = max(start, int(1000 * progress["seconds"]))
                 facts["seconds"] = sum(costs[name]["seconds"].values())
                 facts |= _numbers(costs[name])
                 facts |= {f"phase_seconds/{phase}": value for phase, value in costs[name]["seconds"].items()}
-                if not left:  # known of the process as a whole only
-                    progress["peak_memory_bytes"] = self.cost["peak_memory_bytes"]
-            facts |= _numbers(entry | knobs)
-            progress |= _numbers(entry | knobs)
+            knobs = {f"knob.{key}": value for key, value in entry["knobs"].items()}
+            numbers = _numbers({**entry, **knobs})
+            facts |= numbers
+            progress |= numbers
             progress |= {f"accuracy/{key}": a for key, a in zip(names, matrix[row], strict=True) if a is not None}
             params = flatten({"task": name, "learning_rate": entry["learning_rate"]} | knobs)
             points = self._trials(name)
@@ -109,12 +94,27 @@ class RunFiles:
             tasks.append(Task(name, row + 1, start, end, params, points, progress))
         return tasks
 
+    def _cost_so_far(self, later: Sequence[TaskCost]) -> dict[str, float]:
+        """The whole cost up to a task is the total less what came later: so it ends at the total of the file."""
+        assert self.cost is not None
+        spent = {"seconds": self.cost["seconds"] - sum(sum(cost["seconds"].values()) for cost in later)}
+        total, parts = self.cost.get("step_seconds"), [cost.get("step_seconds") for cost in later]
+        if total is not None:
+            spent["step_seconds"] = total - sum(part for part in parts if part is not None)
+        if not later and self.cost["peak_memory_bytes"] is not None:  # known of the process as a whole only
+            spent["peak_memory_bytes"] = self.cost["peak_memory_bytes"]
+        return spent
+
     def _trials(self, task: str) -> dict[int, dict[str, float]]:
         """What the selection tried for a task, as metrics like `stability.accuracy`, by trial."""
         steps: dict[int, dict[str, float]] = {}
-        for trial in self.trials.get("trials", []):
-            if trial["task"] == task:
-                tried = {key: trial[key] for key in ("accuracy", "threshold", "learning_rate")}
+        for trial in self.trials["trials"] if self.trials else ():
+            if trial.get("task") == task:
+                tried: dict[str, object] = {
+                    "accuracy": trial["accuracy"],
+                    "threshold": trial["threshold"],
+                    "learning_rate": trial["learning_rate"],
+                }
                 tried |= {f"knob.{key}": value for key, value in trial["knobs"].items()}
                 values = {f"{trial['phase']}.{key}": value for key, value in _numbers(tried).items()}
                 steps.setdefault(trial["trial"], {}).update(values)
@@ -127,11 +127,28 @@ class RunFiles:
             tasks = self.result["tasks"]
             rows = [[task, *row] for task, row in zip(tasks, self.result["accuracy"], strict=True)]
             texts["accuracy.csv"] = _csv([["after learning", *tasks], *rows])
-        if trials := self.trials.get("trials"):
+        if self.trials and (trials := self.trials["trials"]):
             columns = [key for key in trials[0] if key != "knobs"]
-            rows = [[*(t[key] for key in columns), json.dumps(t["knobs"], sort_keys=True)] for t in trials]
+            rows = [[*(t.get(key) for key in columns), json.dumps(t["knobs"], sort_keys=True)] for t in trials]
             texts["trials.csv"] = _csv([[*columns, "knobs"], *rows])
         return texts
+
+
+def _progress(result: Result, row: int) -> dict[str, float]:
+    """Averages after the task of this row, in the order in which MLflow shows and offers them."""
+    seen = result["accuracy"][: row + 1]
+    progress = {MARKER: metrics.average_accuracy(seen)}
+    progress |= _numbers(
+        {
+            "average_forgetting": metrics.average_forgetting(seen),
+            "learning_accuracy": metrics.learning_accuracy(seen),
+            "average_incremental_accuracy": metrics.average_incremental_accuracy(seen),
+        }
+    )
+    for kind in OTHER_ACCURACY:
+        if kind in result:
+            progress[f"average_{kind}"] = metrics.average_accuracy(result[kind][: row + 1])  # type: ignore[literal-required]
+    return progress
 
 
 def digest_of(folder: Path, files: Sequence[str] = FILES) -> str:
@@ -140,17 +157,6 @@ def digest_of(folder: Path, files: Sequence[str] = FILES) -> str:
     for path in (folder / file for file in files):
         digest.update(hashlib.sha256(path.read_bytes()).digest() if path.exists() else b"none")
     return digest.hexdigest()
-
-
-def _load(path: Path) -> Json:
-    """A JSON file, empty where there is none."""
-    try:
-        value: Json = from_json(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: delete it, it will be written anew") from error
-    return value
 
 
 def _numbers(values: Mapping[str, object]) -> dict[str, float]:

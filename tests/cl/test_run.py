@@ -26,7 +26,7 @@ from cl.run import choose_device
 from tests.cl.small import OFF, REPOSITORY, output, params_for, published, run
 from tests.conftest import RAW
 
-KILLED = ("packnet", "si")
+KILLED = (pytest.param("packnet", marks=pytest.mark.slow), "si")
 """A method that trains inside end_task too, and one that carries much state from step to step."""
 
 
@@ -196,7 +196,7 @@ def test_files_of_a_running_run_name_all_tasks(
     assert not (out / "results").exists()
 
 
-@pytest.mark.parametrize("method", ["ewc", "packnet"])
+@pytest.mark.parametrize("method", ["ewc", pytest.param("packnet", marks=pytest.mark.slow)])
 def test_trials_in_parallel_give_the_same_bytes(method: str, prepared: dict[int, Path], tmp_path: Path) -> None:
     serial, parallel = output(tmp_path / "serial", prepared[2]), output(tmp_path / "parallel", prepared[2])
     params = params_for(method)

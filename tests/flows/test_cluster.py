@@ -237,7 +237,7 @@ def test_a_run_that_fails_fails_alone(machines: Machines, finished: Finished, tm
     assert published(tmp_path, "ewc/seed-0") == published(finished.out, "ewc/seed-0")
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("end", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_nothing_outlives_the_driver(machines: Machines, end: signal.Signals, tmp_path: Path) -> None:
     """But the workers, which are others'."""
     out = tmp_path / "out"

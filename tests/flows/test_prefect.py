@@ -203,7 +203,7 @@ def test_a_run_that_fails_is_a_failed_task_in_a_failed_flow(server: Server, fini
     assert runs == {"icarl/seed-0": "Failed", "ewc/seed-0": "Completed"}
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("end", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_an_interrupt_ends_it_and_its_children(
     end: signal.Signals, server: Server, finished: Finished, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from cl.errors import UserError
 from cl.files import to_json
-from cl.reading import Run, read_run, read_runs
+from cl.reading import RunResult, read_run, read_runs
 from flows import nightly, templates
 from flows.nights.verdict import compare_nights
 from flows.report import page as pages
@@ -107,7 +107,7 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
     return data[:at] + str(draw.randrange(10)).encode() + data[at + 1 :]
 
 
-def everything_said(out: Path, good: list[Run]) -> None:
+def everything_said(out: Path, good: list[RunResult]) -> None:
     """All that is made of results but the figures."""
     runs = read_runs(out)
     rows = compare(runs)

@@ -103,7 +103,7 @@ def test_a_run_without_its_published_files_gets_them_back(finished: Finished, tm
     assert published(out) == published(finished.out)
 
 
-@pytest.mark.parametrize("module", RUNNERS)
+@pytest.mark.parametrize("module", ["flows.compare", pytest.param("cl", marks=pytest.mark.slow)])
 def test_a_method_that_fails_stops_no_other(module: str, finished: Finished, tmp_path: Path) -> None:
     """iCaRL cannot keep an exemplar of each class; that shows in the middle of its run only."""
     out = finished.copy(tmp_path / "out")
@@ -175,8 +175,8 @@ def test_killed_at_several_moments_it_ends_in_the_same_bytes(
     ("module", "to", "end"),
     [
         ("flows.compare", "the terminal's group", signal.SIGINT),
-        ("cl", "the process", signal.SIGINT),
-        ("flows.compare", "the process", signal.SIGTERM),
+        pytest.param("cl", "the process", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("flows.compare", "the process", signal.SIGTERM, marks=pytest.mark.slow),
         ("cl", "the process", signal.SIGTERM),
         ("cl", "the process", signal.SIGHUP),
     ],

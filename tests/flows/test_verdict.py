@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from cl.reading import Run
+from cl.reading import RunResult
 from flows.nights.verdict import CONFIDENCE, Verdict, compare_nights, noise
 
 
-def run(method: str, seed: int, accuracy: float, seconds: float = 10.0, memory: float = 5e8) -> Run:
+def run(method: str, seed: int, accuracy: float, seconds: float = 10.0, memory: float = 5e8) -> RunResult:
     """Two tasks, both of this accuracy at the end; the first was learned at 0.95."""
     per_task: list[dict[str, Any]] = [{"task": name, "steps": 500} for name in ("a", "b")]
     matrix = [[0.95, None], [accuracy, accuracy]]
     cost = {"step_seconds": seconds, "peak_memory_bytes": memory}
-    return Run(Path(), method, seed, "toy", ("a", "b"), matrix, per_task, [], cost, {})
+    return RunResult(Path(), method, seed, "toy", ("a", "b"), matrix, per_task, [], cost, {})
 
 
-def night(accuracies: dict[str, Sequence[float]], **cost: float) -> list[Run]:
+def night(accuracies: dict[str, Sequence[float]], **cost: float) -> list[RunResult]:
     return [
         run(method, seed, value, **cost) for method, values in accuracies.items() for seed, value in enumerate(values)
     ]
