@@ -12,7 +12,7 @@ import argparse
 import contextlib
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +95,16 @@ def main() -> int:
         "--class", type=option("--class"), default=Path("out/class"), dest="classes", help="class-incremental"
     )
     parser.add_argument("--knobs", type=option("--knobs"), default=Path("out/knobs"), help="of benchmarks.knobs")
+    parser.add_argument("--methods", metavar="A,B", help="only their rows of --all, into their own pages")
     given = parser.parse_args()
+    if given.methods:
+        _fill_results(given.all, cli.methods_of(given.methods))
+        return 0
     if (given.knobs / "knobs.json").exists():
         with _made_by("benchmarks.knobs", given.knobs / "knobs.json") as found:
             fill(PROTOCOL, "knobs", knobs.table(found))
     if (given.all / "results").exists():
-        rows = compare(read_runs(given.all))
-        for name in sorted({row.method for row in rows}):
-            fill(METHODS / f"{name}.md", "results", results(name, rows))
+        _fill_results(given.all)
     if (given.switches / "switches.json").exists():
         _fill_switches(given.switches)
     if (given.out / "report" / "leaderboard.md").exists():
@@ -115,6 +117,13 @@ def main() -> int:
     if any(given.all.glob("results/*/*.anytime.json")):
         fill(Path("docs/metrics.md"), "anytime", in_time(given.all))
     return 0
+
+
+def _fill_results(out: Path, methods: Collection[str] | None = None) -> None:
+    rows = compare(read_runs(out))
+    for name in sorted({row.method for row in rows}):
+        if methods is None or name in methods:
+            fill(METHODS / f"{name}.md", "results", results(name, rows))
 
 
 def _fill_switches(folder: Path) -> None:

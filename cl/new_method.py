@@ -180,7 +180,7 @@ It works as it is; now make it yours (CONTRIBUTING.md). What is left to write be
     python -m pytest tests/cl/methods/test_{given.name}.py tests/test_docs.py
     python -m pytest tests/cl/test_battery.py -k {given.name}
     python -m flows.compare --methods {given.name},finetune,joint --out out/{given.name}
-    python -m benchmarks.pages --all out/{given.name}    # its results, into its page"""
+    python -m benchmarks.pages --all out/{given.name} --methods {given.name}    # its results, into its page"""
     )
     return 0
 
