@@ -72,9 +72,9 @@ def in_time(out: Path) -> str:
     lines = ["| | average | worst case | minimum | largest fall |", "| :--- | ---: | ---: | ---: | ---: |"]
     for path in sorted(out.glob("results/*/seed-*.anytime.json")):
         fields = ("anytime_average_accuracy", "worst_case_accuracy", "minimum_accuracy", "windowed_forgetting")
-        with _made_by("cl.anytime", path) as found:
-            values = " | ".join(f"{100 * found[field]:.1f}" for field in fields)
-            lines.append(f"| {found['method']}, seed {found['seed']} | {values} |")
+        with _made_by("cl.anytime", path) as measures:
+            values = " | ".join(f"{100 * measures[field]:.1f}" for field in fields)
+            lines.append(f"| {measures['method']}, seed {measures['seed']} | {values} |")
     return "\n".join(lines)
 
 
@@ -101,8 +101,8 @@ def main() -> int:
         _fill_results(given.all, cli.methods_of(given.methods))
         return 0
     if (given.knobs / "knobs.json").exists():
-        with _made_by("benchmarks.knobs", given.knobs / "knobs.json") as found:
-            fill(PROTOCOL, "knobs", knobs.table(found))
+        with _made_by("benchmarks.knobs", given.knobs / "knobs.json") as candidates:
+            fill(PROTOCOL, "knobs", knobs.table(candidates))
     if (given.all / "results").exists():
         _fill_results(given.all)
     if (given.switches / "switches.json").exists():
@@ -127,9 +127,9 @@ def _fill_results(out: Path, methods: Collection[str] | None = None) -> None:
 
 
 def _fill_switches(folder: Path) -> None:
-    with _made_by("benchmarks.switches", folder / "switches.json") as found:
+    with _made_by("benchmarks.switches", folder / "switches.json") as entries:
         for name in names_in("methods"):
-            own = [entry for entry in found if entry["method"] == name]
+            own = [entry for entry in entries if entry["method"] == name]
             if own:
                 seeds = ", ".join(map(str, own[0]["seeds"]))
                 note = f"permuted-digits, ten tasks, seeds {seeds}; `python -m benchmarks.switches` prints it."

@@ -336,10 +336,10 @@ UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 def bytes_of(amount: str) -> int:
     """The bytes of `40 kB`; raises `ValueError` for what is no amount."""
-    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(B|kB|MB|GB)", amount.strip())
-    if found is None or float(found[1]) == 0:
+    parts = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(B|kB|MB|GB)", amount.strip())
+    if parts is None or float(parts[1]) == 0:
         raise ValueError(f"{shown(amount)} is no amount: a number with B, kB, MB or GB, as in '40 kB'")
-    return round(float(found[1]) * UNITS[found[2]])
+    return round(float(parts[1]) * UNITS[parts[2]])
 
 
 def read(

@@ -168,13 +168,13 @@ class CoPE(Replay):
         if self.memory_ is None:
             return {}
         index = self._index(self.memory_["y"], self.memory_["t"])
-        found = {}
+        cut = {}
         for c in index.unique().tolist():
             mine = (index == c).nonzero().flatten()
             if len(mine) > quota:
                 mine = mine[torch.randperm(len(mine), generator=draw)[:quota]]
-            found[c] = {name: tensor[mine] for name, tensor in self.memory_.items()}
-        return found
+            cut[c] = {name: tensor[mine] for name, tensor in self.memory_.items()}
+        return cut
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """f(x) p_c, for the classes of task t or all; of a class never seen less than of any other."""

@@ -66,9 +66,9 @@ class DERPlusPlus(Replay):
         """Offer the new samples with what was answered to them before the step; in later epochs renew that."""
         rows = self.present(logits=self._logits.cpu())
         if self.memory_ is not None:  # the network may have more outputs than when the memory was begun
-            width = max(found["logits"].shape[1] for found in (rows, self.memory_))
-            for found in (rows, self.memory_):
-                found["logits"] = F.pad(found["logits"], (0, width - found["logits"].shape[1]))
+            width = max(stored["logits"].shape[1] for stored in (rows, self.memory_))
+            for stored in (rows, self.memory_):
+                stored["logits"] = F.pad(stored["logits"], (0, width - stored["logits"].shape[1]))
         self.remember(rows)
         if self.epoch > 0 and self.memory_ is not None:
             slot_of = {index: slot for slot, index in self._held.items()}
@@ -77,13 +77,13 @@ class DERPlusPlus(Replay):
 
     def slots(self, count: int) -> Tensor:
         """As the reservoir says; noted for the epochs to come."""
-        found = super().slots(count)
+        slots = super().slots(count)
         if self.step == 0:
             self._held = {}
-        for slot, index in zip(found.tolist(), self.indices.tolist(), strict=True):
+        for slot, index in zip(slots.tolist(), self.indices.tolist(), strict=True):
             self._held[slot] = index  # the last one in a slot is there; that of -1 is asked for by nobody
         self._held.pop(-1, None)
-        return found
+        return slots
 
 
 def columns(net: MultiHead, wide: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,5 +99,5 @@ def columns(net: MultiHead, wide: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 def distance(net: MultiHead, wide: Tensor, stored: Tensor, t: Tensor) -> Tensor:
     """Mean over the samples of the squared distance of their own logits from those stored (N, width)."""
-    now, has = (found[:, : stored.shape[1]] for found in columns(net, wide, t))
+    now, has = (part[:, : stored.shape[1]] for part in columns(net, wide, t))
     return torch.where(has, now - stored, 0.0).square().sum(1).mean()

@@ -60,9 +60,9 @@ class GEM(Method):
         size, total = self.training.batch_size, torch.zeros(())
         for part, labels in zip(x.split(size), y.split(size), strict=True):
             loss = cross_entropy(self.net, part, labels, s)
-            found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            of_part = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             share = len(labels) / len(y) if self.memory_gradient == "mean" else 1.0
-            total = total.to(x.device) + share * flatten(found)
+            total = total.to(x.device) + share * flatten(of_part)
         return total
 
     def kept(self, normalise: Normalise) -> list[Split]:

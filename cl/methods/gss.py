@@ -92,15 +92,15 @@ class GSS(ReplayedLoss):
         """Of the gradients of all rows with one another, (K, K) float64, block by block."""
         size = max(1, CHUNK_BYTES // sum(p.numel() * p.element_size() for p in self.net.parameters()))
         parts = torch.arange(len(rows["y"])).split(size)
-        found = torch.empty(len(rows["y"]), len(rows["y"]), dtype=torch.float64)
+        cosines = torch.empty(len(rows["y"]), len(rows["y"]), dtype=torch.float64)
         for number, part in enumerate(parts):
             left = self._gradients(_picked(rows, part), 1)
             for other in parts[number:]:
                 right = left if other is part else self._gradients(_picked(rows, other), 1)
                 block = _cosine(left, right).double().cpu()
-                found[part.unsqueeze(1), other] = block
-                found[other.unsqueeze(1), part] = block.T
-        return found
+                cosines[part.unsqueeze(1), other] = block
+                cosines[other.unsqueeze(1), part] = block.T
+        return cosines
 
     @torch.no_grad()
     def _gradients(self, rows: Rows, size: int) -> Tensor:
@@ -120,11 +120,11 @@ class GSS(ReplayedLoss):
         groups = [tensor.unflatten(0, (-1, size)) for tensor in (x, columns, t)]
         with net.at_rest():
             if size == 1:
-                found = vmap(grad(loss), in_dims=(None, 0, 0, 0))(parameters, *groups)
+                gradients = vmap(grad(loss), in_dims=(None, 0, 0, 0))(parameters, *groups)
             else:  # so few that one after the other is as fast
                 each = [grad(loss)(parameters, *group) for group in zip(*groups, strict=True)]
-                found = {name: torch.stack([one[name] for one in each]) for name in parameters}
-        return F.normalize(torch.cat([g.flatten(1) for g in found.values()], 1), dim=1)
+                gradients = {name: torch.stack([one[name] for one in each]) for name in parameters}
+        return F.normalize(torch.cat([g.flatten(1) for g in gradients.values()], 1), dim=1)
 
 
 def _picked(rows: Rows, chosen: Tensor) -> Rows:

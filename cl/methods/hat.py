@@ -176,17 +176,17 @@ class HAT(Method):
 
 def gated(layers: nn.Sequential) -> list[nn.Module]:
     """The layers with a gate behind every ReLU, within their parts and blocks too."""
-    found: list[nn.Module] = []
+    with_gates: list[nn.Module] = []
     units = 0
     for layer in layers:
         units = getattr(layer, "out_channels", getattr(layer, "out_features", units))
         if isinstance(layer, Block):
             for name in ("relu1", "relu2"):
                 setattr(layer, name, nn.Sequential(getattr(layer, name), Gate(layer.conv2.out_channels)))
-        found.append(nn.Sequential(*gated(layer)) if isinstance(layer, nn.Sequential) else layer)
+        with_gates.append(nn.Sequential(*gated(layer)) if isinstance(layer, nn.Sequential) else layer)
         if isinstance(layer, nn.ReLU):
-            found.append(Gate(units))
-    return found
+            with_gates.append(Gate(units))
+    return with_gates
 
 
 def wiring(backbone: nn.Sequential) -> Iterator[tuple[str, nn.Conv2d | nn.Linear, int | None, int]]:

@@ -29,10 +29,10 @@ class MAS(Holding):
 
     def end_task(self, data: Task) -> None:
         """Add this task's importance, from its images alone, and move the anchor."""
-        found = importance(
+        omega = importance(
             self.net, data.train, self.task, squared_norm, torch.abs, self.estimator, self.training.batch_size
         )
-        self.omega_ = add(self.omega_, found)
+        self.omega_ = add(self.omega_, omega)
         self.anchor_ = snapshot(self.shared)
 
 

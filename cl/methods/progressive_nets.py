@@ -76,9 +76,9 @@ class Progressive(MultiHead):
 
     def added(self, t: int) -> Column:
         """What was added for task t, which is not the first."""
-        found = self.columns[t - 1]
-        assert isinstance(found, Column)
-        return found
+        column = self.columns[t - 1]
+        assert isinstance(column, Column)
+        return column
 
     def _answers(self, x: Tensor, tasks: range | list[int]) -> list[Tensor]:
         """Logits of these tasks. All columns up to the last of them go through the layers together."""
@@ -147,8 +147,8 @@ class Adapter(nn.Module):
     def forward(self, hidden: list[Tensor]) -> Tensor:
         """The earlier columns' outputs, each (N, inputs, ...), to what is added to the layer's, (N, outputs, ...)."""
         scaled = torch.cat([scale * h for scale, h in zip(self.scale, hidden, strict=True)], 1)
-        found: Tensor = self.project(self.reduce(scaled).relu())
-        return found
+        added: Tensor = self.project(self.reduce(scaled).relu())
+        return added
 
 
 def weighs(layer: nn.Module) -> bool:

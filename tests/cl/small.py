@@ -165,5 +165,5 @@ def dark_and_bright(index: int, side: int) -> Task:
     draw = torch.Generator().manual_seed(index)
     y = torch.arange(12) % 2
     pixels = torch.randint(3, (12, 1, side, side), generator=draw) + 3 * y.view(-1, 1, 1, 1)
-    found = split_of(pixels.to(torch.uint8), y, index)
-    return Task(index, f"toy-{index}", ("dark", "bright"), found, found, found, f"toy-{index}")
+    split = split_of(pixels.to(torch.uint8), y, index)
+    return Task(index, f"toy-{index}", ("dark", "bright"), split, split, split, f"toy-{index}")
