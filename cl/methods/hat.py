@@ -1,6 +1,6 @@
 """HAT: a task learns which units it needs, and later tasks may not move the weights between them.
 
-Serra et al., Overcoming catastrophic forgetting with hard attention to the task, ICML 2018.
+Serra et al., Overcoming catastrophic forgetting with hard attention to the task, ICML 2018, equations 1 to 5.
 """
 
 from __future__ import annotations
