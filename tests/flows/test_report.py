@@ -15,6 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from benchmarks import pages
 from cl import cli, metrics
 from cl.errors import UserError
 from cl.reading import read_runs
@@ -645,3 +646,18 @@ def test_a_front_of_which_parts_are_missing_is_drawn_as_far_as_it_is_there(tmp_p
         rows = compare(read_runs(out))
         summary = Summary("b", tuple("abc"[:tasks]), rows, "", out)
         assert figures.fronts(summary).axes
+
+
+def test_results_of_one_method_go_into_its_page_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = fake_results(tmp_path / "out", ("ewc", "finetune"), (0,), 2)
+    monkeypatch.chdir(tmp_path)
+    folder = Path("docs/methods")
+    folder.mkdir(parents=True)
+    empty = "before <!-- results -->\nnothing\n<!-- /results --> after"
+    for name in ("ewc", "finetune"):
+        (folder / f"{name}.md").write_text(empty, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["pages", "--all", str(out), "--methods", "ewc"])
+    assert pages.main() == 0
+    text = (folder / "ewc.md").read_text(encoding="utf-8")
+    assert re.search(r"before <!-- results -->\n\| .*\| \*\*ewc\*\* \|.*\n<!-- /results --> after", text, re.DOTALL)
+    assert (folder / "finetune.md").read_text(encoding="utf-8") == empty
