@@ -438,13 +438,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     times: dict[str, list[Measured]] = {method: [] for method in methods}
     for number in range(rounds + 1):
         for method in methods:
-            found = run(method, "time" if number else "memory", scale)
+            measured = run(method, "time" if number else "memory", scale)
             if number:
-                times[method].append(found)
-                said = f"training {found.seconds_training:.2f} s, test {found.seconds_test:.3f} s"
+                times[method].append(measured)
+                said = f"training {measured.seconds_training:.2f} s, test {measured.seconds_test:.3f} s"
             else:
-                memory[method] = found
-                said = f"training {found.bytes_training / 2**20:.1f} MiB, test {found.bytes_test / 2**20:.1f} MiB"
+                memory[method] = measured
+                said = f"training {measured.bytes_training / 2**20:.1f} MiB, test {measured.bytes_test / 2**20:.1f} MiB"
             print(f"{f'time {number}/{rounds}' if number else 'memory'}, {method}: {said}", file=sys.stderr, flush=True)
     where = memory[methods[0]].machine
     size = " x ".join(map(str, SHAPE))

@@ -20,7 +20,7 @@ from cl.reading import RunResult, read_runs
 
 def compared(run: RunResult) -> list[tuple[bool, bool, float]]:
     """Of each task searched: the survey's attempt is on the front, it is kept, stability gained in points."""
-    found = []
+    gains = []
     for index in range(len(run.tasks)):
         tried = [t for t in run.trials if t["task_index"] == index and "stability" in t and t["phase"] != "plasticity"]
         if not tried:
@@ -32,8 +32,8 @@ def compared(run: RunResult) -> list[tuple[bool, bool, float]]:
             raise UserError(f"{run.path.with_suffix('.trials.json')}: of task {index + 1} no attempt, or none was kept")
         survey, kept = attempts[-1], chosen[0]
         gained = 100 * (tried[kept]["stability"] - tried[survey]["stability"])
-        found.append((survey in best, kept == survey, gained))
-    return found
+        gains.append((survey in best, kept == survey, gained))
+    return gains
 
 
 def main() -> int:

@@ -37,11 +37,11 @@ CANDIDATES: dict[str, list[Knobs]] = {
 """By method, the declared value first. VCL with a coreset takes what suits VCL."""
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def table(entries: list[dict[str, Any]]) -> str:
     """A line for each candidate, the best of each method in bold."""
-    best = {name: max(e["accuracy"] for e in found if e["method"] == name) for name in {e["method"] for e in found}}
+    best = {name: max(e["accuracy"] for e in entries if e["method"] == name) for name in {e["method"] for e in entries}}
     lines = ["| method | knobs | average accuracy % | each seed |", "| :--- | :--- | ---: | :--- |"]
-    for entry in found:
+    for entry in entries:
         accuracy = f"{entry['accuracy']:.2f}"
         mean = f"**{accuracy}**" if entry["accuracy"] == best[entry["method"]] else accuracy
         knobs = ", ".join(f"{name} {json.dumps(value)}" for name, value in entry["knobs"].items())
@@ -59,13 +59,15 @@ def main() -> int:
     chosen = cli.methods_of(given.methods) if given.methods else list(CANDIDATES)
     if strange := [name for name in chosen if name not in CANDIDATES]:
         raise UserError(f"--methods: there are no candidates for {', '.join(strange)}; known: {', '.join(CANDIDATES)}")
-    found = []
+    entries = []
     for method in chosen:
         for knobs in CANDIDATES[method]:
             seeds = [100 * result["average_accuracy"] for result in results_of(method, dict(knobs), given)]
-            found.append({"method": method, "knobs": dict(knobs), "accuracy": statistics.fmean(seeds), "seeds": seeds})
-    print(table(found))
-    write_json(given.out / "knobs.json", found)
+            entries.append(
+                {"method": method, "knobs": dict(knobs), "accuracy": statistics.fmean(seeds), "seeds": seeds}
+            )
+    print(table(entries))
+    write_json(given.out / "knobs.json", entries)
     return 0
 
 

@@ -264,9 +264,9 @@ def _keep_best(judge: Method, stages: Sequence[Task]) -> Any:
 
         def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
             task = stages[strategy.clock.train_exp_counter]
-            found = accuracy(judge, task.validation, inference=False)
-            if found > self.accuracy:
-                self.best, self.accuracy = self.copied(strategy), found
+            reached = accuracy(judge, task.validation, inference=False)
+            if reached > self.accuracy:
+                self.best, self.accuracy = self.copied(strategy), reached
             if strategy.clock.train_exp_epochs == strategy.train_epochs - 1:  # counted from 0, and counted up later
                 weights, paths = self.best
                 judge.net.load_state_dict(weights)

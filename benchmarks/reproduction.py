@@ -115,8 +115,8 @@ def forgetting(accuracy: Sequence[Sequence[float | None]]) -> float | None:
 
     Ours (`cl.metrics.average_forgetting`) is divided by the number of earlier tasks.
     """
-    found = average_forgetting(accuracy)
-    return None if found is None else found * (len(accuracy) - 1) / len(accuracy)
+    average = average_forgetting(accuracy)
+    return None if average is None else average * (len(accuracy) - 1) / len(accuracy)
 
 
 def means(runs: Collection[RunResult]) -> tuple[float, float | None]:
@@ -139,12 +139,12 @@ def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> tuple[f
 
 def taus(ours: Mapping[str, float]) -> dict[str, float]:
     """Agreement of the accuracies with each published column, with finetune and joint and without."""
-    found = {}
+    agreements = {}
     ranked = {name: value for name, value in ours.items() if name not in BOUNDS}
     for net in PUBLISHED:
-        found[net] = round(agreement(ours, published(net))[0], 3)
-        found[f"{net} without bounds"] = round(agreement(ranked, published(net))[0], 3)
-    return found
+        agreements[net] = round(agreement(ours, published(net))[0], 3)
+        agreements[f"{net} without bounds"] = round(agreement(ranked, published(net))[0], 3)
+    return agreements
 
 
 def summary(rows: Sequence[Row], *, whole: bool) -> dict[str, Any]:
@@ -171,9 +171,9 @@ def keep(out: Path, study: str) -> dict[str, Any]:
     apart("--out", out / "results", home)
     runs = read_runs(out)
     beside = [run.path.with_suffix(suffix) for run in runs for suffix in (".json", ".cost.json", ".trials.json")]
-    found = {path.relative_to(out): path.read_bytes() for path in beside if path.exists()}
+    files = {path.relative_to(out): path.read_bytes() for path in beside if path.exists()}
     remove(home, KEPT.fullmatch)
-    for path, data in found.items():
+    for path, data in files.items():
         write_whole(home / path, data)
     made = summary(compare(runs), whole=study == SCALED)
     write_json(home / "summary.json", made)
@@ -187,20 +187,21 @@ def cell(accuracy: float | None, lost: float | None) -> str:
     return f"{accuracy:.2f} ({'–' if lost is None else f'{lost + 0.0:.2f}'})"
 
 
-def in_words(found: Mapping[str, float]) -> str:
+def in_words(agreements: Mapping[str, float]) -> str:
     """`SMALL 0.54 (0.49 without finetune and joint); BASE ...`."""
     return "; ".join(
-        f"{net} {found[net]:.2f} ({found[f'{net} without bounds']:.2f} without finetune and joint)" for net in PUBLISHED
+        f"{net} {agreements[net]:.2f} ({agreements[f'{net} without bounds']:.2f} without finetune and joint)"
+        for net in PUBLISHED
     )
 
 
-def table(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
+def table(rows: Sequence[Row], summary: Mapping[str, Any]) -> str:
     """Ours beside the published columns, the best first, and the agreement of the rankings."""
     lines = [
         "| | here | ± | survey, SMALL | survey, BASE |",
         "| :--- | ---: | ---: | ---: | ---: |",
     ]
-    for name, own in found["methods"].items():
+    for name, own in summary["methods"].items():
         half = own["accuracy_interval"]
         theirs = [cell(*PUBLISHED[net].get(name, (None, None))) for net in PUBLISHED]
         cells = [name, cell(own["accuracy"], own["forgetting"]), "–" if half is None else f"{half:.2f}", *theirs]
@@ -211,14 +212,14 @@ def table(rows: Sequence[Row], found: Mapping[str, Any]) -> str:
         agreement({run.method: means([run])[0] for run in runs if run.seed == seed}, small)[0]
         for seed in sorted({run.seed for run in runs})
     ]
-    ours = {name: own["accuracy"] for name, own in found["methods"].items()}
+    ours = {name: own["accuracy"] for name, own in summary["methods"].items()}
     without = {left: agreement({name: ours[name] for name in ours if name != left}, small)[0] for left in ours}
     furthest = max(without, key=lambda name: without[name])
     others = " and ".join(f"{agreement(small, other)[0]:.2f} ({order})" for order, other in ORDERS.items())
     note = (
         f"{where(tuple(rows))}. Average accuracy (forgetting) in per cent; ±: half width of the 95 % interval over the "
         "seeds; forgetting divided by the number of all tasks, as in the survey's code. Kendall's tau of the ranking: "
-        f"{in_words(found['kendall_tau'])}. By SMALL, each seed alone: {', '.join(f'{tau:.2f}' for tau in by_seed)}; "
+        f"{in_words(summary['kendall_tau'])}. By SMALL, each seed alone: {', '.join(f'{tau:.2f}' for tau in by_seed)}; "
         f"without {furthest}, the method that costs most: {without[furthest]:.2f}. The survey's own two columns agree "
         f"by {agreement(small, base)[0]:.2f}; SMALL in this order of the tasks and in the survey's two others by "
         f"{others}; in these two by {agreement(*ORDERS.values())[0]:.2f}."
@@ -249,7 +250,9 @@ def changed(study: str) -> str:
         theirs = PUBLISHED["SMALL"].get(name, (None, None))
         lines.append(f"| {name} | {told} | {cell(*before[name])} | {cell(*figures)} | {cell(*theirs)} |")
     if changes_knobs_alone(study):
-        was, now = (taus({name: figure for name, (figure, _) in found.items()}) for found in (before, before | after))
+        was, now = (
+            taus({name: figure for name, (figure, _) in of_methods.items()}) for of_methods in (before, before | after)
+        )
         note = f"Kendall's tau over the same seeds: {in_words(now)}; as scaled: {in_words(was)}."
         lines += ["", textwrap.fill(note, 120)]
     return "\n".join(lines)
@@ -268,8 +271,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.study not in {path.stem for path in STUDIES.glob("*.yaml")}:
         raise UserError(f"--study: there is no {STUDIES / given.study}.yaml")
-    found = keep(given.out, given.study)
-    block = table(compare(read_runs(HOME / SCALED)), found) if given.study == SCALED else changed(given.study)
+    summary = keep(given.out, given.study)
+    block = table(compare(read_runs(HOME / SCALED)), summary) if given.study == SCALED else changed(given.study)
     fill(PAGE, given.study, block)
     print(block)
     return 0

@@ -37,7 +37,7 @@ def rate(params: Params, seed: int, out: Path) -> float:
     assert isinstance(method, ExpertGate)
     with torch.no_grad():
         right = [method.route(task.test.x) == task.index for task in learner.experiences]
-    return sum(float(found.float().mean()) for found in right) / len(right)
+    return sum(float(routed.float().mean()) for routed in right) / len(right)
 
 
 def row(benchmark: str, given: argparse.Namespace) -> str:

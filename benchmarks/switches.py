@@ -108,8 +108,8 @@ def _yaml(value: Value) -> str:
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
-def _spread(found: tuple[float, float | None], form: str = ".2f") -> str:
-    mean, half = found
+def _spread(estimate: tuple[float, float | None], form: str = ".2f") -> str:
+    mean, half = estimate
     return f"{mean:{form}}" + (f" ± {half:.2f}" if half is not None else "")
 
 

@@ -40,8 +40,8 @@ def read_json(path: Path) -> Any:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in the file; empty where there is none."""
-    found = read_json(path)
-    return found if isinstance(found, dict) else {}
+    content = read_json(path)
+    return content if isinstance(content, dict) else {}
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -218,9 +218,9 @@ def sweep(folder: Path, of: Collection[str] = (), *, below: bool = False, sure: 
     """
     for place, folders, files in os.walk(folder):
         for name in [*files, *folders]:
-            found = LEFT.fullmatch(name)
-            if found and (not of or found[1] in of):
-                _sweep(Path(place, name), None if found[3] else int(found[2]), sure)
+            left = LEFT.fullmatch(name)
+            if left and (not of or left[1] in of):
+                _sweep(Path(place, name), None if left[3] else int(left[2]), sure)
         folders[:] = [name for name in folders if below and not LEFT.fullmatch(name)]
 
 
@@ -304,10 +304,10 @@ def _no_number(name: str) -> None:
 
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         raise ValueError(f"{next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1)!r} stands twice")
-    return found
+    return mapping
 
 
 # A seal: the digest of all the rest, in the object itself.

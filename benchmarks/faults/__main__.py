@@ -119,9 +119,9 @@ class Campaign:
 
     def _begin(self, kind: Kind, threads: ThreadPoolExecutor, until: float, least: int = 0) -> None:
         """Begin one case after the other, so many at once as the kind bears; until then, or until enough were tried."""
-        found = self.verdicts.setdefault(kind.name, [])
+        judged = self.verdicts.setdefault(kind.name, [])
         while True:
-            now, tried = time.monotonic(), sum(verdict.tried for verdict in found)
+            now, tried = time.monotonic(), sum(verdict.tried for verdict in judged)
             if now > self.end or (now > until and tried >= least):
                 return
             if list(self._running.values()).count(kind.name) < kind.at_once:
@@ -153,9 +153,9 @@ def _tried(kind: Kind, number: int) -> Verdict:
 def table(verdicts: dict[str, list[Verdict]], seed: int, minutes: float) -> str:
     """What the page shows."""
     lines = ["| kind | tried | held | failed |", "| :--- | ---: | ---: | ---: |"]
-    for name, found in verdicts.items():
-        tried = sum(verdict.tried for verdict in found)
-        failed = sum(bool(verdict.faults) for verdict in found)
+    for name, judged in verdicts.items():
+        tried = sum(verdict.tried for verdict in judged)
+        failed = sum(bool(verdict.faults) for verdict in judged)
         lines.append(f"| {name} | {tried:,} | {tried - failed:,} | {failed:,} |")
     where = f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}; commit {_commit()}"
     return "\n".join([*lines, "", f"seed {seed}, {minutes:g} minutes; {where}"])
@@ -186,13 +186,13 @@ def _known(names: list[str]) -> list[str]:
 def _least(text: str, minutes: float, names: Sequence[str]) -> dict[str, int]:
     """The least numbers: as given, and by default what twenty minutes have to come to, or as much less."""
     share = min(1.0, minutes / WHOLE_MINUTES)
-    found = {name: int(KINDS[name].least * share) for name in names}
+    counts = {name: int(KINDS[name].least * share) for name in names}
     for part in filter(None, text.split(",")):
         name, _, count = part.partition("=")
         if not count.isdecimal():
             raise UserError(f"--least {text}: has to be counts as in kills=100,files=300")
-        found[_known([name])[0]] = int(count)
-    return found
+        counts[_known([name])[0]] = int(count)
+    return counts
 
 
 def _commit() -> str:

@@ -34,8 +34,8 @@ class Done:
     def traceback(self) -> str:
         """The last line of a traceback anywhere in what was said; empty where there is none."""
         for text in (self.stderr, self.stdout):
-            _, found, rest = text.partition("Traceback (most recent call last)")
-            if found:
+            _, mark, rest = text.partition("Traceback (most recent call last)")
+            if mark:
                 lines = [line for line in rest.splitlines()[1:] if line and not line.startswith((" ", "\t"))]
                 return lines[0] if lines else "Traceback"
         return ""
@@ -166,7 +166,7 @@ def run(
 
 def marked(mark: str) -> dict[int, str]:
     """Running processes with this in their `MARK`: process ids and command lines."""
-    found = {}
+    lines = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             environ = (folder / "environ").read_bytes().split(b"\0")
@@ -174,8 +174,8 @@ def marked(mark: str) -> dict[int, str]:
         except OSError:  # gone meanwhile, or not ours
             continue
         if line and any(part.startswith(f"{MARK}=".encode()) and mark.encode() in part for part in environ):
-            found[int(folder.name)] = line
-    return found
+            lines[int(folder.name)] = line
+    return lines
 
 
 def end_marked(mark: str) -> None:

@@ -111,15 +111,15 @@ class Inputs(Kind):
     def _strayed(self, place: Place, out: str) -> list[str]:
         """What of the user's was touched; what is new may only stand in the output folder."""
         ours = {"prepared", ".work", "report", "results", "checkpoints", "mlflow"}
-        found = []
+        said = []
         for fault in place.strayed():
             name, written, _ = fault.partition(" was written outside")
             inside = (
                 written and out and name.startswith(f"{out}/") and name.removeprefix(f"{out}/").split("/")[0] in ours
             )
             if not inside and not (written and name == out):
-                found.append(ascii(fault)[1:-1][:300])
-        return found[:3]
+                said.append(ascii(fault)[1:-1][:300])
+        return said[:3]
 
     def _setting(self, place: Place, draw: random.Random) -> tuple[str, list[str]]:
         """One value for one key, on the command line or in a file: it is what was written, or is refused."""
@@ -142,12 +142,12 @@ class Inputs(Kind):
         done = self.warm.run("flows.study", arguments, place, SECONDS)
         faults = done.faults(0, 2) + place.strayed()
         if done.code == 0 and not faults:
-            found: Any = yaml.safe_load(done.stdout)
+            value: Any = yaml.safe_load(done.stdout)
             for part in key.split("."):
-                found = found[part]
+                value = value[part]
             allowed = nasty.meanings(text, self.keys[key])
-            if not any(type(found) is type(one) and found == one for one in allowed):
-                faults.append(f"is taken for {str(found)[:60]!r}")
+            if not any(type(value) is type(one) and value == one for one in allowed):
+                faults.append(f"is taken for {str(value)[:60]!r}")
         where = "in a params file" if in_file else "by --set"
         return f"{key} = {text[:80]!a} {where}", faults
 
@@ -252,9 +252,9 @@ class Inputs(Kind):
         """Some requests to a served model."""
         served, said, faults = self._server(), list[str](), list[str]()
         for _ in range(REQUESTS):
-            what, found = served.request(draw)
-            faults += found
-            said += [what] if found else []
+            what, new = served.request(draw)
+            faults += new
+            said += [what] if new else []
         return self.judged(number, f"{REQUESTS} requests {'; '.join(said)}", faults, REQUESTS)
 
 

@@ -111,10 +111,10 @@ class Kills(Kind):
 
     def _expected(self, setting: Setting, methods: list[str], number: int) -> dict[str, bytes]:
         """The bytes of these methods, learned in this setting without any disturbance, once each in a campaign."""
-        found: dict[str, bytes] = {}
+        files: dict[str, bytes] = {}
         for method in methods:
-            found |= self._references.get((setting.name, method), partial(self._undisturbed, setting, method, number))
-        return found
+            files |= self._references.get((setting.name, method), partial(self._undisturbed, setting, method, number))
+        return files
 
     def _undisturbed(self, setting: Setting, method: str, number: int) -> dict[str, bytes]:
         place = Place(self.folder / "undisturbed" / f"{number}-{method}", setting.params)
@@ -143,8 +143,8 @@ class Chain:
             if self.kind.over:
                 break
             way = self.draw.choice([self._within, self._within, self._outside, self._outside, self._twice])
-            found, hit = way()
-            faults += found
+            new, hit = way()
+            faults += new
             if not hit:
                 break
             self.kills += 1

@@ -158,8 +158,8 @@ def write(path: Path, tree: Any) -> None:
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
 
 
-def _is_number(found: Any) -> bool:
-    return isinstance(found, int | float) and not isinstance(found, bool)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 BYTES: tuple[Mutation, ...] = (flip, truncate, zero, delete, replace, folder, double, append, swap)

@@ -63,7 +63,7 @@ FILES = (
 
 def keys() -> dict[str, Any]:
     """Every key of params.yaml that holds a value, and of what type that is."""
-    found: dict[str, Any] = {}
+    kinds: dict[str, Any] = {}
 
     def walk(section: type[BaseModel], prefix: str) -> None:
         for name, field in section.model_fields.items():
@@ -71,10 +71,10 @@ def keys() -> dict[str, Any]:
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 walk(kind, f"{prefix}{name}.")
             elif name != "methods":
-                found[prefix + name] = kind
+                kinds[prefix + name] = kind
 
     walk(Params, "")
-    return found
+    return kinds
 
 
 def scalar(kind: Any) -> tuple[type, ...]:
@@ -91,22 +91,22 @@ def scalar(kind: Any) -> tuple[type, ...]:
 
 def meanings(text: str, kind: Any) -> list[Any]:
     """All that a key of this type may be where this was written; a sentence may say instead that it can be nothing."""
-    found: list[Any] = []
+    values: list[Any] = []
     allowed = scalar(kind)
     if type(None) in allowed and text.strip().lower() in ("null", "~", "", "none"):
-        found.append(None)
+        values.append(None)
     if str in allowed:
-        found += [text, text.strip(), text.strip("'\"")]
+        values += [text, text.strip(), text.strip("'\"")]
     if bool in allowed and text.strip().lower() in ("true", "false", "yes", "no", "on", "off"):
-        found.append(text.strip().lower() in ("true", "yes", "on"))
+        values.append(text.strip().lower() in ("true", "yes", "on"))
     for number in numbers(text):
         if type(number) in allowed:
-            found.append(number)
+            values.append(number)
         elif float in allowed:
-            found.append(float(number))
+            values.append(float(number))
         elif int in allowed and float(number).is_integer():
-            found.append(int(number))
-    return found
+            values.append(int(number))
+    return values
 
 
 def numbers(text: str) -> Iterator[int | float]:

@@ -211,7 +211,7 @@ def mishap(root: Path, classes: list[Path], draw: random.Random) -> tuple[str, b
         return f"{path.name} has another name"
 
     def accents() -> str:
-        for index, path in enumerate(found for found in classes if found.name == "dark" and found.exists()):
+        for index, path in enumerate(place for place in classes if place.name == "dark" and place.exists()):
             path.rename(path.with_name(unicodedata.normalize(("NFC", "NFD")[index % 2], "café")))
         return "dark is café, composed and decomposed"
 
@@ -246,8 +246,8 @@ def brightness(prepared: Path, manifest: dict[str, object]) -> list[str]:
             images = np.load(prepared / split["images"]["path"], allow_pickle=False)
             labels = np.load(prepared / split["labels"]["path"], allow_pickle=False)
             for label, shade in enumerate(task["classes"]):
-                found = images[labels == label].reshape(int((labels == label).sum()), -1).mean(1)
-                off = [value for value in found if shade in SHADES and abs(value - SHADES[shade]) > 8]
+                means = images[labels == label].reshape(int((labels == label).sum()), -1).mean(1)
+                off = [value for value in means if shade in SHADES and abs(value - SHADES[shade]) > 8]
                 if off:
                     faults.append(f"{task['name']} {name}: a {shade} picture ({SHADES[shade]}) is {off[0]:.0f}")
     return faults[:2]

@@ -63,9 +63,9 @@ class Reading:
             said.append(f"{path.relative_to(place.out)} {done}")
         whole = draw.random() < 0.1  # with its figures, which take most of the time
         module, arguments = ("flows.report", ["--out", "../out"]) if whole else (__name__, ["../out"])
-        found = self.warm.run(module, arguments, place, LIMIT)
-        faults = found.faults(0, 2)
-        if found.code == 0 and not faults:
+        ended = self.warm.run(module, arguments, place, LIMIT)
+        faults = ended.faults(0, 2)
+        if ended.code == 0 and not faults:
             faults = wrong(place.out, SEEDS if whole else None)
         return f"{name}: {'; '.join(said)}; python -m {module}", faults + place.strayed()
 
@@ -105,8 +105,8 @@ def wrong(out: Path, seeds: Collection[int] | None = None) -> list[str]:
     faults = []
     if re.search(r"\b(nan|inf)\b", board):
         faults.append("the table has nan or inf in it")
-    for method, found in results.items():
-        average = statistics.fmean(statistics.fmean(result["accuracy"][-1]) for result in found)
+    for method, of_method in results.items():
+        average = statistics.fmean(statistics.fmean(result["accuracy"][-1]) for result in of_method)
         shown = summary[method]["average_accuracy"]
         if not (math.isfinite(shown) and abs(shown - average) < NEAR and 0 <= shown <= 1):
             faults.append(f"{method}: the table has {shown}, its results {average}")
@@ -117,8 +117,8 @@ def wrong(out: Path, seeds: Collection[int] | None = None) -> list[str]:
 
 
 def _all(results: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    for found in results.values():
-        yield from found
+    for of_method in results.values():
+        yield from of_method
 
 
 def main() -> int:

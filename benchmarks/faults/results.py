@@ -25,28 +25,28 @@ REMAINS = (
 def published(out: Path, *runs: str) -> dict[str, bytes]:
     """Path and bytes of every published file that is the same in every run; of these runs, or of all."""
     files = [path for room in ("results", "checkpoints") for path in (out / room).rglob("*") if path.is_file()]
-    found = {str(path.relative_to(out)): path.read_bytes() for path in sorted(files)}
+    there = {str(path.relative_to(out)): path.read_bytes() for path in sorted(files)}
     return {
         name: data
-        for name, data in found.items()
+        for name, data in there.items()
         if not name.endswith(RUN_DEPENDENT) and (not runs or any(f"/{run}" in name for run in runs))
     }
 
 
 def differences(out: Path, expected: Mapping[str, bytes], runs: Sequence[str] = ()) -> list[str]:
     """How what is published under `out`, of these runs or of all, is not what was expected, in few words."""
-    found = published(out, *runs)
-    faults = [f"{name} is missing" for name in expected if name not in found]
-    faults += [f"{name} is too many" for name in found if name not in expected]
-    faults += [f"{name} differs" for name, data in expected.items() if found.get(name, data) != data]
+    there = published(out, *runs)
+    faults = [f"{name} is missing" for name in expected if name not in there]
+    faults += [f"{name} is too many" for name in there if name not in expected]
+    faults += [f"{name} differs" for name, data in expected.items() if there.get(name, data) != data]
     return faults[:3] + ([f"{len(faults) - 3} more files"] if len(faults) > 3 else [])
 
 
 def leftovers(out: Path) -> list[str]:
     """What a command that has ended should have taken with it: half-written files, handed-over params, held locks."""
-    found = {path for pattern in REMAINS for path in out.parent.glob(pattern) if "caches" not in path.parts}
-    found = {path for path in found if path.is_relative_to(out)}
-    faults = [f"left behind: {path.relative_to(out)}" for path in sorted(found)[:3]]
+    left = {path for pattern in REMAINS for path in out.parent.glob(pattern) if "caches" not in path.parts}
+    left = {path for path in left if path.is_relative_to(out)}
+    faults = [f"left behind: {path.relative_to(out)}" for path in sorted(left)[:3]]
     for path in out.glob(".work/*/seed-*/*/lock"):
         with contextlib.suppress(FileNotFoundError), path.open("r+", encoding="utf-8") as lock:
             try:

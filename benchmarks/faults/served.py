@@ -132,10 +132,10 @@ class Served:
 
 def _rows(body: bytes) -> Sequence[dict[str, Any]]:
     try:
-        found = json.loads(body)["dataframe_records"]
+        rows = json.loads(body)["dataframe_records"]
     except (ValueError, KeyError, TypeError):
         return []
-    return [row for row in found if isinstance(row, dict)]
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def free_port() -> int:

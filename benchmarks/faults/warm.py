@@ -188,6 +188,6 @@ def status_of(module: str) -> int:
 
 
 if __name__ == "__main__":
-    if (found := serve(sys.argv[1:])) is not None:
-        become(found)
+    if (served := serve(sys.argv[1:])) is not None:
+        become(served)
     os._exit(0)
