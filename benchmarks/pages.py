@@ -1,9 +1,9 @@
-"""Copy the figures of the last runs into the pages: `python -m benchmarks.pages`.
+"""Copy the figures of the last comparisons into the pages, and write the glossary: `python -m benchmarks.pages`.
 
-Between `<!-- results -->` and `<!-- /results -->` on a method's page come its row and the two bounds of `out/all`. In
-the same way `switches` is what `benchmarks.switches` found, `leaderboard` in the README the table of `out`, and the
-blocks of docs/scenarios.md the tables of runs in other scenarios. What was not run stays as it is. Nothing is
-computed here but what the report computes.
+A page marks the place of a block by `<!-- results -->` and `<!-- /results -->`. On a method's page `results` has the
+rows of the method and of the two bounds from `out/all`, and `switches` what `benchmarks.switches` measured. In the
+README `leaderboard` is the table of `out`. The blocks of docs/scenarios.md are the tables of other scenarios. The block
+of a comparison that was not run stays as it is. This command computes nothing that the report does not compute.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from cl.errors import UserError
 from cl.files import read_json
 from cl.params import names_in
 from cl.paths import option
-from cl.reading import read_runs
-from flows.report.rows import BOUNDS, Row, compare
-from flows.report.words import percent, size, times
+from flows import glossary
+from flows.report import BOUNDS, Row, compare, percent, size, times
+from flows.results import read_runs
 
 PROTOCOL = Path("docs/protocol.md")
 SCENARIOS = Path("docs/scenarios.md")
@@ -81,9 +81,11 @@ def in_time(out: Path) -> str:
 def main() -> int:
     """Fill every block."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=option("--out"), default=Path("out"), help="of the whole run; default: out")
     parser.add_argument(
-        "--all", type=option("--all"), default=Path("out/all"), help="of a run of all methods; default: out/all"
+        "--out", type=option("--out"), default=Path("out"), help="of the default comparison; default: out"
+    )
+    parser.add_argument(
+        "--all", type=option("--all"), default=Path("out/all"), help="of one of all methods; default: out/all"
     )
     parser.add_argument(
         "--switches", type=option("--switches"), default=Path("out/switches"), help="of benchmarks.switches"
@@ -97,9 +99,7 @@ def main() -> int:
     parser.add_argument("--knobs", type=option("--knobs"), default=Path("out/knobs"), help="of benchmarks.knobs")
     parser.add_argument("--methods", metavar="A,B", help="only their rows of --all, into their own pages")
     given = parser.parse_args()
-    if given.methods:
-        _fill_results(given.all, cli.methods_of(given.methods))
-        return 0
+    write_whole(Path("docs/glossary.md"), glossary.page().encode())
     if (given.knobs / "knobs.json").exists():
         with _made_by("benchmarks.knobs", given.knobs / "knobs.json") as candidates:
             fill(PROTOCOL, "knobs", knobs.table(candidates))

@@ -14,7 +14,7 @@ TERMS: dict[str, dict[str, str]] = {
         "task": "one part of a benchmark: a set of classes with training, validation and test images",
         "first task": "the task that is learned when nothing can be forgotten yet; most methods train it alike",
         "study": "a params file under `studies/`, for instance one for each table of the survey",
-        "survey": "De Lange et al., A continual learning survey: Defying forgetting in classification tasks, TPAMI 2021",
+        "survey": "De Lange et al., A continual learning survey, TPAMI 2021",
         "upper bound": "joint training, which sees all tasks at once and has nothing to forget; it is not ranked",
         "lower bound": "finetuning, which does nothing against forgetting; it is not ranked",
         "switch": "a knob that chooses between a paper's way and the way of the survey's code",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import re
 import shlex
@@ -20,7 +19,8 @@ SOURCES = sources()
 PAGES = [name for name in SOURCES if name.endswith(".md") and name != "flows/model_card.md"]
 SETTINGS = ["params.yaml", *(name for name in SOURCES if re.match(r"studies/.*\.yaml", name))]
 REGISTER = REPOSITORY / "docs" / "differences.md"
-ROOMS = ("cl", "flows", "benchmarks")
+OTHERS = ("pip", "pytest", "venv")
+"""Modules that are not ours."""
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 NUMBERS += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
 
@@ -59,25 +59,21 @@ def test_every_number_of_the_register_is_in_it() -> None:
 @pytest.mark.parametrize("folder", ["", "methods", "benchmarks"])
 def test_every_page_is_linked_from_another(folder: str) -> None:
     for page in (REPOSITORY / "docs" / folder).glob("*.md"):
-        own = str(page.relative_to(REPOSITORY))
-        assert any(f"{page.name})" in text_of(name) or f"{page.name}#" in text_of(name) for name in PAGES if name != own), (
-            own
-        )
+        others = [text_of(name) for name in PAGES if REPOSITORY / name != page]
+        assert any(f"{page.name})" in text or f"{page.name}#" in text for text in others), page
 
 
 def code_in(name: str) -> Iterator[str]:
     """What stands in backticks, and the lines of blocks of code; in a file of settings what its comments have of it."""
-    if not name.endswith(".md"):
-        for comment in re.findall(r"# *(.*)", text_of(name)):
-            yield from re.findall(r"`([^`]+)`", comment) or [comment]
-        return
     text = re.sub(r"\\\n\s*", "", text_of(name))
     fenced = r"^```\w*\n(.*?)^```"
-    for block in re.findall(fenced, text, re.MULTILINE | re.DOTALL):
-        yield from block.splitlines()
+    blocks = re.findall(fenced, text, re.MULTILINE | re.DOTALL)
     text = re.sub(fenced, "", text, flags=re.MULTILINE | re.DOTALL)
-    yield from re.findall(r"^    (.*)$", text, re.MULTILINE)
-    yield from (" ".join(quoted.split()) for quoted in re.findall(r"`([^`]+)`", text))
+    of_code = r"^    (.*)$" if name.endswith(".md") else r"# *(.*)"
+    for line in [line for block in blocks for line in block.splitlines()] + re.findall(of_code, text, re.MULTILINE):
+        yield from re.findall(r"`([^`]+)`", line) or [line]
+    if name.endswith(".md"):
+        yield from (" ".join(quoted.split()) for quoted in re.findall(r"`([^`]+)`", text))
 
 
 def commands_in(name: str) -> Iterator[tuple[str, list[str]]]:
@@ -85,7 +81,7 @@ def commands_in(name: str) -> Iterator[tuple[str, list[str]]]:
     for line in code_in(name):
         for command in re.findall(r"python -m (.*)", line):
             module, *arguments = shlex.split(re.split(r" [|>] |;", command)[0], comments=True)
-            if module.split(".")[0] in ROOMS:
+            if module not in OTHERS:
                 yield module, [argument for argument in arguments if argument != "..."]
 
 
@@ -137,12 +133,14 @@ def is_setting(section: str, rest: list[str]) -> bool:
     return True
 
 
+FILE = re.compile(r"(?<![\w./-])((?:cl|flows|benchmarks|docs|studies|tests|reproduction)/[\w./*-]*)(?!\S*[<>])")
+"""In one of our folders; `docs/methods/<name>.md` stands for several."""
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_files_that_are_named_exist(name: str) -> None:
-    for quoted in code_in(name):
-        for path in re.findall(r"(?<![\w./-])((?:cl|flows|benchmarks|docs|studies|tests|reproduction)/[\w./*-]*)", quoted):
-            if not re.search(re.escape(path) + "<", quoted):
-                assert any(REPOSITORY.glob(path.rstrip("/"))), path
+    for path in (found for quoted in code_in(name) for found in FILE.findall(quoted)):
+        assert any(REPOSITORY.glob(path.rstrip("/"))), path
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -150,13 +148,12 @@ def test_code_that_is_named_exists(name: str) -> None:
     """`cl.train.fit` is a name in cl/train.py."""
     for quoted in code_in(name):
         for dotted in re.findall(r"^((?:cl|flows|benchmarks)(?:\.\w+)+)", quoted):
-            module, _, rest = dotted, "", ""
-            while not (found := file_of(module)).exists() and not (REPOSITORY / module.replace(".", "/")).is_dir():
-                module, _, last = module.rpartition(".")
-                rest = f"{last}.{rest}".rstrip(".")
-            attribute = rest.split(".")[0]
-            here = found if found.exists() else REPOSITORY / module.replace(".", "/") / "__init__.py"
-            assert not attribute or re.search(rf"^\s*(?:def |class |.*\b){attribute}\b", here.read_text("utf-8"), re.M), dotted
+            room, *parts = dotted.split(".")
+            path = REPOSITORY / room
+            while parts and ((path / parts[0]).is_dir() or (path / f"{parts[0]}.py").exists()):
+                path /= parts.pop(0)
+            file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            assert not parts or re.search(rf"^.*\b{parts[0]}\b", file.read_text(encoding="utf-8"), re.MULTILINE), dotted
 
 
 def words_of(number: int) -> str:
@@ -197,7 +194,9 @@ def test_the_table_of_methods_says_what_they_declare(name: str) -> None:
     assert row is not None
     _, scenarios, samples, _, decays = (cell.strip() for cell in row[1].split("|"))
     method = method_class(name)
-    letters = [letter for letter, kind in zip("TDC", ("task", "domain", "class"), strict=True) if kind in method.scenarios]
+    letters = [
+        letter for letter, kind in zip("TDC", ("task", "domain", "class"), strict=True) if kind in method.scenarios
+    ]
     letters += ["O"] if method.online else []
     assert scenarios == " ".join(letters) + (", id at test" if method.needs_task_id else "")
     assert samples.split(",")[0] == ("yes" if method.stores_samples else "no")
