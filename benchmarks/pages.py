@@ -1,4 +1,4 @@
-"""Copy the figures of the last comparisons into the pages, and write the glossary: `python -m benchmarks.pages`.
+"""Copy the figures of the last comparisons into the pages: `python -m benchmarks.pages`.
 
 A page marks the place of a block by `<!-- results -->` and `<!-- /results -->`. On a method's page `results` has the
 rows of the method and of the two bounds from `out/all`, and `switches` what `benchmarks.switches` measured. In the
@@ -23,9 +23,9 @@ from cl.errors import UserError
 from cl.files import read_json
 from cl.params import names_in
 from cl.paths import option
-from flows import glossary
-from flows.report import BOUNDS, Row, compare, percent, size, times
-from flows.results import read_runs
+from cl.reading import read_runs
+from flows.report.rows import BOUNDS, Row, compare
+from flows.report.words import percent, size, times
 
 PROTOCOL = Path("docs/protocol.md")
 SCENARIOS = Path("docs/scenarios.md")
@@ -82,7 +82,7 @@ def main() -> int:
     """Fill every block."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--out", type=option("--out"), default=Path("out"), help="of the default comparison; default: out"
+        "--out", type=option("--out"), default=Path("out"), help="of the usual comparison; default: out"
     )
     parser.add_argument(
         "--all", type=option("--all"), default=Path("out/all"), help="of one of all methods; default: out/all"
@@ -99,7 +99,9 @@ def main() -> int:
     parser.add_argument("--knobs", type=option("--knobs"), default=Path("out/knobs"), help="of benchmarks.knobs")
     parser.add_argument("--methods", metavar="A,B", help="only their rows of --all, into their own pages")
     given = parser.parse_args()
-    write_whole(Path("docs/glossary.md"), glossary.page().encode())
+    if given.methods:
+        _fill_results(given.all, cli.methods_of(given.methods))
+        return 0
     if (given.knobs / "knobs.json").exists():
         with _made_by("benchmarks.knobs", given.knobs / "knobs.json") as candidates:
             fill(PROTOCOL, "knobs", knobs.table(candidates))

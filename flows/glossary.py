@@ -1,6 +1,6 @@
 """Every term of the project, in a sentence: the source of docs/glossary.md and of the report's glossary.
 
-`python -m benchmarks.pages` writes the page. A sentence begins after the term: "**run**: one method with one seed".
+`python -m benchmarks.tables` writes the page.
 """
 
 from __future__ import annotations

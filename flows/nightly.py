@@ -35,22 +35,6 @@ from flows.nights.verdict import Verdict, compare_nights, peak_memory, seconds_p
 from flows.tracking import experiment, origin
 from flows.tracking.settings import NIGHTLY, tracking_of
 from flows.train import RunsFailed
-from flows.verdict import Verdict, compare_nights, peak_memory, seconds_per_step
-
-KEPT_WHOLE = 3
-"""Nights whose checkpoints are kept; of older ones the results are."""
-TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d")
-"""The name of a night."""
-RUN = r"[a-z_]+/seed-\d+"
-FILE = r"(manifest|record|state)\.json|(net|state)\.safetensors"
-WORK = rf"(unit|finished|result|trials|cost(-\d+)?)\.json|lock|(stderr|studies)\.log|(task|candidate)-[\d-]+/({FILE})"
-THINNED = {
-    "checkpoints": re.compile(rf"{RUN}/task-\d+/({FILE})"),
-    ".work": re.compile(rf"tracking\.json|tracking\.locks/[^/]+|{RUN}/[0-9a-f]{{16}}/({WORK})"),
-}
-"""What is taken from an older night, by the names that we give."""
-SHOWN = 30
-"""Nights in the course on the morning's page."""
 
 
 class Regression(UserError):

@@ -10,19 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import tables
 from cl import cli
+from cl.method import Method
+from cl.new_method import TO_WRITE
 from cl.params import Params, names_in
-from flows import glossary, report
+from cl.register import method_class
+from flows import glossary
+from flows.report.summary import MEASURES
 from tests.conftest import REPOSITORY, sources
 
 SOURCES = sources()
-PAGES = [name for name in SOURCES if name.endswith(".md") and name != "flows/model_card.md"]
+PAGES = [name for name in SOURCES if name.endswith(".md") and not name.endswith("model_card.md")]
 SETTINGS = ["params.yaml", *(name for name in SOURCES if re.match(r"studies/.*\.yaml", name))]
 REGISTER = REPOSITORY / "docs" / "differences.md"
 OTHERS = ("pip", "pytest", "venv")
 """Modules that are not ours."""
-NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-NUMBERS += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
+MNIST = ("split-mnist", "permuted-mnist", "rotated-mnist")
 
 
 @functools.cache
@@ -60,7 +64,8 @@ def test_every_number_of_the_register_is_in_it() -> None:
 def test_every_page_is_linked_from_another(folder: str) -> None:
     for page in (REPOSITORY / "docs" / folder).glob("*.md"):
         others = [text_of(name) for name in PAGES if REPOSITORY / name != page]
-        assert any(f"{page.name})" in text or f"{page.name}#" in text for text in others), page
+        linked = any(f"{page.name})" in text or f"{page.name}#" in text for text in others)
+        assert linked, f"{page}: no page links to it; to a method's python -m benchmarks.tables does"
 
 
 def code_in(name: str) -> Iterator[str]:
@@ -121,8 +126,6 @@ def test_settings_are_keys_of_the_schema() -> None:
 
 def is_setting(section: str, rest: list[str]) -> bool:
     if section in ("methods", "others"):
-        from cl.method import method_class
-
         return rest[0] in names_in("methods") and set(rest[1:]) <= set(method_class(rest[0]).knobs)
     annotation = Params.model_fields[section].annotation
     for part in rest:
@@ -156,55 +159,51 @@ def test_code_that_is_named_exists(name: str) -> None:
             assert not parts or re.search(rf"^.*\b{parts[0]}\b", file.read_text(encoding="utf-8"), re.MULTILINE), dotted
 
 
-def words_of(number: int) -> str:
-    return NUMBERS[number] if number < len(NUMBERS) else str(number)
-
-
 def test_counts_are_those_of_the_code() -> None:
-    from cl.method import method_class
-
     params = cli.params_of(cli.parser("cl", "").parse_args([]))
-    methods = names_in("methods")
-    assert f"All {len(methods)} methods" in text_of("docs/faults.md")
-    runs = len(params.methods) * len(params.seeds)
-    assert f"{len(params.methods)} methods, {len(params.seeds)} seeds: {runs} runs" in text_of("docs/scaling.md")
-    assert f"`{params.title}: {len(params.methods)} methods, {len(params.seeds)} seeds`" in text_of("docs/running.md")
-    others = len(methods) - len(params.methods)
-    readme = " ".join(text_of("README.md").split())
-    assert f"The {words_of(others)} others stand under `others:`" in readme
-    assert f"eleven methods and four baselines, and {words_of(len(methods) - 15)} methods" in readme
-    named = set(re.findall(r"[\w-]+", readme.partition("`benchmark.name` is one of")[2].partition("## ")[0]))
-    short = {name.removesuffix("-mnist") if name != "split-fashion-mnist" else name for name in names_of_benchmarks()}
-    assert {"split-", "permuted-"} | short - {"split", "permuted", "rotated"} <= named
-    for selection in ("stability-decay", "consolidation-decay", "learning-rate"):
-        row = re.search(rf"^\| `{selection}` \| (.*?) \|", text_of("docs/protocol.md"), re.MULTILINE)
-        assert row is not None
-        assert sorted(row[1].split(", ")) == [m for m in methods if method_class(m).selection == selection]
+    methods, seeds = len(params.methods), len(params.seeds)
+    assert f"{methods} methods, {seeds} seeds: {methods * seeds} runs" in text_of("docs/scaling.md")
+    assert f"`{params.title}: {methods} methods, {seeds} seeds`" in text_of("docs/running.md")
 
 
-def names_of_benchmarks() -> list[str]:
-    return [stem.replace("_", "-") for stem in names_in("data/benchmarks")]
-
-
-@pytest.mark.parametrize("name", names_in("methods"))
-def test_the_table_of_methods_says_what_they_declare(name: str) -> None:
-    from cl.method import method_class
-
-    row = re.search(rf"^\| \[{name}\]\({name}\.md\) \|(.*)\|$", text_of("docs/methods/README.md"), re.MULTILINE)
-    assert row is not None
-    _, scenarios, samples, _, decays = (cell.strip() for cell in row[1].split("|"))
-    method = method_class(name)
-    letters = [
-        letter for letter, kind in zip("TDC", ("task", "domain", "class"), strict=True) if kind in method.scenarios
-    ]
-    letters += ["O"] if method.online else []
-    assert scenarios == " ".join(letters) + (", id at test" if method.needs_task_id else "")
-    assert samples.split(",")[0] == ("yes" if method.stores_samples else "no")
-    assert re.findall("`(.*?)`", decays) == [knob for knob, declared in method.knobs.items() if declared.decay]
+def test_readme_names_every_benchmark() -> None:
+    listed = text_of("README.md").partition("`benchmark.name` is one of")[2].partition("## ")[0]
+    named = set(re.findall(r"[a-z0-9-]+", listed.replace("split-, permuted-, rotated-mnist", " ".join(MNIST))))
+    assert {stem.replace("_", "-") for stem in names_in("data/benchmarks")} <= named
 
 
 def test_the_glossary_is_the_reports() -> None:
-    """`python -m benchmarks.pages` writes it anew."""
+    """`python -m benchmarks.tables` writes it anew."""
     assert text_of("docs/glossary.md") == glossary.page()
-    assert set(report.MEASURES) <= set(glossary.ALL)
+    assert set(MEASURES) <= set(glossary.ALL)
     assert sum(map(len, glossary.TERMS.values())) == len(glossary.ALL)
+
+
+PARTS = ("The idea", "Equations", "Knobs", "What it stores, what it needs", "Hooks", "Differences", "Results")
+
+
+@pytest.mark.parametrize("name", names_in("methods"))
+def test_a_methods_page_has_its_parts(name: str) -> None:
+    text = text_of(f"docs/methods/{name}.md")
+    assert [heading for heading in re.findall("^## (.+)$", text, re.MULTILINE) if heading in PARTS] == list(PARTS)
+    for path in (f"docs/methods/{name}.md", f"cl/methods/{name}.py", f"tests/cl/methods/test_{name}.py"):
+        left = path in SOURCES and TO_WRITE in text_of(path)
+        assert not left, f"{path}: something is left to write, where it says {TO_WRITE!r}"
+
+
+def test_tables_say_what_the_code_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    for (page, block), content in tables.blocks().items():
+        there = [match[3] for match in tables.marked(block).finditer(page.read_text(encoding="utf-8"))]
+        assert there, f"{page}: has no block {block!r}"
+        if set(there) != {content}:
+            pytest.fail(f"{page}, block {block!r}: it is not what the code says; run python -m benchmarks.tables")
+
+
+def test_what_methods_override_is_in_the_tables() -> None:
+    """So that nothing can be overridden that CONTRIBUTING.md does not name."""
+    told = {*tables.WHEN, *(name for name, _ in tables.declared())}
+    members = [name for name in dir(Method) if not name.startswith("_") and name not in {"knobs", "settable"}]
+    overridden = {name for name in members if any(tables.overriding(name))}
+    assert overridden <= told
+    assert told <= set(members)

@@ -41,7 +41,7 @@ class Change:
     method: str
     measure: str
     unit: str
-    """`points`, or `ratio`: then `difference` is tonight's over the last's."""
+    """`points`; or `ratio`, where `difference` is tonight's value over the last night's."""
     before: float | None
     tonight: float | None
     difference: tuple[float, float | None] | None
