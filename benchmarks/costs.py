@@ -317,7 +317,9 @@ def table(rows: Sequence[Row], scale: Scale) -> str:
     compared = [row for row in rows if row.method in PUBLISHED] or list(rows)
     least = {name: min(row.values[name] for row in compared) for name in FIELDS}
     titles = ["memory, training", "memory, test", "time, training", "time, test"]
-    lines = ["Here (published), each relative to the smallest of the column among the survey's methods."]
+    lines = [
+        "Figures are relative to the smallest of their column among the survey's methods. In parentheses: published."
+    ]
     facts = ["task-agnostic", "keeps samples", "storage after T tasks", "published"]
     lines += ["", *heading(["method", *titles, *facts])]
     for row in sorted(
@@ -332,7 +334,7 @@ def table(rows: Sequence[Row], scale: Scale) -> str:
         cells += [yes(not cls.needs_task_id, said[0]), yes(cls.stores_samples, said[1])]
         cells += [formula(row.memory, scale), theirs.storage if theirs else ""]
         lines.append(line(cells))
-    lines += ["", f"{KEY}.", "", "In units:", ""]
+    lines += ["", f"{KEY}.", "", "The measured values:", ""]
     titles = ["method", "memory, training", "test", "time, training", "of it in `end_task`", "test", "spread of times"]
     lines += heading([*titles, "state after each task (kB)", "state in training (kB)"])
     for row in rows:

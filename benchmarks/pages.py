@@ -1,9 +1,9 @@
-"""Copy the figures of the last runs into the pages: `python -m benchmarks.pages`.
+"""Copy the figures of the last comparisons into the pages: `python -m benchmarks.pages`.
 
-Between `<!-- results -->` and `<!-- /results -->` on a method's page come its row and the two bounds of `out/all`. In
-the same way `switches` is what `benchmarks.switches` found, `leaderboard` in the README the table of `out`, and the
-blocks of docs/scenarios.md the tables of runs in other scenarios. What was not run stays as it is. Nothing is
-computed here but what the report computes.
+A page marks the place of a block by `<!-- results -->` and `<!-- /results -->`. On a method's page `results` has the
+rows of the method and of the two bounds from `out/all`, and `switches` what `benchmarks.switches` measured. In the
+README `leaderboard` is the table of `out`. The blocks of docs/scenarios.md are the tables of other scenarios. The block
+of a comparison that was not run stays as it is. This command computes nothing that the report does not compute.
 """
 
 from __future__ import annotations
@@ -81,9 +81,11 @@ def in_time(out: Path) -> str:
 def main() -> int:
     """Fill every block."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=option("--out"), default=Path("out"), help="of the whole run; default: out")
     parser.add_argument(
-        "--all", type=option("--all"), default=Path("out/all"), help="of a run of all methods; default: out/all"
+        "--out", type=option("--out"), default=Path("out"), help="of the usual comparison; default: out"
+    )
+    parser.add_argument(
+        "--all", type=option("--all"), default=Path("out/all"), help="of one of all methods; default: out/all"
     )
     parser.add_argument(
         "--switches", type=option("--switches"), default=Path("out/switches"), help="of benchmarks.switches"

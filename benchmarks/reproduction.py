@@ -217,12 +217,13 @@ def table(rows: Sequence[Row], summary: Mapping[str, Any]) -> str:
     furthest = max(without, key=lambda name: without[name])
     others = " and ".join(f"{agreement(small, other)[0]:.2f} ({order})" for order, other in ORDERS.items())
     note = (
-        f"{where(tuple(rows))}. Average accuracy (forgetting) in per cent; ±: half width of the 95 % interval over the "
-        "seeds; forgetting divided by the number of all tasks, as in the survey's code. Kendall's tau of the ranking: "
-        f"{in_words(summary['kendall_tau'])}. By SMALL, each seed alone: {', '.join(f'{tau:.2f}' for tau in by_seed)}; "
-        f"without {furthest}, the method that costs most: {without[furthest]:.2f}. The survey's own two columns agree "
-        f"by {agreement(small, base)[0]:.2f}; SMALL in this order of the tasks and in the survey's two others by "
-        f"{others}; in these two by {agreement(*ORDERS.values())[0]:.2f}."
+        f"{where(tuple(rows))}. A cell has the average accuracy and in parentheses the forgetting, in per cent; "
+        "forgetting is divided by the number of all tasks, as in the survey's code. ±: half width of the 95 % interval "
+        f"over the seeds. Kendall's tau between our ranking and the survey's: {in_words(found['kendall_tau'])}. "
+        f"Between each seed alone and SMALL: {', '.join(f'{tau:.2f}' for tau in by_seed)}; between all seeds without "
+        f"{furthest}, the method that costs most, and SMALL: {without[furthest]:.2f}. Between the survey's own two "
+        f"columns: {agreement(small, base)[0]:.2f}. Between SMALL in this order of the tasks and in the survey's two "
+        f"others: {others}; between those two: {agreement(*ORDERS.values())[0]:.2f}."
     )
     return "\n".join([*lines, "", textwrap.fill(note, 120)])
 
@@ -266,7 +267,9 @@ def methods_of(runs: Sequence[RunResult]) -> list[str]:
 def main() -> int:
     """Keep the results of a study, and print and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduction", description=main.__doc__)
-    parser.add_argument("--out", type=option("--out"), default=Path("out/reproduction"), help="of the study's run")
+    parser.add_argument(
+        "--out", type=option("--out"), default=Path("out/reproduction"), help="of the study's comparison"
+    )
     parser.add_argument("--study", default=SCALED, help="its name in studies/")
     given = parser.parse_args()
     if given.study not in {path.stem for path in STUDIES.glob("*.yaml")}:

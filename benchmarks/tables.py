@@ -1,7 +1,8 @@
 """Write into the pages what the code says of itself: `python -m benchmarks.tables`.
 
-Between two marks as `<!-- methods -->` and `<!-- /methods -->` come the tables and lists of methods, from their class
-attributes and their own pages, and in CONTRIBUTING.md the hooks, from their signatures. Nothing is run.
+A page marks the place of a block by two marks, as `<!-- methods -->` and `<!-- /methods -->`. The tables and lists of
+methods come from their class attributes and their own pages, the hooks in CONTRIBUTING.md from their signatures, and
+docs/glossary.md from `flows.glossary`. This command runs nothing.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from cl.method import Method
 from cl.params import names_in
 from cl.register import method_class, unbounded
 from cl.trainable import Trainable
+from flows import glossary
 
 METHODS = Path("docs/methods")
+GLOSSARY = Path("docs/glossary.md")
 WHEN = {
     "wrap": "once, on the fresh network",
     "grow": "once a task, when the network has got the task's head",
@@ -167,8 +170,8 @@ def selection() -> str:
     """A line for each way of choosing hyperparameters."""
     what = {
         "stability-decay": "both phases as above",
-        "consolidation-decay": "an attempt restores the best model of phase 1 and only consolidates it",
-        "learning-rate": "the method itself at each learning rate; the best is kept",
+        "consolidation-decay": "both phases, but an attempt restores the best model of phase 1 and consolidates it",
+        "learning-rate": "the method itself is trained at each learning rate, and the best is kept",
     }
     lines = ["| `selection` | methods | what happens |", "|---|---|---|"]
     for way, happens in what.items():
@@ -200,6 +203,7 @@ def main() -> int:
     parser.parse_args()
     for (page, block), content in blocks().items():
         fill(page, block, content)
+    write_whole(GLOSSARY, glossary.page().encode())
     return 0
 
 

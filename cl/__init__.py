@@ -1,1 +1,1 @@
-"""Continual learning by the survey's protocol; knows nothing of orchestration or tracking."""
+"""Continual learning by the survey's protocol. This package knows nothing of orchestration or tracking."""

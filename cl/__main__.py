@@ -1,4 +1,4 @@
-"""`python -m cl`: prepare, learn, compare - the whole comparison without any orchestrator or tracker."""
+"""`python -m cl`: prepare, learn and compare, without orchestrator or tracker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(params: Params, out: Path) -> dict[str, str]:
 def table(params: Params, out: Path, failed: Collection[str] = ()) -> str:
     """The methods by average accuracy, mean and 95 % interval over the seeds, as text.
 
-    A run that `failed`, as `ewc/seed-0`, has no result, whatever an earlier run left.
+    A run that `failed`, as `ewc/seed-0`, has no result here, even if an earlier comparison left one.
     """
     rows = []
     for method in params.methods:

@@ -1,9 +1,9 @@
 """Accuracy within the tasks, on demand: `python -m cl.anytime --methods er,finetune --every 10`.
 
-What is taken after each task hides what happens in between: with the first steps on a new task old ones may be lost,
-and found again by its end (the stability gap; De Lange et al., Continual evaluation for lifelong learning, ICLR 2023).
-So each task's kept trial is trained once more from the checkpoint before it, which gives the same model, and test
-accuracy is taken every so many steps. Nothing that was chosen or reported changes.
+Measures at the end of each task miss what happens in between: the first steps on a new task may lose old ones, which
+are found again by its end (the stability gap; De Lange et al., Continual evaluation for lifelong learning, ICLR 2023).
+This command trains the kept trial of each task once more from the checkpoint before it, which gives the same model, and
+measures test accuracy every so many steps. Nothing that was chosen or reported changes.
 
 Writes `<out>/results/<method>/seed-<s>.anytime.json`.
 """
@@ -50,9 +50,9 @@ class Moment:
 
 
 def trace(params: Params, run: RunId, out: Path, every: int) -> list[Moment]:
-    """Train the kept trial of each task again, and look every so many steps, counted from the start of each task.
+    """Train the kept trial of each task again, and measure every so many steps, counted from the start of each task.
 
-    Raises `UserError` unless the run has been learned with these params, and where a task would not be looked at.
+    Raises `UserError` unless the run has been learned with these params, and for a task of fewer steps than that.
     """
     if every < 1:
         raise UserError(f"--every {every}: has to be 1 step or more")
@@ -121,9 +121,11 @@ def summary(moments: list[Moment], tasks: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Take test accuracy within the tasks, of runs that have been learned."""
+    """Measure test accuracy while a task is learned, for runs that are finished."""
     parser = cli.parser("cl.anytime", main.__doc__)
-    parser.add_argument("--every", type=int, default=10, metavar="STEPS", help="from one look to the next; default: 10")
+    parser.add_argument(
+        "--every", type=int, default=10, metavar="STEPS", help="measure after every so many steps; default: 10"
+    )
     given = parser.parse_args()
     if given.every < 1:
         raise UserError(f"--every {given.every}: has to be 1 or more steps")

@@ -22,20 +22,24 @@ RAW = Path("data")
 
 
 def parser(program: str, description: str | None) -> argparse.ArgumentParser:
-    """The options of a whole run."""
+    """The options of a whole comparison."""
     made = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
-    made.add_argument("--params", type=option("--params"), default=Path("params.yaml"), help="default: params.yaml")
+    made.add_argument(
+        "--params", type=option("--params"), default=Path("params.yaml"), help="the params file; default: params.yaml"
+    )
     made.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY.PATH=VALUE",
         dest="overrides",
-        help="lay a value over the params file: text and numbers as they stand, lists as [a, b]; may be given again",
+        help="set a key of the params: text and numbers as they stand, lists as [a, b]; can be given several times",
     )
-    made.add_argument("--methods", metavar="A,B", help="default: those of the params file; all: every one that can")
+    made.add_argument(
+        "--methods", metavar="A,B", help="default: those of the params file; all: every method that the scenario allows"
+    )
     made.add_argument("--seeds", metavar="0,1", help="default: those of the params file")
-    made.add_argument("--out", type=option("--out"), default=Path("out"), help="default: out")
+    made.add_argument("--out", type=option("--out"), default=Path("out"), help="the output folder; default: out")
     return made
 
 
@@ -50,7 +54,7 @@ def params_of(given: argparse.Namespace) -> Params:
 
 
 def methods_of(text: str | None) -> list[str]:
-    """The methods that `--methods` names, and without it every one there is; raises `UserError`."""
+    """The methods that `--methods` names, or without that option every method; raises `UserError`."""
     named = listed("--methods", text)
     return names_in("methods") if named is None or named == ["all"] else spelled_methods(named)
 
@@ -69,14 +73,14 @@ def seeds_of(text: str | None) -> list[int] | None:
     if seeds is None:
         return None
     if not all(WHOLE.fullmatch(seed) and len(seed) < 100 for seed in seeds):
-        raise UserError(f"--seeds {brief(text or '')}: has to be whole numbers with commas between, as 0,1,2")
+        raise UserError(f"--seeds {brief(text or '')}: has to be whole numbers separated by commas, as 0,1,2")
     return [int(seed) for seed in seeds]
 
 
 def listed(option: str, text: str | None) -> list[str] | None:
-    """What stands between commas; an option that names nothing, as an unset variable does, is no wish for the default.
+    """The names between commas; None without the option.
 
-    Raises `UserError` for such a one, and for nothing between two commas.
+    Raises `UserError` for an option that names nothing, as an unset variable does, and for nothing between two commas.
     """
     if text is None:
         return None
@@ -89,7 +93,7 @@ def listed(option: str, text: str | None) -> list[str] | None:
 
 
 class Ended(KeyboardInterrupt):
-    """As Ctrl-C, by another signal."""
+    """The command was interrupted as by Ctrl-C, but by another signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -97,10 +101,10 @@ class Ended(KeyboardInterrupt):
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """Run a command's body; what the user can mend, or an interrupt, ends it with one readable line.
+    """Run a command's body. An error that the user can mend, or an interrupt, ends it with one readable line.
 
-    Where nobody reads what it prints any more (`| head -1`) it ends without a word, as other commands do: the work that
-    is finished is kept, and the same command goes on from there.
+    If nobody reads its output any more (`| head -1`), it ends silently, as other commands do. Finished work is kept,
+    and the same command continues from there.
     """
     streams.settle()
     code = _ended(main)
@@ -152,7 +156,7 @@ def _unheard(fault: OSError, code: int) -> int:
     """The exit status of a command whose output was not taken."""
     if isinstance(fault, BrokenPipeError):
         return streams.READER_GONE
-    _complain(f"error: what was to be printed: {fault.strerror}; earlier results are whole")
+    _complain(f"error: the output could not be written: {fault.strerror}; earlier results are whole")
     return code or 2
 
 

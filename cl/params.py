@@ -1,6 +1,6 @@
-"""The schema of params.yaml: every knob of a run, typed; an unknown key or an impossible value is a readable error.
+"""The schema of params.yaml: every setting, typed. An unknown key or an impossible value is a readable error.
 
-Torch is not imported here, so that the cheap stages start at once. The knobs of a method are declared in the
+This module does not import torch, so that the cheap stages start at once. The knobs of a method are declared in the
 method's own file and checked against it by `cl.register.checked` as soon as torch is loaded.
 """
 
@@ -38,13 +38,13 @@ from cl.yaml12 import named
 
 LearningRate = Annotated[float, Field(gt=0, le=100)]
 MOST = 10**9
-"""Of whatever is counted: more than that is a slip, and would overflow somewhere down the line."""
+"""The largest number of anything that is counted. More is a slip, and would overflow somewhere."""
 LARGEST_SEED = 2**63 - 1
 Scalar = bool | int | float | str
 
 
 def _knob(value: Any) -> Any:
-    """Whatever a knob may be; which of it this one is, its method knows."""
+    """A value that some knob may have; whether this one may, its method checks."""
     for item in value if isinstance(value, list) else [value]:
         if not isinstance(item, Scalar) or (isinstance(item, float) and not math.isfinite(item)):
             raise ValueError(f"has to be a finite number, true or false, a word, or a list of such, not {shown(value)}")
@@ -55,7 +55,7 @@ Knobs = dict[str, Annotated[Scalar | list[Scalar], BeforeValidator(_knob)]]
 
 
 class Section(BaseModel):
-    """A part of params.yaml: immutable, and no key it does not declare."""
+    """A section of params.yaml: immutable, and without keys that it does not declare."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
@@ -68,9 +68,10 @@ class Benchmark(Section):
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of the splits and of what the benchmark itself draws")
     path: SpelledPath | None = Field(None, description="root of the images, for benchmarks read from disk")
     order: str | list[str] | None = Field(
-        None, description="an order that the benchmark knows, or the names of the tasks in the order to learn them"
+        None,
+        description="an order that the benchmark knows, or the names of the tasks in the order in which to learn them",
     )
-    classes_per_task: int | None = Field(None, ge=2, le=1000, description="of a split data set; null: the usual")
+    classes_per_task: int | None = Field(None, ge=2, le=1000, description="of a split data set; null: its usual number")
     image_size: int | None = Field(None, ge=4, le=1024, description="side in pixels; null: the benchmark's own")
     train_per_class: int | None = Field(None, ge=2, le=MOST, description="cap on training images a class")
     validation_per_class: int | None = Field(None, ge=1, le=MOST, description="cap on validation images a class")
@@ -105,7 +106,7 @@ class Model(Section):
     )
     batch_norm: bool = Field(False, description="batch normalisation behind each convolution of a VGG net")
     weights: UserPath | None = Field(
-        None, description="to start from, of alexnet and resnet18: imagenet, or the path of a file; null: random ones"
+        None, description="for alexnet and resnet18: imagenet, or the path of a file; null: random weights"
     )
 
     @model_validator(mode="after")
@@ -120,20 +121,20 @@ class Model(Section):
 
 
 class Patience(Section):
-    """What to do with epochs that bring no better validation accuracy."""
+    """What to do after epochs without a better validation accuracy."""
 
-    drop_after: int = Field(5, ge=1, le=MOST, description="multiply the learning rate after so many in a row")
+    drop_after: int = Field(5, ge=1, le=MOST, description="multiply the learning rate after this many epochs in a row")
     factor: float = Field(0.1, gt=0, lt=1)
-    stop_after: int = Field(10, ge=1, le=MOST, description="stop when more than so many in a row")
+    stop_after: int = Field(10, ge=1, le=MOST, description="stop after more than this many epochs in a row")
 
 
 class Augmentation(Section):
-    """What is done to the images of a training, anew in every epoch."""
+    """How training images are changed, anew in every epoch."""
 
-    flip: bool = Field(False, description="left and right, half of the time")
-    padding: int = Field(0, ge=0, le=64, description="black pixels on every side, before a crop")
+    flip: bool = Field(False, description="left to right, half of the time")
+    padding: int = Field(0, ge=0, le=64, description="black pixels added on every side before a crop")
     crop: int | None = Field(
-        None, ge=4, le=2048, description="side of a random crop; elsewhere the middle is taken; null: as prepared"
+        None, ge=4, le=2048, description="side of a random crop; validation and test take the middle; null: as prepared"
     )
 
     @property
@@ -147,25 +148,27 @@ class Training(Section):
 
     epochs: int = Field(70, ge=1, le=MOST)
     batch_size: int = Field(200, ge=1, le=MOST)
-    learning_rate: LearningRate = Field(0.05, description="used when the selection is off")
+    learning_rate: LearningRate = Field(0.05, description="used if the selection is off")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 for convolutions where the machine has it"
+        "auto", description="auto: bfloat16 for convolutions if the machine supports it"
     )
     augmentation: Augmentation = Augmentation()
     patience: Patience = Patience()
 
 
 class Scenario(Section):
-    """What a new task brings, whether a network is told of which task an image is, and how the data come."""
+    """What a new task brings, whether the task of an image is given at test, and how the data come."""
 
     name: Literal["task", "domain", "class"] = Field(
-        "task", description="incremental learning: each task its own head; the same classes again; classes more"
+        "task", description="incremental learning: a head for each task; the same classes in each; more classes in each"
     )
-    online: bool = Field(False, description="one pass over a stream that tells of no boundary between tasks")
-    batch_size: int = Field(10, ge=1, le=MOST, description="samples of the stream in a step")
-    unsupported: Literal["refuse", "leave-out"] = Field("refuse", description="what to do with methods that cannot")
+    online: bool = Field(False, description="one pass over a stream without task boundaries")
+    batch_size: int = Field(10, ge=1, le=MOST, description="samples of a stream in a step")
+    unsupported: Literal["refuse", "leave-out"] = Field(
+        "refuse", description="what to do with methods that the scenario rules out"
+    )
 
     @property
     def title(self) -> str:
@@ -178,11 +181,13 @@ class Selection(Section):
 
     enabled: bool = True
     strategy: Literal["survey", "pareto"] = Field(
-        "survey", description="pareto: beside the survey's attempts, trade stability for plasticity on a front"
+        "survey",
+        description="pareto: after the survey's attempts, search for the Pareto front of stability and plasticity",
     )
-    trials: int = Field(10, ge=0, le=MOST, description="of a pareto search, on top of the survey's attempts")
+    trials: int = Field(10, ge=0, le=MOST, description="of the Pareto search, besides the survey's attempts")
     stability_on: Literal["memory", "holdout"] = Field(
-        "holdout", description="a pareto search's stability: on samples the method keeps, or on old validation data"
+        "holdout",
+        description="what a Pareto search measures stability on: stored samples, or validation data of old tasks",
     )
     first_task_learning_rates: list[LearningRate] = Field(
         [0.1, 0.05, 0.01, 0.005, 0.001], min_length=1, description="tried on the first task"
@@ -190,14 +195,16 @@ class Selection(Section):
     learning_rates: list[LearningRate] = Field(
         [0.01, 0.005, 0.001, 0.0005, 0.0001], min_length=1, description="tried on every other task"
     )
-    drop_margin: float = Field(0.2, ge=0, le=1, description="p: accept at (1 - p) A*")
-    decay: float = Field(0.5, gt=0, lt=1, description="alpha: multiplies a knob after a failed attempt")
+    drop_margin: float = Field(0.2, ge=0, le=1, description="p: an attempt is accepted at (1 - p) A*")
+    decay: float = Field(0.5, gt=0, lt=1, description="alpha: a knob is multiplied by this after a failed attempt")
     max_attempts: int = Field(10, ge=1, le=MOST)
-    reset_per_task: bool = Field(False, description="start every task from the knobs as given, not as decayed")
+    reset_per_task: bool = Field(
+        False, description="start every task from the knobs as given, not from the decayed ones"
+    )
 
     @property
     def title(self) -> str:
-        """Of another search than the survey's; else empty."""
+        """The name of a search other than the survey's; otherwise empty."""
         if self.strategy == "survey" or not self.enabled:
             return ""
         return f"{self.strategy} search, stability on {self.stability_on}"
@@ -211,22 +218,25 @@ class Selection(Section):
 
 
 class Execution(Section):
-    """Where and how wide to run; changes no number."""
+    """Where to run, and how much at once; changes no number."""
 
     workers: int | None = Field(
-        None, ge=1, le=10**6, description="processes at once; null: one per core, or all a cluster takes"
+        None, ge=1, le=10**6, description="processes at once; null: one per core, or as many as a cluster takes"
     )
     runner: Literal["local", "dask", "ray"] = "local"
-    address: str | None = Field(None, description="of an existing cluster; null: a small one of that kind, here")
-    gpus_per_run: float | None = Field(None, gt=0, le=10**6, description="asked of the cluster; null: none")
+    address: str | None = Field(
+        None, description="of an existing cluster; null: a small one of that kind on this machine"
+    )
+    gpus_per_run: float | None = Field(None, gt=0, le=10**6, description="requested from the cluster; null: none")
     after_upgrade: Literal["anew", "continue"] = Field(
-        "anew", description="what was learned by another version of this package or of torch"
+        "anew",
+        description="what another version of this package or of torch has learned: learn it anew, or continue from it",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class Tracking(Section):
-    """Where MLflow keeps what it shows."""
+    """Where MLflow keeps its data."""
 
     enabled: bool = True
     uri: UserAddress | None = Field(None, description="of a tracking server; null: an SQLite database")
@@ -235,9 +245,9 @@ class Tracking(Section):
 
 
 class Champion(Section):
-    """The model to deploy: the best one, as a version of a model in MLflow's registry."""
+    """The best model, as a version of a registered model in MLflow."""
 
-    register_best: bool = Field(False, description="true: at the end of every run")
+    register_best: bool = Field(False, description="true: at the end of every comparison")
     name: str | None = Field(None, description="of the registered model; null: the benchmark's")
     no_task_id: bool = Field(False, description="true: without methods that need the task of an image")
     no_stored_samples: bool = Field(False, description="true: without methods that keep training images")
@@ -259,10 +269,11 @@ class Params(Section):
     scenario: Scenario = Scenario()
     selection: Selection = Selection()
     memory_budget: int | str | None = Field(
-        None, description="of every method that stores samples: so many of them, or bytes as `40 kB`; null: its knob"
+        None,
+        description="of every method that stores samples: how many, or bytes as `40 kB`; null: the method's own knob",
     )
     methods: dict[str, Knobs] = Field(min_length=1)
-    others: dict[str, Knobs] = Field({}, exclude=True, description="knobs of methods that are not run")
+    others: dict[str, Knobs] = Field({}, exclude=True, description="knobs of methods that run only if named")
     seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] = Field([0, 1, 2], min_length=1)
     execution: Execution = Execution()
     tracking: Tracking = Tracking()
@@ -276,7 +287,7 @@ class Params(Section):
 
     @property
     def title(self) -> str:
-        """The benchmark, and the scenario and the search where they are not the usual ones: one ranking each."""
+        """The benchmark, and the scenario and the search if they are not the default ones: each has its own ranking."""
         scenario = self.scenario.title if self.scenario.title != Scenario().title else ""
         return ", ".join(filter(None, [self.benchmark.name, scenario, self.selection.title]))
 

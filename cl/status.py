@@ -1,7 +1,7 @@
-"""What of a run is there already, what would be learned, and why: `python -m cl.status`, which changes nothing.
+"""What of each run is done, what would be learned, and why: `python -m cl.status`, which changes nothing.
 
-A run's work folder holds `unit.json`, everything that decides its bytes but for the data, and a checkpoint per task
-whose key names the data up to that task as well. What those say is compared with what a run would need now.
+A run's work folder holds `unit.json`, which names everything but the data that decides its bytes, and a checkpoint per
+task, whose key names the data up to that task as well. These are compared with what the run would need now.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Status:
 
     run: RunId
     learned: int
-    """Tasks whose checkpoints hold for a run now."""
+    """How many tasks have a checkpoint that a run would use now."""
     stages: int
-    """Tasks to learn in turn; one where all are learned at once."""
+    """How many tasks are learned in turn; one if all are learned at once."""
     why: str
-    """Why something would be learned; empty where nothing would."""
+    """Why something would be learned; empty if nothing would."""
 
     @property
     def would(self) -> str:
@@ -108,7 +108,7 @@ def main() -> int:
 
 
 def _tasks(params: Params, prepared: Path) -> list[dict[str, Any]] | None:
-    """The tasks prepared there, where they are those of the params and of the data as they are now."""
+    """The tasks prepared there, if they are those of the params and of the data as they are now; otherwise None."""
     from cl.data.prepare import is_current
 
     current = is_current(params.benchmark, cli.RAW, prepared)

@@ -1,58 +1,184 @@
-"""What the pages point at is there."""
+"""What the pages point at is there: links, files, commands with their options, settings, counts."""
 
 from __future__ import annotations
 
+import functools
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks import tables
+from cl import cli
 from cl.method import Method
 from cl.new_method import TO_WRITE
-from cl.params import names_in
+from cl.params import Params, names_in
+from cl.register import method_class
+from flows import glossary
+from flows.report.summary import MEASURES
 from tests.conftest import REPOSITORY, sources
 
 SOURCES = sources()
-PAGES = [name for name in SOURCES if name.endswith(".md")]
+PAGES = [name for name in SOURCES if name.endswith(".md") and not name.endswith("model_card.md")]
+SETTINGS = ["params.yaml", *(name for name in SOURCES if re.match(r"studies/.*\.yaml", name))]
 REGISTER = REPOSITORY / "docs" / "differences.md"
+OTHERS = ("pip", "pytest", "venv")
+"""Modules that are not ours."""
+MNIST = ("split-mnist", "permuted-mnist", "rotated-mnist")
 
 
-def anchors(page: Path) -> set[str]:
+@functools.cache
+def text_of(name: str) -> str:
+    return (REPOSITORY / name).read_text(encoding="utf-8")
+
+
+def anchors(page: str) -> set[str]:
     """Of its headings, as they are made of them on the web."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
-    page = REPOSITORY / name
-    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+    for link in re.findall(r"\]\(([^)\s]+)\)", text_of(name)):
         if re.match(r"[a-z]+:", link):
             continue
         path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
+        target = ((REPOSITORY / name).parent / path).resolve() if path else REPOSITORY / name
         assert target.exists(), link
-        assert not anchor or anchor in anchors(target), link
+        assert not anchor or anchor in anchors(str(target.relative_to(REPOSITORY))), link
 
 
 def test_every_number_of_the_register_is_in_it() -> None:
     registered = re.findall(r"^\| (Q\d\d) \|", REGISTER.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(registered) == len(set(registered))
     for name in SOURCES:
-        path = REPOSITORY / name
-        if path.suffix in {".md", ".py"}:
-            used = set(re.findall(r"\bQ\d\d\b", path.read_text(encoding="utf-8")))
+        if Path(name).suffix in {".md", ".py"}:
+            used = set(re.findall(r"\bQ\d\d\b", text_of(name)))
             assert used <= set(registered), name
 
 
 @pytest.mark.parametrize("folder", ["", "methods", "benchmarks"])
 def test_every_page_is_linked_from_another(folder: str) -> None:
-    texts = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in PAGES}
     for page in (REPOSITORY / "docs" / folder).glob("*.md"):
-        own = str(page.relative_to(REPOSITORY))
-        linked = (f"{page.name})" in text or f"{page.name}#" in text for name, text in texts.items() if name != own)
-        assert any(linked), f"{own}: no page links to it; to a method's python -m benchmarks.tables does"
+        others = [text_of(name) for name in PAGES if REPOSITORY / name != page]
+        linked = any(f"{page.name})" in text or f"{page.name}#" in text for text in others)
+        assert linked, f"{page}: no page links to it; to a method's python -m benchmarks.tables does"
+
+
+def code_in(name: str) -> Iterator[str]:
+    """What stands in backticks, and the lines of blocks of code; in a file of settings what its comments have of it."""
+    text = re.sub(r"\\\n\s*", "", text_of(name))
+    fenced = r"^```\w*\n(.*?)^```"
+    blocks = re.findall(fenced, text, re.MULTILINE | re.DOTALL)
+    text = re.sub(fenced, "", text, flags=re.MULTILINE | re.DOTALL)
+    of_code = r"^    (.*)$" if name.endswith(".md") else r"# *(.*)"
+    for line in [line for block in blocks for line in block.splitlines()] + re.findall(of_code, text, re.MULTILINE):
+        yield from re.findall(r"`([^`]+)`", line) or [line]
+    if name.endswith(".md"):
+        yield from (" ".join(quoted.split()) for quoted in re.findall(r"`([^`]+)`", text))
+
+
+def commands_in(name: str) -> Iterator[tuple[str, list[str]]]:
+    """The module and the arguments of every `python -m`."""
+    for line in code_in(name):
+        for command in re.findall(r"python -m (.*)", line):
+            module, *arguments = shlex.split(re.split(r" [|>] |;", command)[0], comments=True)
+            if module not in OTHERS:
+                yield module, [argument for argument in arguments if argument != "..."]
+
+
+def file_of(module: str) -> Path:
+    path = REPOSITORY / module.replace(".", "/")
+    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@functools.cache
+def options_of(module: str) -> tuple[bool, set[str]]:
+    """Whether a command takes the options of a whole comparison, and those that it adds."""
+    text = file_of(module).read_text(encoding="utf-8")
+    return "cli.parser(" in text, set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', text))
+
+
+def test_commands_parse() -> None:
+    """Their modules are there, know every option, and take every setting."""
+    commands = {(module, *words): name for name in (*PAGES, *SETTINGS) for module, words in commands_in(name)}
+    assert len(commands) > 50
+    for (module, *words), name in commands.items():
+        of_a_comparison, own = options_of(module)
+        if of_a_comparison:
+            known = [word.replace("elastic_anchor,", "") for word in words]  # which CONTRIBUTING writes
+            given, words = cli.parser(module, "").parse_known_args(known)
+            cli.params_of(given)
+        assert {word for word in words if word.startswith("--")} <= own, f"{name}: {module} {words}"
+
+
+def test_settings_are_keys_of_the_schema() -> None:
+    for name in PAGES:
+        for quoted in code_in(name):
+            for key in re.findall(r"(?:^|(?:--set|-S) '?)([a-z]+\.[a-z_.]*[a-z_]\b)(?![\w/(])", quoted):
+                section, *rest = key.split(".")
+                if section in Params.model_fields:
+                    assert is_setting(section, rest), f"{name}: {key}"
+
+
+def is_setting(section: str, rest: list[str]) -> bool:
+    if section in ("methods", "others"):
+        return rest[0] in names_in("methods") and set(rest[1:]) <= set(method_class(rest[0]).knobs)
+    annotation = Params.model_fields[section].annotation
+    for part in rest:
+        fields = getattr(annotation, "model_fields", {})
+        if part not in fields:
+            return False
+        annotation = fields[part].annotation
+    return True
+
+
+FILE = re.compile(r"(?<![\w./-])((?:cl|flows|benchmarks|docs|studies|tests|reproduction)/[\w./*-]*)(?!\S*[<>])")
+"""In one of our folders; `docs/methods/<name>.md` stands for several."""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_files_that_are_named_exist(name: str) -> None:
+    for path in (found for quoted in code_in(name) for found in FILE.findall(quoted)):
+        assert any(REPOSITORY.glob(path.rstrip("/"))), path
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_code_that_is_named_exists(name: str) -> None:
+    """`cl.train.fit` is a name in cl/train.py."""
+    for quoted in code_in(name):
+        for dotted in re.findall(r"^((?:cl|flows|benchmarks)(?:\.\w+)+)", quoted):
+            room, *parts = dotted.split(".")
+            path = REPOSITORY / room
+            while parts and ((path / parts[0]).is_dir() or (path / f"{parts[0]}.py").exists()):
+                path /= parts.pop(0)
+            file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            assert not parts or re.search(rf"^.*\b{parts[0]}\b", file.read_text(encoding="utf-8"), re.MULTILINE), dotted
+
+
+def test_counts_are_those_of_the_code() -> None:
+    params = cli.params_of(cli.parser("cl", "").parse_args([]))
+    methods, seeds = len(params.methods), len(params.seeds)
+    assert f"{methods} methods, {seeds} seeds: {methods * seeds} runs" in text_of("docs/scaling.md")
+    assert f"`{params.title}: {methods} methods, {seeds} seeds`" in text_of("docs/running.md")
+
+
+def test_readme_names_every_benchmark() -> None:
+    listed = text_of("README.md").partition("`benchmark.name` is one of")[2].partition("## ")[0]
+    named = set(re.findall(r"[a-z0-9-]+", listed.replace("split-, permuted-, rotated-mnist", " ".join(MNIST))))
+    assert {stem.replace("_", "-") for stem in names_in("data/benchmarks")} <= named
+
+
+def test_the_glossary_is_the_reports() -> None:
+    """`python -m benchmarks.tables` writes it anew."""
+    assert text_of("docs/glossary.md") == glossary.page()
+    used = re.findall(r'meaning\("(.*?)"\)', text_of("flows/report/report.html"))
+    assert len(used) > 5
+    assert {*used, *MEASURES} <= set(glossary.ALL)
+    assert sum(map(len, glossary.TERMS.values())) == len(glossary.ALL)
 
 
 PARTS = ("The idea", "Equations", "Knobs", "What it stores, what it needs", "Hooks", "Differences", "Results")
@@ -60,10 +186,10 @@ PARTS = ("The idea", "Equations", "Knobs", "What it stores, what it needs", "Hoo
 
 @pytest.mark.parametrize("name", names_in("methods"))
 def test_a_methods_page_has_its_parts(name: str) -> None:
-    text = (REPOSITORY / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    text = text_of(f"docs/methods/{name}.md")
     assert [heading for heading in re.findall("^## (.+)$", text, re.MULTILINE) if heading in PARTS] == list(PARTS)
     for path in (f"docs/methods/{name}.md", f"cl/methods/{name}.py", f"tests/cl/methods/test_{name}.py"):
-        left = TO_WRITE in (REPOSITORY / path).read_text(encoding="utf-8") if path in SOURCES else False
+        left = path in SOURCES and TO_WRITE in text_of(path)
         assert not left, f"{path}: something is left to write, where it says {TO_WRITE!r}"
 
 

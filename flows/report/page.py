@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cl.reading import count
+from flows import glossary
 from flows.report import looks
 from flows.report.drawing import Drawing
 from flows.report.summary import MARKS, MEASURES, Summary
@@ -33,6 +34,7 @@ def page(summary: Summary, figures: Mapping[str, Drawing], versions: Mapping[str
         headline=summary.headline.rstrip(".").split(". ", 1),
         scale=looks.accuracy_scale(summary.rows),
         marks=MARKS,
+        meaning=glossary.shown,
         measures={name: text for name, text in MEASURES.items() if any(row.measures[name] for row in summary.rows)},
     )
     return html

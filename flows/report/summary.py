@@ -15,16 +15,16 @@ from flows.report.words import listing, percent
 
 MEASURES = {
     "backward transfer": "1/(T−1) Σ_{j<T} (a_{T,j} − a_{j,j}), in points",
-    "average incremental accuracy": "1/T Σ_k A_k, in per cent, A_k = 1/k Σ_{j≤k} a_{k,j}: good whenever a task ends",
-    "intransigence": "1/T Σ_k (a*_k − a_{k,k}), in points, a* the accuracies of joint training on all tasks",
-    "forward transfer": "1/(T−1) Σ_{j≥2} (a_{j−1,j} − b_j), in points, b of a network that learned nothing",
-    "size efficiency": "min(1, 1/T Σ_i m_1 / m_i), m_i the bytes of network and state after task i: 100 % is no growth",
+    "average incremental accuracy": "1/T Σ_k A_k with A_k = 1/k Σ_{j≤k} a_{k,j}, in per cent",
+    "intransigence": "1/T Σ_k (a*_k − a_{k,k}) with a* of joint training on all tasks, in points",
+    "forward transfer": "1/(T−1) Σ_{j≥2} (a_{j−1,j} − b_j) with b of a network that has learned nothing, in points",
+    "size efficiency": "min(1, 1/T Σ_i m_1 / m_i) with m_i the bytes of network and state after task i",
 }
 """Measures that the survey does not have, with their formulas; a_{i,j}: test accuracy on task j after task i."""
 FOLLOWED = ("average incremental accuracy", "forward transfer")
 """Those of them that DVC follows: the others follow from numbers that it has already."""
 REMARKS = 8
-"""So many remarks at most are in a report."""
+"""The most remarks that a report shows."""
 MARKS = {"upper bound": "▲", "lower bound": "▼"}
 
 

@@ -446,7 +446,7 @@ def test_works_without_costs_and_trials_and_drops_the_stale_figure(small):
     summary = build(small)
     assert (small / "report/plots/mine.png").read_bytes() == b"thesis"
     assert row(summary, "ewc").relative_time is None
-    assert "No cost was recorded" in (summary.folder / "index.html").read_text()
+    assert "no record of their cost" in (summary.folder / "index.html").read_text()
     assert not (summary.folder / "plots/cost.png").exists()
 
 
