@@ -20,7 +20,7 @@ from cl.train import Snapshot
 def save(folder: Path, snapshot: Snapshot, record: Mapping[str, Any], key: str) -> None:
     """Write a checkpoint folder, at once and whole; a load under another `key` is refused.
 
-    What is not where the network is (stored images, beside a network on a GPU) is noted, so that it goes back there.
+    Tensors that are not where the network is (stored images in main memory, beside a network on a GPU) are marked.
     """
     tensors: dict[str, Tensor] = {}
     home = next(iter(snapshot.net.values())).device.type
@@ -39,7 +39,7 @@ def save(folder: Path, snapshot: Snapshot, record: Mapping[str, Any], key: str) 
 def load(folder: Path, key: str | None = None, device: torch.device | None = None) -> tuple[Snapshot, dict[str, Any]]:
     """Read a checkpoint back: (network and method state, record); raises `DamagedCheckpoint`.
 
-    `device`: to go on with learning there, which has to be where it was learned so far; None: to use it, on the CPU.
+    `device`: where learning shall continue, which has to be where it was learned; None: to use the model, on the CPU.
     """
     files = verify(folder, key)
     try:

@@ -18,7 +18,7 @@ class DamagedCheckpoint(UserError):
 
 
 class ForeignCheckpoint(DamagedCheckpoint):
-    """A checkpoint that is whole, of another run."""
+    """The checkpoint is whole, but of another run."""
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes], key: str) -> None:
@@ -82,7 +82,7 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether it has the manifest of a checkpoint, and is where it seems to be."""
+    """Whether the folder has the manifest of a checkpoint, and is no link."""
     manifest = read_json(folder / "manifest.json")
     return not folder.is_symlink() and isinstance(manifest, dict) and manifest.keys() == {"schema", "key", "files"}
 

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read, and how what was given stands in its message."""
+"""The one exception that a user is meant to read, and how its messages show what the user gave."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LONGEST = 80
 
 
 class UserError(Exception):
-    """Something the user can mend: the message names the thing, where it is and the remedy.
+    """An error that the user can mend: the message names the thing, where it is and the remedy.
 
     Command-line entry points print it on one line to standard error, without a traceback, and exit with 2.
     """

@@ -9,7 +9,7 @@ from cl.trainable import Trainable
 
 
 def accuracy(trainable: Trainable, split: Split, *, inference: bool, task_aware: bool | None = None) -> float:
-    """Share of the split's samples given their own label.
+    """Share of the split's samples that get their own label.
 
     `inference`: by `predict`, as at test time; else by the network in training as it stands. `task_aware`:
     it chooses among the classes of the sample's task; else among all classes seen. None: as the scenario is.

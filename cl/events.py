@@ -49,7 +49,7 @@ class FinishedEvent(TypedDict):
 
 
 class Message(TypedDict):
-    """Something that a reader has to know, or why the run ended."""
+    """A warning, or the reason why the run ended."""
 
     event: Literal["warning", "error"]
     message: str

@@ -63,7 +63,7 @@ def hold(path: Path, data: bytes) -> BinaryIO:
 
 
 def make_way(path: Path, warn: Callable[[str], None], folder: bool = False) -> None:
-    """Move away what is no file (or no folder) where one of ours belongs; nothing is removed, and `warn` is told."""
+    """Move away what is no file (or no folder) if one of ours belongs there; nothing is removed, `warn` is called."""
     if not os.path.lexists(path) or (path.is_dir() if folder else path.is_file()):
         return
     aside = move_aside(path)
@@ -161,7 +161,7 @@ def _clear_away(old: Path, folder: Path, ours: Ours) -> None:
 
 
 def foreign(folder: Path, ours: Ours) -> Path | None:
-    """The first thing in the folder that we did not write; None where there is none."""
+    """The first thing in the folder that we did not write; None if there is none."""
     for place, folders, files in os.walk(folder):
         links = [name for name in folders if Path(place, name).is_symlink()]
         for path in sorted(Path(place, name) for name in [*files, *links]):
@@ -271,7 +271,7 @@ def to_json(value: Any) -> bytes:
 
 
 def from_json(data: bytes) -> Any:
-    """What `to_json` may have written, also by other hands.
+    """The value of a JSON text, which others may have edited.
 
     Raises `ValueError`, saying what is wrong, also for what Python alone takes: NaN and numbers too large for one, a
     name that stands twice, text that is no Unicode, and nesting deeper than `DEEPEST`.

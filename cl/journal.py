@@ -1,4 +1,4 @@
-"""A journal whose lines are a chain of digests, so that nothing is believed that is not as it was written.
+"""A journal whose lines form a chain of digests, so that every change to it is noticed.
 
 A line is a JSON object. Its last field is the SHA-256 of the line before and of what else is in this one; who reads the
 objects passes over it. What follows the first line that does not fit is dropped, since in a journal the order counts.
@@ -34,7 +34,7 @@ def chained(last: str, entries: Iterable[dict[str, Any]]) -> tuple[str, list[dic
 def checked(path: Path, warn: Callable[[str], None]) -> str:
     """Cut the file after its last good line, and return the digest in that; `warn` is told of damage.
 
-    A line that a kill or a full disk cut short was never told to anybody, so nothing is said of it.
+    A line that a kill or a full disk cut short was never reported to anybody, so no warning is needed.
     """
     make_way(path, warn)
     if not path.exists():

@@ -62,7 +62,7 @@ def _sha256(path: Path, changed: int) -> str:
 
 
 def run_key(params: Params, method: str, seed: int) -> str:
-    """Names all of that in short."""
+    """A short name of all of that."""
     return digest(parts_of(params, method, seed))
 
 
@@ -84,7 +84,7 @@ def chain(parts: Mapping[str, Any], tasks: Sequence[str], at_once: bool) -> list
 
 
 def learned(folder: Path, keys: Sequence[str]) -> int:
-    """How many checkpoints of the folder, from the first on, are of these keys."""
+    """How many checkpoints of the folder, from the first on, have these keys."""
     for index, key in enumerate(keys):
         if read_object(folder / f"task-{index:03d}" / "manifest.json").get("key") != key:
             return index
@@ -92,7 +92,7 @@ def learned(folder: Path, keys: Sequence[str]) -> int:
 
 
 def earlier(folder: Path) -> Iterator[Path]:
-    """Work folders of the same method and seed that have something learned, the latest first."""
+    """Work folders of the same method and seed in which something was learned, the latest first."""
     others = [path.parent for path in folder.parent.glob(f"*/{RUN}") if path.parent != folder]
     yield from sorted((p for p in others if (p / "task-000").exists()), key=lambda p: -p.stat().st_mtime)
 

@@ -33,7 +33,7 @@ from cl.trainable import Trainable
 
 
 class Learner:
-    """The network with its method, on the task at hand.
+    """The network with its method, on the current task.
 
     Its `experiences` are what is learned in turn: the tasks, or all of them at once.
     """
@@ -94,7 +94,7 @@ class Learner:
         snapshot.restore(self.method)
 
     def attach(self, method: Method, phase: str, trial: int, learning_rate: float) -> tuple[int | str, ...]:
-        """Tell the method where it is, and give it the loop for trainings of its own; return the trial's key."""
+        """Tell the method its task and trial, and give it the loop for trainings of its own; return the trial's key."""
         key = (self.seed, self.task.index, phase, trial)
         method.attach(self.method.net, self.task.index, self.training, learning_rate, key)
         method.data = self.task
@@ -117,9 +117,9 @@ class Learner:
         return self._made[key]
 
     def zero_shot(self) -> dict[str, float]:
-        """Test accuracy on the task at hand before it is learned, and that of a network which learned nothing.
+        """Test accuracy on the current task before it is learned, and that of a network that has learned nothing.
 
-        They mean something where the classes are those of the tasks before; elsewhere, and for the first task, empty.
+        They mean something only if the classes are those of the tasks before; otherwise, and for the first task, empty.
         """
         if self.params.scenario.name != "domain" or self.is_first:
             return {}
@@ -203,7 +203,7 @@ class Learner:
 
     @property
     def searches_front(self) -> bool:
-        """Whether stability is weighed too: there are old tasks, and the params ask for it."""
+        """Whether stability is measured too: there are old tasks, and the params ask for it."""
         decays = self.method.selection != "learning-rate"
         return bool(self.params.selection.title) and decays and not self.is_first
 
@@ -228,7 +228,7 @@ class Learner:
         return sum(int(group.bincount().max()) for group in groups) / len(split)
 
     def decaying(self, knobs: Knobs) -> Knobs:
-        """Of a method's knobs those that the selection decides on."""
+        """Those of a method's knobs that the selection decides on."""
         return {name: knobs[name] for name, knob in self.method.knobs.items() if knob.decay is not None}
 
     def _set(self, knobs: Knobs) -> None:
@@ -243,7 +243,7 @@ class Learner:
     def test_other(self) -> list[float] | None:
         """The task-agnostic accuracy where the scenario is task-aware, and the other way round.
 
-        None where that is the same, or cannot be.
+        None if that is the same, or impossible.
         """
         task_aware = self.params.scenario.name == "task"
         if self.params.scenario.name == "domain" or (task_aware and self.method.needs_task_id):

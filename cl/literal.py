@@ -27,7 +27,7 @@ Place = tuple[str, ...]
 
 
 class Unclear(ValueError):
-    """What stands at this place can be taken in two ways, or in none."""
+    """The text at this place can be read in two ways, or in none."""
 
     def __init__(self, place: Place, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""How a run stands, as a table that renews itself, where there is a terminal to look at; plain lines where not."""
+"""How far the runs are: on a terminal as a table that renews itself, otherwise as plain lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OTHER_LINES = 3
 
 
 class LiveTable:
-    """A row per method: how far its seeds are, accuracy so far, and what was decided last."""
+    """A row per method: how far its seeds are, accuracy so far, and the last decision."""
 
     def __init__(self, runs: Iterable[RunId], console: Console) -> None:
         self.console = console
@@ -33,7 +33,7 @@ class LiveTable:
         self._started = time.monotonic()
 
     def __call__(self, run: RunId, event: Event) -> None:
-        """Hear of an event of a run."""
+        """Take an event of a run."""
         if event["event"] == "warning" or event["event"] == "error":
             self.console.print(f"{run.name}: {event['message']}", markup=False, highlight=False)
         elif event["event"] == "finished before":
@@ -82,7 +82,7 @@ class LiveTable:
 
 @contextlib.contextmanager
 def shown(runs: Iterable[RunId], say: Callable[[str], None], *, lines: bool = False) -> Iterator[Hear]:
-    """What hears of the runs' events and shows them; `lines` wants lines even on a terminal."""
+    """A function that takes the runs' events and shows them; `lines`: as lines even on a terminal."""
     runs = list(runs)
     console = Console()
     if lines or not sys.stdout.isatty() or not console.is_terminal:

@@ -1,4 +1,4 @@
-"""Locks between processes, on one machine or on a disk that knows locks across machines; they end with the process."""
+"""Locks between processes, on one machine or on a disk with locks across machines; they end with the process."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def wait_for(descriptor: int) -> None:
 
 
 def is_at(descriptor: int, path: Path) -> bool:
-    """Whether what is open is what stands at that path, and not what stood there before."""
+    """Whether the open file is the one at that path now, and not an earlier one."""
     try:
         here, there = os.fstat(descriptor), os.stat(path)
     except FileNotFoundError:

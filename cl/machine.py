@@ -51,7 +51,7 @@ def _limits() -> list[int]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the times were measured on."""
+    """The machine on which the times were measured."""
     import torch
 
     return {
@@ -64,7 +64,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def resident(field: Literal["VmRSS", "VmHWM"]) -> int:
-    """Of this process's resident memory, in bytes: VmRSS what it has, VmHWM the most it had. Linux only."""
+    """Resident memory of this process in bytes: VmRSS the current value, VmHWM the highest. Linux only."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 

@@ -34,7 +34,7 @@ def herd(features: Tensor, count: int) -> Tensor:
 def drawn(split: Split, count: int, draw: torch.Generator) -> dict[str, Tensor]:
     """At most `count` samples, uniformly without repetition: `images` (K, C, H, W) uint8 and labels `y` (K,).
 
-    The law of the last samples of a shuffled stream, which is what a ring buffer over the training batches keeps.
+    This has the distribution of the last samples of a shuffled stream, which a ring buffer over the batches keeps.
     """
     chosen = torch.randperm(len(split), generator=draw)[:count]
     return {"images": split.images[chosen].clone(), "y": split.y[chosen].clone()}

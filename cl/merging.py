@@ -28,7 +28,7 @@ class Merging(Method):
     merged_: Tensors | None = None
 
     def begin_task(self, data: Task) -> None:
-        """Where the new head was drawn."""
+        """Remember the random start of the new head."""
         self.head_ = snapshot(self._head()) if self.hold_head else None
 
     def _head(self) -> dict[str, nn.Parameter]:

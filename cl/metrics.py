@@ -77,7 +77,7 @@ def forward_transfer(zero_shot: Sequence[float], untrained: Sequence[float]) -> 
     """1/(T-1) sum_{j>=2} (a[j-1][j] - b[j]): what the tasks before help with one that was not learned yet.
 
     `zero_shot`: a[j-1][j], `untrained`: b[j], the accuracy of a network that learned nothing; both of the tasks from
-    the second on. Only of worth where all tasks share one head: elsewhere that of a task to come is as it was drawn.
+    the second on. It means something only if all tasks share one head: otherwise the head of a later task is random.
     None without any. Source: Lopez-Paz and Ranzato 2017 ("FWT").
     """
     gains = [before - chance for before, chance in zip(zero_shot, untrained, strict=True)]

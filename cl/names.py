@@ -1,4 +1,4 @@
-"""The names a user may give: of methods, of benchmarks, and what a misspelled one was meant to be."""
+"""The names that a user may give: of methods and benchmarks, and suggestions for a misspelled one."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def importance(
 
     estimator "per-sample": (1/N) sum_i measure(g_i), by vmapped gradients in chunks that hold at most CHUNK_BYTES.
     estimator "batch-sum": (1/N) sum_b measure(sum_{i in b} g_i) over batches in stored order: what the survey's
-    code computes (register of quirks, Q07); equal to the above only for batches of one.
+    code computes (docs/differences.md, Q07); equal to the above only for batches of one.
     """
     net.eval()
     names = {name if name.startswith("heads.") else f"backbone.{name}": name for name in net.shared}

@@ -33,7 +33,7 @@ class Origin:
     laid: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def of(self, place: str) -> str:
-        """What brought in the key, or the last that brought in anything below or above it."""
+        """The file or option that set the key, or the last that set anything below or above it."""
         near = [at for key, at in self.laid.items() if f"{place}.".startswith(f"{key}.") or key.startswith(f"{place}.")]
         return near[-1] if place and near else self.source
 
@@ -46,7 +46,7 @@ class Origin:
 
 
 class Layers:
-    """What has been laid on one another so far."""
+    """The settings from all files and options so far."""
 
     def __init__(self, path: Path) -> None:
         """From the file and all that it extends; raises `UserError`."""

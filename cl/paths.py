@@ -60,7 +60,7 @@ UserAddress = Annotated[str, AfterValidator(address)]
 
 
 def option(name: str) -> Callable[[str], Path]:
-    """What makes the path of a command line's argument of this name, for argparse; it raises `UserError`."""
+    """A function that makes the path of the option of this name, for argparse; it raises `UserError`."""
 
     def path(text: str) -> Path:
         try:

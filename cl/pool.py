@@ -1,4 +1,4 @@
-"""Many runs at once: each a child process, as many as the cores hold, one failing alone.
+"""Many runs at once: each is a child process, as many as there are cores, and one that fails disturbs no other.
 
 Used by the plain runner (`python -m cl`) and by the flows; a run is the same process whoever starts it.
 """
@@ -71,12 +71,12 @@ def command_of(params_file: Path, run: RunId, out: Path) -> list[str]:
 
 
 def params_for_runs(params: Params) -> bytes:
-    """The params file of the runs. Where a run is tracked is none of their business, and may hold a password."""
+    """The params file of the runs, without `tracking`, which they do not need and which may hold a password."""
     return params.model_dump_json(exclude={"tracking"}).encode()
 
 
 def how_it_ended(code: int, log: Path) -> str:
-    """What is known of a run that told nothing itself: its exit status and the last it wrote to its log."""
+    """What is known of a run that reported nothing itself: its exit status and the end of its log."""
     last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
     return f"{how}{': ' + last[0] if last else ''} (all of it in {log})"
@@ -157,7 +157,7 @@ class Children:
                 child.kill()
 
     def close(self) -> None:
-        """Remove what was handed to the children."""
+        """Remove the files that were passed to the children."""
         self._params_file.unlink(missing_ok=True)
         self._held.close()
 

@@ -42,7 +42,7 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add what the body takes to this phase."""
+        """Add the time that the body takes to this phase."""
         started = time.monotonic()
         try:
             yield
@@ -85,7 +85,7 @@ class Protocol:
         self.params = trials.learner.params
 
     def learn(self, index: int, knobs: Knobs, clock: Clock) -> Learned:
-        """Learn the task that the learner has open, starting from these knobs."""
+        """Learn the learner's current task, starting from these knobs."""
         if not self.params.selection.enabled:
             return self._learn_as_given(index, knobs, clock)
         method, is_first = self.learner.method, self.learner.is_first

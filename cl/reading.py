@@ -58,7 +58,7 @@ class RunResult:
 
     @property
     def setting(self) -> str:
-        """The scenario and the search where they are not the usual ones."""
+        """The scenario and the search, if they are not the default ones."""
         return ", ".join(filter(None, [self.scenario if self.scenario != TASK_INCREMENTAL else "", self.search]))
 
 
@@ -203,7 +203,7 @@ def _contradiction(data: Mapping[str, Any]) -> str:
 
 
 def defect(matrix: Any, tasks: int) -> str:
-    """What is wrong with the accuracy matrix of a finished run ("" where nothing is)."""
+    """What is wrong with the accuracy matrix of a finished run; empty if nothing is."""
     if not isinstance(matrix, list) or len(matrix) != tasks or not tasks:
         return f"its accuracy matrix has not one row for each of {count(tasks, 'task')}"
     if not all(isinstance(row, list) and len(row) == tasks for row in matrix):

@@ -1,4 +1,4 @@
-"""Addresses that hold passwords or tokens: texts without them, and what a program makes of such an address."""
+"""Addresses that hold passwords or tokens: texts without these, and a form that all programs read alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The register of methods: each by its name, what it can be run in, and the check of its knobs."""
+"""The register of methods: each by its name, the scenarios it can run in, and the check of its knobs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make(name: str, knobs: Mapping[str, Value]) -> Method:
 
 
 def cannot(name: str, scenario: Scenario) -> str | None:
-    """Why a method cannot be run in a scenario, by what it declares; None where it can."""
+    """Why a method cannot run in a scenario, by what it declares; None if it can."""
     method = method_class(name)
     if method.needs_task_id and scenario.name != "task":
         return f"{name} needs the task of an image at test, which {scenario.name}-incremental learning does not tell"

@@ -1,4 +1,4 @@
-"""Names that have changed. The old ones are accepted for one version, with a sentence that says the new one."""
+"""Names that have changed. The old ones are accepted for one version, with a message that gives the new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the methods share that keep a sample of the stream and learn from some of it in every step."""
+"""What methods share that keep samples of the stream and learn from some of them in every step."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Recalled:
 
 
 class Replay(Method):
-    """Keeps `memory_budget` samples of all that was seen: in one pass a uniform draw of it, by the reservoir.
+    """Keeps `memory_budget` samples of everything seen: after one pass a uniform draw, by the reservoir.
 
-    Needs no boundary and no task at test. The memory holds samples of the present task too. Where a task is seen in
-    many epochs its samples are offered in the first.
+    Needs no task boundary, and no task id at test. The memory holds samples of the current task too. If a task has
+    many epochs, its samples are offered in the first one only.
     """
 
     stores_samples = True
@@ -50,7 +50,7 @@ class Replay(Method):
     """How many samples were offered so far."""
 
     def sample_bytes(self, pixels: int, classes: int) -> int:
-        """An image, its label and its task."""
+        """The bytes of an image, its label and its task."""
         return super().sample_bytes(pixels, classes) + LABEL_BYTES
 
     def kept(self, normalise: Normalise) -> list[Split]:
@@ -113,7 +113,7 @@ class Replay(Method):
         return reservoir(self.seen_, count, self.memory_budget, self.rng("reservoir"))
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
-        """Offer the new samples."""
+        """Offer the new samples to the memory."""
         self.remember(self.present())
 
     def cross_entropies(self, logits: Tensor, y: Tensor, t: TaskIds) -> Tensor:

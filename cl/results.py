@@ -37,7 +37,7 @@ Matrix = list[list[float | None]]
 
 
 class Head(TypedDict):
-    """Whose file it is."""
+    """The fields that say which run a file is of."""
 
     schema: int
     benchmark: Text
@@ -125,7 +125,7 @@ class Cost(Head):
 
 
 class Record(TypedDict):
-    """What a checkpoint keeps of its task for the files of the run."""
+    """What a checkpoint holds about its task for the files of the run."""
 
     accuracy: list[float]
     """Test accuracy on every task so far."""

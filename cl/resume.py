@@ -1,6 +1,6 @@
-"""A run in its work folder: it goes on from whatever was learned, and ends in the same bytes.
+"""A run in its work folder: it continues from whatever was learned, and ends in the same bytes.
 
-It can be killed at any moment. Started again it goes on from the last finished task and the last finished trial.
+It can be killed at any moment. Started again, it continues from the last finished task and trial.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Run:
     def run(self) -> None:
         """Learn what is not learned yet; afterwards the folder holds what is published, and finished.json.
 
-        Without cost.json where what a task cost is lost: a sum would be too low.
+        If the cost of a task is lost, there is no cost.json: its sums would be too low.
         """
         learner = self.learner
         knobs = dict(learner.knobs)

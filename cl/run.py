@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 
 def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_workers: int = 1) -> None:
-    """Run the run to its end, from wherever it stands, and publish its results and checkpoints under `out`.
+    """Learn what the run has not learned yet, and publish its results and checkpoints under `out`.
 
-    Waits where another process is at work on the same run. Raises `UserError` for bad input.
+    Waits while another process works on the same run. Raises `UserError` for bad input.
     """
     from cl.resume import Run
 
@@ -84,7 +84,7 @@ def learner_of(params: Params, method: str, seed: int, out: Path) -> Learner:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this name; `auto` is a GPU where there is one. Raises `UserError` where it is not there."""
+    """The device of this name; `auto` is a GPU if there is one. Raises `UserError` if it is missing."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
@@ -151,7 +151,7 @@ def _say(event: Event) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one run; 0 when it is finished, 2 with one readable error where the user can mend it."""
+    """Execute one run; 0 when it is finished, 2 with one readable line for an error that the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m cl.run", description=main.__doc__)
     parser.add_argument("--params", type=Path, required=True)
     parser.add_argument("--method", required=True)

@@ -1,8 +1,8 @@
-"""The survey's choice of hyperparameters: maximal plasticity search, then stability decay; and a search for a front.
+"""The survey's choice of hyperparameters (maximal plasticity search, then stability decay), and the Pareto search.
 
-De Lange et al. 2021, Algorithm 1, decided on the current task's validation data alone. The front is of what a method
-can have of stability and of plasticity: two objectives of one Optuna study. Every trial is a trial of an Optuna study
-in a journal file, which is also how a run that was killed knows what it has tried already.
+De Lange et al. 2021, Algorithm 1, decides on the current task's validation data alone. The Pareto front is that of
+stability and plasticity, the two objectives of one Optuna study. Every trial belongs to an Optuna study in a journal
+file, from which a run that was killed knows what it has tried already.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Decay:
 
 
 class StudyJournal:
-    """The studies of one run in its journal file: one per task and phase. `warn` hears of damage to it."""
+    """The Optuna studies of one run in its journal file, one per task and phase. `warn` is called for damage to it."""
 
     def __init__(self, path: Path, warn: Callable[[str], None] = warnings.warn) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class StudyJournal:
             self._storage = _storage(path, "")
 
     def study(self, task: int, phase: str, key: str, objectives: int = 1) -> Study:
-        """The study of this task and phase, as far as it has come; `key` names the data and all else it rests on."""
+        """The study of this task and phase, as far as it has come; `key` names the data and all else it depends on."""
         name = f"task-{task:03d}/{phase} {key[:8]}"
         study = optuna.create_study(
             storage=self._storage,
@@ -126,7 +126,7 @@ class StudyJournal:
 
 
 class Study:
-    """One phase of one task: numbered trials at points we name, each at most once."""
+    """The Optuna study of one phase of one task: numbered trials at given points, each at most once."""
 
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
@@ -176,7 +176,7 @@ class Study:
         space: Mapping[str, BaseDistribution] | None = None,
         notes: Mapping[str, Any] | None = None,
     ) -> Outcome:
-        """The outcome of the trial of this number: as known, or by training now."""
+        """The outcome of the trial of this number: the known one, or that of training now."""
         known = self.known(number)
         if known is not None:
             return known
@@ -229,7 +229,7 @@ def decay_until_accepted(
 
 
 class Front:
-    """A search for what a method can have of plasticity and of stability: a study of two objectives.
+    """The Pareto search for plasticity and stability: an Optuna study of two objectives.
 
     Each decaying knob is searched as the number of times u that it is decayed, from the value given: with alpha^u for
     alpha, u a real number from -3 (more stable than given) to `max_attempts`. Points are proposed in rounds of a fixed
@@ -247,7 +247,7 @@ class Front:
         }
 
     def enter(self, number: int, knobs: Knobs, outcome: Outcome) -> None:
-        """Tell a point that was tried elsewhere: where on the searched lines it lies nearest."""
+        """Enter a trial from elsewhere, at the nearest point of the searched space."""
         point = {name: self._decays(name, knobs[name]) for name in self._declared}
         self.study.run(number, point, lambda: outcome, self.space, {"knobs": knobs})
 
@@ -289,7 +289,7 @@ class Front:
 
 
 def most_stable(outcomes: Sequence[Outcome], threshold: float) -> int | None:
-    """Of the front, the most stable that reaches the threshold of plasticity (equal: the first); None: none does."""
+    """The most stable point of the front that reaches the threshold (the first of equal ones); None if none does."""
     points = [(outcome.accuracy, outcome.stability or 0.0) for outcome in outcomes]
     good = [number for number in front(points) if accepted(outcomes[number], threshold)]
     return max(good, key=lambda number: outcomes[number].stability or 0.0, default=None)

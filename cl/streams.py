@@ -1,4 +1,4 @@
-"""Standard input, output and error as a command finds them: of any encoding, closed, full, or read by nobody."""
+"""Standard input, output and error, which may have any encoding, be closed or full, or have no reader."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ READER_GONE = 141
 
 
 def settle() -> None:
-    """Let each of the three be open, and let what is printed hold any character.
+    """Make sure that each of the three is open, and that any character can be printed.
 
     One that the encoding lacks is shown by its number. A closed one leads nowhere from now on: the next file that is
     opened would get its number, and what children print would be written into that file.
@@ -32,7 +32,7 @@ def settle() -> None:
 
 
 def fault(ended_with: OSError | None = None) -> OSError | None:
-    """Why standard output or error does not take what was printed, if so; from then on it leads nowhere.
+    """Why standard output or error does not take what was printed; None if it does. A failing one then leads nowhere.
 
     `ended_with`: the error that ended the command, which may as well be of another pipe.
     """

@@ -1,4 +1,4 @@
-"""THE loop: one, for every method, readable top to bottom, and it names none."""
+"""The one training loop, for every method. It can be read from top to bottom, and it names no method."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ def fit(
     Args:
         trainable: attached to its network; its hooks are called as `cl.trainable` says.
         data: the task; validation data decide on the best epoch, test data are not touched.
-        key: of the order of the samples and of the masks of dropout; the epoch's number is appended.
+        key: for the order of the samples and the masks of dropout; the epoch's number is appended.
         learning_rate: to start with.
-        epochs: at most so many; default `training.epochs`.
+        epochs: at most this many; default `training.epochs`.
         may_stay: the model as it stands competes with the epochs.
         keep: last: all epochs are run and the last is kept, or, where the training diverges, the model as it was; no
             validation data are looked at.
-        watch: called after every step with how many there were; may look at the trainable, and change nothing.
+        watch: called after every step with the number of steps so far; may look at the trainable, but change nothing.
     """
     training = trainable.training
     patience = trainable.patience or training.patience

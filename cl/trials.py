@@ -1,4 +1,4 @@
-"""The trials of one task as plain values, so that any process can run them, and what runs them."""
+"""The trials of one task as plain values, which any process can run, and the code that runs them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cl.train import Snapshot
 
 @dataclass(frozen=True)
 class Searched:
-    """What the plasticity search of a task has found, from which the attempts set out."""
+    """The outcome of the plasticity search of a task, from which the attempts start."""
 
     index: int
     """Of the experience: what is learned in turn."""
@@ -62,7 +62,7 @@ class SearchJob:
 
 @dataclass(frozen=True)
 class AttemptJob:
-    """A training with these knobs at the learning rate of the search, or just its model, and its consolidation."""
+    """An attempt: a training with these knobs at the search's learning rate (or just its model), and consolidation."""
 
     searched: Searched
     phase: str

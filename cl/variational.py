@@ -228,7 +228,7 @@ class Variational(Posterior, Method):
         return learns.optimizer(self, parameters, learning_rate)
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        """Of q where q is learned, else plain cross-entropy."""
+        """The loss of q if q is learned, otherwise plain cross-entropy."""
         return super().loss(x, y, t) if self.prior_ is not None else Method.loss(self, x, y, t)
 
     def penalty(self) -> Tensor | None:
@@ -236,7 +236,7 @@ class Variational(Posterior, Method):
         return super().penalty() if self.prior_ is not None else None
 
     def end_task(self, data: Task) -> None:
-        """Let q settle, as validation accuracy does not tell how far the variances are; it is the next task's prior."""
+        """Train q further, since validation accuracy does not show how far the variances are; q is the next prior."""
         self.prior_ = self.prior_ or {}
         self.fit(data, "settling", learning_rate=self.learning_rate, epochs=self.training.epochs, keep="last")
         self.prior_ = snapshot(dict(self.net.named_parameters()))

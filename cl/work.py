@@ -1,8 +1,8 @@
-"""What of a run's work folder can be believed. Needs no torch.
+"""Which files of a run's work folder are as they were written. Needs no torch.
 
 `finished.json` says that all is learned and has the SHA-256 of each file that is published; what a task cost is in a
 file of its own. Both are sealed. Checkpoints (`cl.files`) and the journal (`cl.journal`) vouch for themselves.
-Whatever is damaged is said and made again, from what vouches for itself.
+Damage is reported, and the file is made again from those that vouch for themselves.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def copy_cost(source: Path, folder: Path, index: int) -> None:
 
 
 def tidy(folder: Path, warn: Warn) -> None:
-    """Move away what is no file where one of ours belongs, and no folder where one belongs."""
+    """Move away anything but a file where a file of ours belongs, and anything but a folder where a folder belongs."""
     for name in (*PUBLISHED, FINISHED, RUN):
         make_way(folder / name, warn)
     for path in (path for path in folder.glob("[a-z]*-[0-9]*") if ".aside-" not in path.name):

@@ -1,4 +1,4 @@
-"""YAML 1.2 as a params file has it, read into dicts and lists whose scalars keep their text.
+"""YAML 1.2 of params files, read into dicts and lists whose scalars keep their text.
 
 What a scalar without quotes stands for depends on its key, which `cl.literal` knows: `010` is a number under
 `training.epochs` and a name in `benchmark.order`. Merge keys, anchors and comments are read as DVC reads them, which
@@ -40,7 +40,7 @@ def empty(value: Any) -> bool:
 
 
 def odd(text: str) -> str | None:
-    """What is in a text that not all programs down the line read alike, in words; None where nothing is."""
+    """Whatever in a text other programs would read differently, in words; None if there is nothing."""
     for letter in text:
         if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp"):  # controls, surrogates, separators of lines
             return "bytes that are no UTF-8 text" if letter >= "\ud800" else f"the control character {letter!r}"

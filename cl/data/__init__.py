@@ -9,7 +9,7 @@ __all__ = ["Sequence", "Split", "Task", "TaskIds", "held", "joined", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the tensors' side only when it is asked for: preparing data needs no torch, and starts at once."""
+    """Import the part with tensors only when it is used: preparing data needs no torch, and starts at once."""
     if name not in __all__:
         raise AttributeError(name)
     from cl.data import task

@@ -1,6 +1,6 @@
 """One image file as a square of RGB bytes, and the process that does it for many at a time (see `cl.data.images`).
 
-Imports Pillow alone, nothing of this project and no numpy: such a process is at work in a tenth of a second.
+It imports only Pillow, nothing of this project and no numpy, so such a process is ready in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Place = tuple[int, int, int]
 
 
 class BadImage(Exception):
-    """The file is there and can be read, but what it holds is not a picture we can use; the message says why."""
+    """The file can be read, but it holds no picture that we can use; the message says why."""
 
 
 class Archive:

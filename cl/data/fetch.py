@@ -1,4 +1,4 @@
-"""Files from elsewhere: fetched with resume and checksum, or named with the place to put them.
+"""Files from elsewhere: downloaded with resume and checksum, or named with the place to put them.
 
 Nothing but the standard library, and no torch.
 """
@@ -39,7 +39,7 @@ TRY_AGAIN = {408, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class Remote:
-    """A file that can be fetched: from where, and how to know it."""
+    """A file that can be downloaded: its address, and its checksum."""
 
     url: str
     name: str
@@ -59,7 +59,7 @@ class _Dropped(_Failed):
 def home_of(options: Benchmark, name: str | None = None) -> Path:
     """The folder with the raw files: `options.path`, or one for the benchmark under `downloads/`.
 
-    `name` is that of the data, where several benchmarks are made of the same.
+    `name` is that of the data, if several benchmarks use the same.
     """
     return Path(expanded(options.path)) if options.path is not None else DOWNLOADS / (name or options.name)
 
@@ -67,7 +67,7 @@ def home_of(options: Benchmark, name: str | None = None) -> Path:
 def fetch(remotes: Sequence[Remote], folder: Path, say: Say | None) -> list[Path]:
     """The files, each in `folder` under its name and with the right checksum; what is not there is downloaded.
 
-    Raises `UserError` for a file with another checksum, and, naming all that is missing, where one cannot be had.
+    Raises `UserError` for a file with another checksum, and for files that cannot be downloaded, all of which it names.
     """
     missing = []
     for remote in remotes:

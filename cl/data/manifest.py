@@ -1,4 +1,4 @@
-"""What the manifest of a prepared benchmark has to say, whoever wrote it."""
+"""What the manifest of a prepared benchmark has to contain, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class _Manifest(_Checked):
 def checked(manifest: dict[str, Any]) -> dict[str, Any]:
     """The manifest without its seal; raises `ValueError` where it was altered, or is not what a manifest has to be.
 
-    One that an earlier version wrote has no seal: its fields are checked alone.
+    A manifest that an earlier version wrote has no seal; only its fields are checked.
     """
     content = unsealed(manifest) if SEAL in manifest else manifest
     if content is None:

@@ -1,6 +1,6 @@
 """Preparation: a benchmark's raw data become one uint8 array per task and split, with a manifest.
 
-Needs no torch. What is prepared is named by a key of everything that went in, so the same options find it done.
+Needs no torch. A key of everything that went in names what is prepared, so the same options find it done.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ class BenchmarkFile(Protocol):
     LABELS: LabelsAre
 
     def tasks(self, options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[RawTask]:
-        """Yield the tasks in the order to learn them; `say` shows a line where that takes long."""
+        """Yield the tasks in the order in which they are learned; `say` shows progress."""
 
     def fingerprint(self, options: Benchmark, raw: Path, say: Say | None = None) -> str:
-        """A string that changes when the raw data do, which are fetched for it where they are not there."""
+        """A string that changes with the raw data; missing data are downloaded for it."""
 
 
 def benchmark_file(name: str) -> BenchmarkFile:
@@ -161,7 +161,7 @@ FILES = re.compile(rf"manifest\.json|task-\d{{3,}}/({'|'.join(SPLITS)})-(images|
 
 
 def in_the_way(target: Path) -> str | None:
-    """What keeps the target from being prepared, in a sentence: something stands there that we did not prepare."""
+    """What keeps the target from being prepared, in a sentence: something there that we did not prepare."""
     away = "move it elsewhere, or give another --out"
     if not target.exists():
         return None
@@ -223,7 +223,7 @@ def _key(options: Benchmark, raw: Path, say: Say | None = None) -> str:
 
 
 def check_options(options: Benchmark) -> None:
-    """Raise `UserError` for what is set although the benchmark has no use for it."""
+    """Raise `UserError` for an option that is set although the benchmark does not use it."""
     known = [*FOR_ALL, *sorted(benchmark_file(options.name).OPTIONS)]
     usual = Benchmark.model_construct()
     for name in Benchmark.model_fields:
@@ -234,7 +234,7 @@ def check_options(options: Benchmark) -> None:
 
 
 def check_prepared(params: Params, folder: Path) -> None:
-    """Raise `UserError` where nothing readable is prepared, or tasks that the scenario cannot have."""
+    """Raise `UserError` if nothing readable is prepared, or if the scenario cannot have such tasks."""
     manifest = read_manifest(folder)
     if params.scenario.name == "domain":
         classes = {task["name"]: task["classes"] for task in manifest["tasks"]}

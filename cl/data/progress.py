@@ -1,4 +1,4 @@
-"""How far a long reading or fetching is."""
+"""How far a long reading or download is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Progress:
         self.started = self.said = time.monotonic()
 
     def at(self, done: int) -> None:
-        """So many bytes are done by now."""
+        """Note how many bytes are done by now."""
         now = time.monotonic()
         if self.say is None or now - self.said < SAY_EVERY:
             return

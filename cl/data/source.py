@@ -26,18 +26,18 @@ OURS = (".work", "prepared/manifest.json")
 
 
 def state_of(path: str | Path) -> str:
-    """What changes when a file does, or when another takes its place, without reading it; raises `OSError`."""
+    """A value that changes when the file changes or another takes its place, without reading it; raises `OSError`."""
     status = os.stat(path)
     return f"{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0{status.st_ino}"
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file or folder of this name is nobody's data."""
+    """Whether a file or folder of this name is left behind by a system, and no data."""
     return name.startswith(".") or name.lower() in JUNK
 
 
 def is_output(folder: Path) -> bool:
-    """Whether an earlier run has put its results there."""
+    """Whether an earlier comparison has put its results there."""
     return any((folder / name).exists() for name in OURS)
 
 

@@ -41,7 +41,7 @@ def chosen(
 
 
 def composed(name: str) -> str:
-    """The name with its accents composed (Unicode's NFC): some systems take them apart, and nobody sees that."""
+    """The name with its accents composed (Unicode's NFC); some systems decompose them, which looks the same."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -36,7 +36,7 @@ class Normalise:
         self.shift = (torch.tensor(format.mean).view(1, -1, 1, 1) / deviation).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Of the middle crop, where there is one to take."""
+        """Of the middle crop, if there is a crop."""
         return self.numbers(images if self.crop is None else middle(images, self.crop))
 
     def numbers(self, images: Tensor) -> Tensor:
@@ -47,13 +47,13 @@ class Normalise:
 
 
 class AsIs(Normalise):
-    """For numbers that are what the network takes already."""
+    """For numbers that the network takes as they are."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.crop = device, None
 
     def numbers(self, images: Tensor) -> Tensor:
-        """They themselves."""
+        """The numbers themselves."""
         return images.to(self.device)
 
 
@@ -99,7 +99,7 @@ class Split:
         return self.normalise(self.images)
 
     def chunk(self, batch_size: int) -> int:
-        """Samples to pass through a network at once where nothing is learned from them."""
+        """How many samples pass through a network at once when nothing is learned from them."""
         size = max(1, self.images[:1].numel()) * 4
         return max(batch_size, min(CHUNK_SAMPLES, CHUNK_BYTES // size))
 
@@ -154,7 +154,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Sequence:
-    """A prepared benchmark: its tasks in the order to learn them."""
+    """A prepared benchmark: its tasks in the order in which they are learned."""
 
     benchmark: str
     input_shape: tuple[int, int, int]

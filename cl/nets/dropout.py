@@ -18,7 +18,7 @@ class Dropout(nn.Module):
         self._draw: torch.Generator | None = None
 
     def draw_from(self, *key: int | str) -> None:
-        """The masks of the passes to come, one after another, follow from this key."""
+        """From now on, the masks of the passes follow from this key, one after another."""
         self._seed, self._draw = seed_of(*key), None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class MultiHead(nn.Module):
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Within the body answer as in evaluation: without dropout, and by the statistics that are there."""
+        """Within the body, answer as in evaluation: without dropout, and with the current statistics."""
         layers = [
             layer for layer in self.backbone.modules() if layer.training and isinstance(layer, Dropout | BatchNorm)
         ]
