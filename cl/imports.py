@@ -1,7 +1,7 @@
 """Which files decide a result, found by following imports; nothing is imported for it.
 
 The code of a run is that of its method's module, of the modules that run it, and of all that these import within `cl`.
-It stops at `NO_PART`: a new module decides results unless it is named there.
+It stops at `NO_PART`: a new module counts as deciding results unless it is named there.
 
 `python -m cl.imports` writes what follows from it into dvc.yaml: the files on which DVC's stages depend.
 """

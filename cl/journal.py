@@ -1,7 +1,7 @@
 """A journal whose lines form a chain of digests, so that every change to it is noticed.
 
-A line is a JSON object. Its last field is the SHA-256 of the line before and of what else is in this one; who reads the
-objects passes over it. What follows the first line that does not fit is dropped, since in a journal the order counts.
+A line is a JSON object. Its last field is the SHA-256 of the line before and of everything else in this one; readers of
+the objects ignore it. All lines from the first one that does not fit are dropped, since in a journal the order counts.
 """
 
 from __future__ import annotations

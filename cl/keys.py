@@ -1,7 +1,7 @@
 """What decides a run's bytes, the keys that are made of it, and which checkpoints hold for them.
 
-A run's work folder is named by a key of everything that decides its bytes but for the data, and holds that as
-`unit.json`. The key of a checkpoint names the data of the tasks up to it as well.
+The name of a run's work folder is a key of everything but the data that decides its bytes, which `unit.json` in the
+folder lists. The key of a checkpoint names the data of the tasks up to it as well.
 """
 
 from __future__ import annotations

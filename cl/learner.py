@@ -1,7 +1,7 @@
 """One method on one task sequence: the network, the method's state, and one training at a time.
 
-Everything a training does follows from (params, method, seed, task, phase, trial, learning rate, knobs) and the model
-of the task before, so that any process can run it.
+Everything that a training does follows from (params, method, seed, task, phase, trial, learning rate, knobs) and the
+model of the task before, so any process can run it.
 """
 
 from __future__ import annotations

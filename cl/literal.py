@@ -1,7 +1,8 @@
 """What a scalar stands for under its key: a key of text takes it as it stands, a key of numbers as decimals.
 
-So `010` is ten, as DVC reads it too, or the name `010`; `1:30` is no number and `yes` is no truth value, nowhere.
-Knobs, whose types stand in the methods' own files, take what the text looks like: a number, true or false, else text.
+So `010` is ten, as DVC reads it too, or the name `010`; `1:30` is never a number and `yes` never a truth value. The
+types of knobs stand in the methods' own files, so a knob takes what the text looks like: a number, true or false, or
+text.
 """
 
 from __future__ import annotations

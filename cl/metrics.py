@@ -1,8 +1,8 @@
 """What an accuracy matrix says: how much was learned, how much was kept, how sure we are over seeds.
 
-`matrix[i][j]` is the test accuracy in [0, 1] on task j right after learning task i, None where task j was not
-yet learned. A run that is still going has None in the rows to come: averages are then over the tasks
-learned so far. Learning all tasks at once (joint training) fills the last row only: nothing is forgotten.
+`matrix[i][j]` is the test accuracy in [0, 1] on task j right after learning task i, None if task j was not yet
+learned. A run that is still going has None in later rows, and averages are then over the tasks learned so far.
+Learning all tasks at once (joint training) fills only the last row: nothing is forgotten.
 """
 
 import statistics

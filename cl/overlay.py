@@ -1,7 +1,7 @@
 """A params file laid over those it extends, and the settings of a command line over that.
 
-Nothing of the schema is needed for it but the names of methods, which are brought into one spelling wherever they
-stand, so that `methods.online-ewc` lies over `online_ewc`. For each key it is kept where it was written.
+Of the schema this needs only the names of methods, which get one spelling everywhere, so that `methods.online-ewc` lies
+over `online_ewc`. For each key it remembers where the key was written.
 """
 
 from __future__ import annotations

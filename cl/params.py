@@ -361,12 +361,12 @@ def read(
 ) -> Params:
     """Read and check params.yaml, with `key.path=value` overrides laid over it.
 
-    A key of text takes its value as it stands, one of numbers as decimals, one of lists `[a, b]`.
+    A key of text takes its value as it stands, a key of numbers takes decimals, and a key of lists takes `[a, b]`.
 
-    `methods` and `seeds` replace what the file names; each method has the knobs it has under `methods` or `others`
-    (methods that are run only when named), else those it declares. `methods: all` names every one there is, those that
-    cannot be run in the scenario to be left out. A file with `extends: OTHER.yaml` is laid over that one, found from
-    where it is itself. Raises `UserError` naming the file or the option, the key, and what would do.
+    `methods` and `seeds` replace what the file names. Each method has its knobs from `methods` or `others` (methods
+    that run only if named), otherwise those that it declares. `methods: all` names every method and leaves out those
+    that the scenario rules out. A file with `extends: OTHER.yaml` is laid over that file, found from its own folder.
+    Raises `UserError`, which names the file or the option, the key, and what is possible.
     """
     layers = Layers(path)
     for given in overrides:

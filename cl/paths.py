@@ -1,7 +1,6 @@
 """Paths as users write them, and the addresses that are made of them: all of them are read here, in one way.
 
-`~` is the home folder. A text without anything in it is no path: a variable that is not set would else be the current
-folder.
+`~` is the home folder. An empty text is no path: otherwise a variable that is not set would mean the current folder.
 """
 
 from __future__ import annotations

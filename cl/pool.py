@@ -46,8 +46,8 @@ class RunId:
 def runs_of(params: Params) -> list[RunId]:
     """Every method with every seed, in the order to start them.
 
-    Seed by seed: so all methods can be compared as soon as the first seed is through, and the times of a method are
-    taken at different moments, as other work on the machine may come and go.
+    They start seed by seed. All methods can then be compared as soon as the first seed is finished, and the times of a
+    method are measured at different moments, since other work on the machine may come and go.
     """
     return [RunId(method, seed) for seed in params.seeds for method in params.methods]
 

@@ -1,7 +1,7 @@
 """The survey's protocol on one task: maximal plasticity search, stability decay, and the search for a front.
 
-De Lange et al. 2021, Algorithm 1. It decides which trials are run and which is kept; how the numbers decide is in
-`cl.selection`, what a trial does in `cl.trials`.
+De Lange et al. 2021, Algorithm 1. This module decides which trials run and which is kept. `cl.selection` has the rules
+for that, and `cl.trials` says what a trial does.
 """
 
 from __future__ import annotations

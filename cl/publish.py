@@ -22,8 +22,8 @@ from cl.work import FINISHED, PUBLISHED, DamagedFile, finished, whole
 def publish_if_finished(params: Params, run: tuple[str, int], out: Path, say: Say) -> bool:
     """Publish a run that has learned all the prepared tasks before; False where there is work left for a process.
 
-    Needs no torch, so a run in which everything is done takes no time. What is wrong with one run's files stops no
-    other run: its own process sees it too, and tells.
+    This needs no torch, so a run in which everything is done takes no time. A fault in one run's files stops no other
+    run: the run's own process finds it too, and reports it.
     """
     folder = run_folder(params, *run, out)
     tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]

@@ -1,7 +1,7 @@
 """Reading the result files back, checked: `<out>/results/<method>/seed-<s>.json` and the two files beside each.
 
-Anybody may have written or edited them. What is read here is of the types and within the ranges that all later code
-counts on; fields that are not known are passed over.
+Others may have written or edited them. This module checks types and ranges, on which all later code relies, and ignores
+fields that it does not know.
 """
 
 from __future__ import annotations

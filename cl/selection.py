@@ -44,7 +44,7 @@ class Outcome:
     stability: float | None = None
     """Mean accuracy on the old tasks in [0, 1], where a front is searched for."""
     diverged: bool = False
-    """The training ended in what is not finite; the accuracy is 0, whatever the model left in place would reach."""
+    """The training diverged; the accuracy is 0, whatever the model that is left in place would reach."""
     instability: float | None = None
     """r = eta lambda max(Omega) / (1 + mu) of a quadratic penalty, as the training began; None: there was none.
 
@@ -69,8 +69,8 @@ class Trial:
 class Decay:
     """The order in which knobs decay after failed attempts, as in the survey's code.
 
-    One knob: it is decayed. Several: each in turn alone, against the values of reference; then all of them, which
-    makes the new reference. (Algorithm 1 of the paper decays all of them at once.)
+    With one knob, that knob is decayed. With several, each is decayed alone in turn, from the reference values; then
+    all of them, which makes the new reference. (Algorithm 1 of the paper decays all of them at once.)
     """
 
     def __init__(self, knobs: Knobs, declared: Mapping[str, Knob], alpha: float) -> None:
@@ -210,8 +210,8 @@ def decay_until_accepted(
     A method without a knob that decays has one attempt. Reaching the threshold exactly is enough.
 
     Returns:
-        The attempts with their knobs, the last of which is kept (also where none was accepted), and the knobs the
-        next task starts from: those kept; after `max_attempts` failures those decayed once more, as the survey's code.
+        The attempts with their knobs, the last of which is kept even if none was accepted, and the knobs from which the
+        next task starts: the kept ones, or after `max_attempts` failures these decayed once more, as in the survey.
     """
     decay = Decay(start, declared, selection.decay)
     attempts: list[tuple[Knobs, Outcome]] = []
@@ -231,9 +231,9 @@ def decay_until_accepted(
 class Front:
     """The Pareto search for plasticity and stability: an Optuna study of two objectives.
 
-    Each decaying knob is searched as the number of times u that it is decayed, from the value given: with alpha^u for
-    alpha, u a real number from -3 (more stable than given) to `max_attempts`. Points are proposed in rounds of a fixed
-    size, from what the rounds before have found, so it does not matter how many of a round are tried at once.
+    Each decaying knob is searched as u, the number of times that it is decayed from the given value: alpha^u takes the
+    place of alpha, with u a real number from -3 (more stable than given) to `max_attempts`. Points are proposed in
+    rounds of a fixed size from the outcomes of earlier rounds, so it does not matter how many of a round run at once.
     """
 
     ROUND = 4

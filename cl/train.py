@@ -28,14 +28,14 @@ class Fit:
     """What came of one training."""
 
     accuracy: float
-    """Best validation accuracy of an epoch, in [0, 1]; the model is that epoch's. 0 where the last one was kept, and
-    where the training diverged."""
+    """Best validation accuracy of an epoch, in [0, 1]; the model is that epoch's. 0 if the last epoch was kept, and if
+    the training diverged."""
     epochs: int
     steps: int
     step_seconds: float
     """Processor time spent in training steps (drawing a batch, forward, backward, update), in seconds."""
     diverged: bool = False
-    """Loss, penalty or weights had no bounds, or no numbers, after an epoch."""
+    """Loss, penalty or weights were not finite or left all bounds after an epoch."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def fit(
 ) -> Fit:
     """Train the attached trainable's network on one task; end with the epoch of the best validation accuracy.
 
-    As in the survey's code, after `patience.drop_after` epochs in a row without a better validation accuracy the
-    learning rate is multiplied by `patience.factor`, after more than `patience.stop_after` training ends. Ties are no
-    improvement, and an epoch at accuracy 0 is never the best; where no epoch is, the model goes back to where it
-    started, at accuracy 0.
+    As in the survey's code, the learning rate is multiplied by `patience.factor` after `patience.drop_after` epochs in
+    a row without a better validation accuracy, and training ends after more than `patience.stop_after`. Ties are no
+    improvement, and an epoch at accuracy 0 is never the best. If no epoch is, the model goes back to where it started,
+    at accuracy 0.
 
-    A training has diverged where after an epoch a weight is not finite, or loss and penalty together are not, or stand
-    more than `LIMIT` above where they began. It ends there. The model is then that of the best epoch before, but the
-    accuracy is 0: what a training without stability reached on its way out is no result.
+    A training has diverged if, after an epoch, a weight is not finite, or if loss and penalty together are not finite
+    or stand more than `LIMIT` above where they began. It ends there. The model is then that of the best epoch before,
+    but the accuracy is 0: what an unstable training reached on its way is no result.
 
     Args:
         trainable: attached to its network; its hooks are called as `cl.trainable` says.
@@ -96,8 +96,8 @@ def fit(
         learning_rate: to start with.
         epochs: at most this many; default `training.epochs`.
         may_stay: the model as it stands competes with the epochs.
-        keep: last: all epochs are run and the last is kept, or, where the training diverges, the model as it was; no
-            validation data are looked at.
+        keep: last: all epochs are run and the last is kept, or the model as it was if the training diverges; no
+            validation data are used.
         watch: called after every step with the number of steps so far; may look at the trainable, but change nothing.
     """
     training = trainable.training

@@ -2,7 +2,7 @@
 
 What a scalar without quotes stands for depends on its key, which `cl.literal` knows: `010` is a number under
 `training.epochs` and a name in `benchmark.order`. Merge keys, anchors and comments are read as DVC reads them, which
-looks at the same file. Tags are not: a text that says of what Python type it is has no place in settings.
+looks at the same file. Tags are refused: a text that names its own Python type has no place in settings.
 """
 
 from __future__ import annotations
