@@ -104,11 +104,11 @@ with $\\theta^*$ the weights as the last task left them.
 ## What it stores, what it needs
 
 - $\\theta^*$: $M$ numbers for a backbone of $M$ parameters.
-- No raw samples, no task id in training beyond knowing where a task ends.
+- It stores no raw samples. In training it has to know only where a task ends.
 
 ## Scenarios
 
-{to_write} in which of them it can be used (`scenarios`, `online`), and how well it does in each.
+{to_write} in which scenarios it can be used (`scenarios`, `online`), and how well it does in each.
 
 ## Hooks
 
@@ -117,7 +117,7 @@ with $\\theta^*$ the weights as the last task left them.
 
 ## Differences
 
-- {to_write} what is done otherwise than in the paper, and why.
+- {to_write} where it differs from the paper, and why.
 
 ## Results
 
