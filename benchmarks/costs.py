@@ -33,8 +33,9 @@ from cl.data.task import Normalise
 from cl.errors import UserError
 from cl.learner import Learner
 from cl.machine import machine, resident
+from cl.names import names_in
 from cl.nets import build
-from cl.params import Model, Params, names_in, validate
+from cl.params import Model, Params, validate
 from cl.register import method_class
 from cl.rng import generator
 from cl.run import choose_device

@@ -21,7 +21,7 @@ from benchmarks.tables import METHODS, fill
 from cl import cli
 from cl.errors import UserError
 from cl.files import read_json
-from cl.params import names_in
+from cl.names import names_in
 from cl.paths import option
 from cl.reading import read_runs
 from flows.report.rows import BOUNDS, Row, compare

@@ -20,7 +20,8 @@ from cl.errors import UserError
 from cl.files import write_json
 from cl.knob import Value
 from cl.metrics import interval
-from cl.params import names_in, read
+from cl.names import names_in
+from cl.params import read
 from cl.pool import Progress, explain, run_all, runs_of
 from cl.register import method_class
 

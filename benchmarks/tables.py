@@ -21,7 +21,7 @@ from cl import cli, new_method
 from cl.errors import UserError
 from cl.files import write_whole
 from cl.method import Method
-from cl.params import names_in
+from cl.names import names_in
 from cl.register import method_class, unbounded
 from cl.trainable import Trainable
 from flows import glossary

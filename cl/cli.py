@@ -13,8 +13,9 @@ from pathlib import Path
 from cl import streams
 from cl.errors import UserError, brief
 from cl.literal import WHOLE
+from cl.names import names_in
 from cl.overlay import spelled_methods
-from cl.params import Params, names_in, read
+from cl.params import Params, read
 from cl.paths import option
 from cl.redact import without_password
 

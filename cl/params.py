@@ -28,10 +28,7 @@ from pydantic import (
 from cl.errors import UserError, brief, shown
 from cl.faults import in_sentences
 from cl.literal import Unclear, settled, text_only
-from cl.names import PACKAGE as PACKAGE
-from cl.names import closest as closest
-from cl.names import method_name as method_name
-from cl.names import names_in as names_in
+from cl.names import closest, method_name, names_in
 from cl.overlay import Layers, Origin, label_of, path_of
 from cl.paths import SpelledPath, UserAddress, UserPath
 from cl.yaml12 import named

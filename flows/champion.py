@@ -55,7 +55,7 @@ def main() -> int:
     """Register the best model of a finished comparison in MLflow; it becomes `champion` if it is the best so far."""
     given = parser().parse_args()
     params = cli.params_of(given)
-    from cl.params import method_name
+    from cl.names import method_name
     from cl.register import checked  # imports torch, so after the cheap checks
 
     params = checked(params)

@@ -29,7 +29,8 @@ from cl.events import FINISHED_BEFORE, Event, event_of, warning
 from cl.files import hold, remove, remove_left, sweep, write_bytes
 from cl.keys import run_folder, run_key
 from cl.machine import processors
-from cl.params import PACKAGE, Execution, Params, read
+from cl.names import PACKAGE
+from cl.params import Execution, Params, read
 from cl.pool import RUN_ENVIRONMENT, Hear, RunId, command_of, how_it_ended, params_for_runs
 from cl.publish import publish_if_finished
 

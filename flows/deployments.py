@@ -13,7 +13,8 @@ from typing import Any
 from prefect import flow, runtime
 
 from cl.errors import UserError
-from cl.params import Params, names_in, read
+from cl.names import names_in
+from cl.params import Params, read
 from cl.paths import option
 from flows import compare as comparison
 from flows import nightly as nights

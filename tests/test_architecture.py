@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cl.params import names_in
+from cl.names import names_in
 
 REPOSITORY = Path(__file__).parents[1]
 SOURCES = sorted((REPOSITORY / "cl").rglob("*.py"))

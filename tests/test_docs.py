@@ -13,8 +13,9 @@ import pytest
 from benchmarks import tables
 from cl import cli
 from cl.method import Method
+from cl.names import names_in
 from cl.new_method import TO_WRITE
-from cl.params import Params, names_in
+from cl.params import Params
 from cl.register import method_class
 from flows import glossary
 from flows.report.summary import MEASURES

@@ -99,7 +99,8 @@ class Kills(Kind):
         return self.judged(number, what, faults, chain.kills)
 
     def _methods(self, number: int, setting: Setting) -> list[str]:
-        from cl.params import Scenario, names_in
+        from cl.names import names_in
+        from cl.params import Scenario
         from cl.register import cannot
 
         names = names_in("methods")

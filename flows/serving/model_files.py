@@ -15,7 +15,8 @@ from typing import Any
 from cl import metrics
 from cl.data.prepare import read_manifest
 from cl.files import to_json
-from cl.params import PACKAGE, Params
+from cl.names import PACKAGE
+from cl.params import Params
 from cl.reading import RunResult
 from flows.serving.choice import Choice
 from flows.templates import template

@@ -13,7 +13,8 @@ from cl.data.prepare import digest, read_manifest
 from cl.errors import UserError
 from cl.files import read_json
 from cl.keys import run_folder
-from cl.params import Params, method_name
+from cl.names import method_name
+from cl.params import Params
 from flows.serving.choice import Choice, barred
 from flows.serving.model_files import ALIAS, card_of, facts_of, save
 from flows.tracking import origin

@@ -20,7 +20,8 @@ from cl.errors import UserError
 from cl.knob import Knob
 from cl.learner import Learner
 from cl.method import Method
-from cl.params import Params, names_in
+from cl.names import names_in
+from cl.params import Params
 from cl.register import make, method_class
 from cl.selection import Study
 from cl.train import Snapshot

@@ -15,7 +15,8 @@ import pytest
 
 from cl.data.prepare import FOR_ALL, benchmark_file, check_options, prepare
 from cl.errors import UserError
-from cl.params import Benchmark, names_in
+from cl.names import names_in
+from cl.params import Benchmark
 from tests.conftest import RAW
 
 NAMES = [stem.replace("_", "-") for stem in names_in("data/benchmarks")]

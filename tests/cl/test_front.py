@@ -14,7 +14,8 @@ import pytest
 from cl.errors import UserError
 from cl.evaluate import accuracy
 from cl.metrics import front
-from cl.params import Params, Selection, names_in
+from cl.names import names_in
+from cl.params import Params, Selection
 from cl.register import checked, method_class
 from cl.selection import Front, Outcome, StudyJournal, most_stable
 from tests.cl.small import OFF, learn_tasks, learner_for, output, params_for, published, run, run_for

@@ -14,8 +14,9 @@ from torch import Tensor
 from cl.data import load, task
 from cl.data.augment import Augment
 from cl.data.prepare import prepare
+from cl.names import names_in
 from cl.nets import Dropout, build
-from cl.params import Augmentation, Benchmark, Model, names_in
+from cl.params import Augmentation, Benchmark, Model
 from cl.rng import generator
 from tests.cl.small import CPU, output, params_for, published
 from tests.cl.test_run import finished

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from cl.errors import UserError
 from cl.learner import Learner
 from cl.methods.finetune import Finetune
+from cl.names import names_in
 from cl.nets import BatchNorm, Dropout, MultiHead, alexnet, build, load_weights, resnet
 from cl.nets.build import VGG
 from cl.ops import importance, negative_log_likelihood, snapshot
-from cl.params import Model, names_in, validate
+from cl.params import Model, validate
 from cl.rng import generator
 from cl.train import Snapshot, copy_state, fit
 from tests.cl.small import CPU, learn_tasks, learner_for, mlp, output, params_for, published, run, same

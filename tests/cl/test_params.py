@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cl.errors import UserError
-from cl.params import Params, closest, names_in, read
+from cl.names import closest, names_in
+from cl.params import Params, read
 from cl.register import checked, method_class
 from tests.cl.small import REPOSITORY
 

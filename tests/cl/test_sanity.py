@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cl.data.prepare import prepare
-from cl.params import Params, names_in, read
+from cl.names import names_in
+from cl.params import Params, read
 from cl.pool import run_all, runs_of
 from tests.cl.small import REPOSITORY
 

@@ -20,8 +20,9 @@ from cl.evaluate import accuracy
 from cl.learner import Learner
 from cl.method import Method
 from cl.methods.finetune import Finetune
+from cl.names import names_in
 from cl.ops import cross_entropy
-from cl.params import Benchmark, Params, Scenario, names_in, read
+from cl.params import Benchmark, Params, Scenario, read
 from cl.register import cannot, checked, method_class
 from cl.train import Snapshot
 from flows.engine.plain import Engine

@@ -34,7 +34,8 @@ from cl.files import to_json
 from cl.keys import run_folder
 from cl.learner import Learner
 from cl.metrics import average_accuracy
-from cl.params import Champion, Params, names_in, read
+from cl.names import names_in
+from cl.params import Champion, Params, read
 from cl.run import learn
 from flows.compare import compare
 from flows.engine.plain import Engine

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from cl import cli
-from cl.params import names_in
+from cl.names import names_in
 from tests.flows.conftest import (
     ENDLESS,
     LONGER,
