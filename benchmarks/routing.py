@@ -7,7 +7,6 @@ every run.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -19,9 +18,10 @@ from cl.data.prepare import prepare
 from cl.errors import UserError
 from cl.learner import Learner
 from cl.methods.expert_gate import ExpertGate
-from cl.metrics import interval
+from cl.metrics import average_accuracy, interval
 from cl.params import Params, read
 from cl.pool import Progress, explain, run_all, runs_of
+from cl.reading import read_run
 
 METHOD = "expert_gate"
 BENCHMARKS = ("split-digits", "permuted-digits")
@@ -49,11 +49,11 @@ def row(benchmark: str, given: argparse.Namespace) -> str:
     runs = runs_of(params)
     if failures := run_all(params, out, runs, Progress(runs, _say)):
         raise UserError(explain(failures))
-    results = [json.loads((out / "results" / METHOD / f"seed-{seed}.json").read_bytes()) for seed in params.seeds]
+    results = [read_run(out / "results" / METHOD / f"seed-{seed}.json", METHOD, seed) for seed in params.seeds]
     columns = [
         [rate(params, seed, out) for seed in params.seeds],
-        [result["average_accuracy"] for result in results],
-        [sum(last := result["task_agnostic_accuracy"][-1]) / len(last) for result in results],
+        [average_accuracy(result.accuracy) for result in results],
+        [average_accuracy(result.other_accuracy or []) for result in results],
     ]
     return f"| {benchmark} | {' | '.join(_spread(values) for values in columns)} |"
 

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from cl.data.prepare import prepare
 from cl.errors import UserError
 from cl.files import write_json
 from cl.knob import Value
-from cl.metrics import interval
+from cl.metrics import average_accuracy, average_forgetting, interval
 from cl.names import names_in
 from cl.params import read
 from cl.pool import Progress, explain, run_all, runs_of
+from cl.reading import RunResult, read_run
 from cl.register import method_class
+from cl.results import Matrix
 
 GIVEN: dict[tuple[str, str], dict[str, Value]] = {("gem", "memory_gradient"): {"memory_per_task": 450}}
 """Knobs without which a switch has nothing to do: a memory has to be larger than a batch."""
@@ -39,8 +42,8 @@ def settings() -> list[tuple[str, str, Value]]:
     ]
 
 
-def results_of(method: str, knobs: dict[str, Any], given: argparse.Namespace) -> list[dict[str, Any]]:
-    """The result files of all seeds of this method with these knobs over those of the params file."""
+def results_of(method: str, knobs: dict[str, Any], given: argparse.Namespace) -> list[RunResult]:
+    """The results of all seeds of this method with these knobs over those of the params file."""
     named = "-".join(f"{name}={value}" for name, value in knobs.items()) or "default"
     out = given.out / f"{method}-{named}"
     overrides = [*given.overrides, *(f"methods.{method}.{name}={json.dumps(value)}" for name, value in knobs.items())]
@@ -54,7 +57,7 @@ def results_of(method: str, knobs: dict[str, Any], given: argparse.Namespace) ->
     failures = run_all(params, out, runs, Progress(runs, lambda line: None))
     if failures:
         raise UserError(explain(failures))
-    return [json.loads((out / "results" / method / f"seed-{run.seed}.json").read_bytes()) for run in runs]
+    return [read_run(out / "results" / method / f"seed-{run.seed}.json", method, run.seed) for run in runs]
 
 
 def row(method: str, name: str, value: Value, given: argparse.Namespace) -> dict[str, Any]:
@@ -63,22 +66,22 @@ def row(method: str, name: str, value: Value, given: argparse.Namespace) -> dict
     default = results_of(method, base, given)
     switched = results_of(method, {**base, name: value}, given)
 
-    def points(results: list[dict[str, Any]], key: str) -> list[float]:
-        return [100 * result[key] for result in results]
+    def points(results: list[RunResult], measure: Callable[[Matrix], float | None]) -> list[float]:
+        return [100 * (measure(result.accuracy) or 0.0) for result in results]
 
-    pairs = zip(points(switched, "average_accuracy"), points(default, "average_accuracy"), strict=True)
+    pairs = zip(points(switched, average_accuracy), points(default, average_accuracy), strict=True)
     return {
         "method": method,
         "switch": name,
         "default": method_class(method).knobs[name].default,
         "value": value,
         "given": base,
-        "seeds": [result["seed"] for result in default],
-        "default_accuracy": interval(points(default, "average_accuracy")),
-        "accuracy": interval(points(switched, "average_accuracy")),
+        "seeds": [result.seed for result in default],
+        "default_accuracy": interval(points(default, average_accuracy)),
+        "accuracy": interval(points(switched, average_accuracy)),
         "difference": interval([b - a for b, a in pairs]),
-        "default_forgetting": interval(points(default, "average_forgetting")),
-        "forgetting": interval(points(switched, "average_forgetting")),
+        "default_forgetting": interval(points(default, average_forgetting)),
+        "forgetting": interval(points(switched, average_forgetting)),
     }
 
 

@@ -7,7 +7,6 @@ compares the processor time of all its processes with what was spent in training
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from cl import cli
 from cl.errors import UserError
+from cl.reading import read_runs
 
 
 def main() -> int:
@@ -31,16 +31,17 @@ def main() -> int:
             _run(command, clone)
         wall = time.monotonic() - started
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        costs = [json.loads(path.read_bytes()) for path in clone.glob("out/results/*/seed-*.cost.json")]
+        costs = [run.cost for run in read_runs(clone / "out") if run.cost]
     process = used.ru_utime + used.ru_stime
-    steps = sum(cost["step_seconds"] for cost in costs)
-    learning = sum(cost["process_seconds"] for cost in costs)
-    print(f"units:                   {len(costs)}")
+    steps = sum(cost.get("step_seconds") or 0.0 for cost in costs)
+    learning = sum(cost["process_seconds"] or 0.0 for cost in costs)
+    print(f"runs:                    {len(costs)}")
     print(f"wall-clock:              {wall:.0f} s")
     print(f"processor, all of it:    {process:.0f} s")
-    print(f"  in runs, after start: {learning:.0f} s ({learning / process:.0%})")
+    print(f"  in runs, after start:  {learning:.0f} s ({learning / process:.0%})")
     print(f"  in training steps:     {steps:.0f} s ({steps / process:.0%})")
-    print(f"peak memory, one process: {max(cost['peak_memory_bytes'] for cost in costs) / 2**30:.2f} GiB")
+    peak = max(cost["peak_memory_bytes"] or 0.0 for cost in costs)
+    print(f"peak memory, one process: {peak / 2**30:.2f} GiB")
     return 0
 
 
