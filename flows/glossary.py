@@ -12,6 +12,7 @@ TERMS: dict[str, dict[str, str]] = {
         "comparison": "several methods and seeds on one benchmark, as `python -m flows.compare` runs them",
         "benchmark": "a data set divided into tasks that are learned in a fixed order",
         "task": "one part of a benchmark: a set of classes with training, validation and test images",
+        "experience": "what is learned in one go: a task, or for joint training all tasks at once",
         "first task": "the task that is learned when nothing can be forgotten yet; most methods train it alike",
         "study": "a params file under `studies/`, for instance one for each table of the survey",
         "survey": "De Lange et al., A continual learning survey, TPAMI 2021",
