@@ -39,6 +39,7 @@ WHOLE_MINUTES = 20.0
 """Of a campaign that has to come to the least numbers of all kinds; a shorter one to as much less."""
 SHARED = 0.9
 """Of the time, between the kinds; what is left is for those that have not come to their least."""
+SECONDS_BETWEEN_LINES = 60.0
 GRACE_SECONDS = 60.0
 """After the end, for cases that are under way; what then still runs is cut off, and counts neither way."""
 
@@ -81,6 +82,7 @@ class Campaign:
         self.end = self.started + seconds
         self.verdicts: dict[str, list[Verdict]] = {}
         self._running: dict[Future[Verdict], str] = {}
+        self._say_at = self.started + SECONDS_BETWEEN_LINES
         self._next: Counter[str] = Counter()
         """The number of each kind's next case."""
 
@@ -138,6 +140,11 @@ class Campaign:
             self.verdicts[name].append(verdict)
             if verdict.faults:
                 print(_line(name, verdict), file=sys.stderr, flush=True)
+        if time.monotonic() > self._say_at:
+            self._say_at += SECONDS_BETWEEN_LINES
+            tried = ", ".join(f"{sum(v.tried for v in judged):,} {name}" for name, judged in self.verdicts.items())
+            minutes = (time.monotonic() - self.started) / 60
+            print(f"{minutes:.0f} of {self.seconds / 60:.0f} min: tried {tried}", file=sys.stderr, flush=True)
         if not done:
             time.sleep(0.005)
 
@@ -162,12 +169,12 @@ def table(verdicts: dict[str, list[Verdict]], seed: int, minutes: float) -> str:
 
 
 def _failures(verdicts: dict[str, list[Verdict]], seed: int, least: dict[str, int]) -> Iterator[str]:
-    for name, found in verdicts.items():
-        for verdict in found:
+    for name, judged in verdicts.items():
+        for verdict in judged:
             if verdict.faults:
                 again = f"python -m benchmarks.faults --seed {seed} --only {name}:{verdict.number}"
                 yield f"{_line(name, verdict)}\n    {again}"
-        tried = sum(verdict.tried for verdict in found)
+        tried = sum(verdict.tried for verdict in judged)
         if tried < least.get(name, 0):
             yield f"{name}: {tried} tried, fewer than {least[name]}; give it more --minutes"
 
