@@ -61,7 +61,7 @@ class Method(Trainable):
     scenarios: ClassVar[frozenset[Increment]] = frozenset({"task"})
     """In which of task-, domain- and class-incremental learning it can be used (`cl.register.cannot` says why not)."""
     online: ClassVar[bool] = False
-    """Can learn from a stream: no boundary is announced (no `begin_task`, no `end_task`), and every sample is seen once."""
+    """Can learn from a stream: no boundary is announced (no `begin_task`, no `end_task`), each sample is seen once."""
 
     # Set by the learner, beside what every trainable has.
     net: MultiHead
