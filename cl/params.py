@@ -78,7 +78,7 @@ class Benchmark(Section):
     @classmethod
     def _names(cls, order: Any) -> Any:
         names = order if isinstance(order, list) else [order]
-        if order is not None and not all(isinstance(name, str) for name in names):
+        if order is not None and not (names and all(isinstance(name, str) for name in names)):
             raise ValueError(f"has to be a name, or names in brackets, as [first, second], not {shown(order)}")
         return order
 

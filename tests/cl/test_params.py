@@ -363,6 +363,7 @@ def test_a_method_has_the_knobs_of_both_sections(tmp_path: Path) -> None:
         ("seeds=" + "[" * 1000, "nested more than 20 deep"),
         ("benchmark=5", "--set benchmark=5: benchmark: has to be a section with keys of its own, not 5"),
         ("benchmark.order={a: b}", "benchmark.order: has to be a name, or names in brackets"),
+        ("benchmark.order=[]", "benchmark.order: has to be a name, or names in brackets"),
         ("benchmark.path=\udcff", "benchmark.path: has to be text without bytes that are no UTF-8 text"),
         ("benchmark.\udcff=1", "a key has to be text without bytes that are no UTF-8 text"),
         ("benchmark.path=a\nb", "benchmark.path: has to be text without the control character '\\n'"),
