@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ def on_a_terminal(arguments: Sequence[str], interrupt_when: str = "") -> tuple[i
         if interrupt_when and not pressed and interrupt_when in seen:
             os.write(terminal, b"\x03")
             pressed = time.monotonic()
+    else:
+        os.kill(pid, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.close(terminal)
     return status, seen, time.monotonic() - pressed
