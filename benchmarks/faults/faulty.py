@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import select
+import selectors
 import socket
 import threading
 import time
@@ -106,10 +106,15 @@ class Faulty:
     def _hand_on(self, client: socket.socket) -> None:
         """Both directions, until either end closes or the illness begins."""
         assert self.behind is not None
-        with socket.create_connection(("127.0.0.1", self.behind), 10) as well:
+        with (
+            socket.create_connection(("127.0.0.1", self.behind), 10) as well,
+            selectors.DefaultSelector() as selector,
+        ):
+            selector.register(client, selectors.EVENT_READ)
+            selector.register(well, selectors.EVENT_READ)
             while not self.ill.is_set():
-                ready, _, _ = select.select([client, well], [], [], 0.1)
-                for source in ready:
+                ready = {key.fileobj for key, _ in selector.select(0.1)}
+                for source in (one for one in (client, well) if one in ready):
                     data = source.recv(65536)
                     if not data:
                         return

@@ -266,7 +266,7 @@ def test_no_run_is_stopped_by_the_files_of_another(whole: Path, out: Path) -> No
 def test_no_other_command_goes_by_what_is_damaged(damage: Callable[[Path], None], out: Path) -> None:
     run = RunId(METHOD, 0)
     damage(work(out, "trials.json"))
-    with pytest.raises(UserError, match=r"trials\.json: missing or damaged .*; make it whole first: flows\.benchmark"):
+    with pytest.raises(UserError, match=r"trials\.json: missing or damaged .*; make it whole first: flows\.compare"):
         anytime.trace(PARAMS, run, out, 1)
     damage(work(out, "finished.json"))
     with pytest.raises(UserError, match="ewc/seed-0 is not learned"):
@@ -278,7 +278,9 @@ def test_the_plain_table_needs_results_that_say_something(out: Path) -> None:
     assert "ewc" in table(PARAMS, out)
     for damaged in ("[]", "{", '{"average_accuracy": "0.9", "average_forgetting": null}'):
         path.write_text(damaged)
-        with pytest.raises(UserError, match=rf"{path}: damaged; run the same command again"):
+        with pytest.raises(
+            UserError, match=rf"{path} .*: delete it and run `python -m flows\.compare --methods ewc --seeds 0` again"
+        ):
             table(PARAMS, out)
 
 

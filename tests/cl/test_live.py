@@ -29,10 +29,11 @@ def on_a_terminal(arguments: Sequence[str], interrupt_when: str = "") -> tuple[i
     if pid == 0:
         os.chdir(REPOSITORY)
         os.execvpe(sys.executable, [sys.executable, *arguments], {**os.environ, "COLUMNS": "120", "TERM": "xterm"})
-    seen, pressed = "", 0.0
+    seen, pressed, ready = "", 0.0, select.poll()
+    ready.register(terminal, select.POLLIN | select.POLLHUP)
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        if select.select([terminal], [], [], 0.1)[0]:
+        if ready.poll(100):
             try:
                 data = os.read(terminal, 65536)
             except OSError:  # the other end is closed

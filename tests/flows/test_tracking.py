@@ -566,7 +566,8 @@ def test_a_damaged_file_costs_one_line(out: Path, capfd: pytest.CaptureFixture[s
         assert not track.sync(fake.folder, finished=True)
     track.close()
     first, last = capfd.readouterr().err.splitlines()
-    assert f"{fake.folder / 'result.json'} is damaged" in first
+    assert f"{fake.folder / 'result.json'} cannot be read" in first
+    assert "delete it, it will be written anew" in first
     assert last == "tracking: not sent to MLflow (embedded): ewc/seed-0; the next run sends it"
     shutil.rmtree(fake.folder)  # nothing is left that could be sent
     tracker(out).close()
