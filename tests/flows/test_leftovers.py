@@ -24,12 +24,12 @@ def left(out: Path) -> list[str]:
 @pytest.mark.parametrize("module", ["flows.compare", pytest.param("cl", marks=pytest.mark.slow)])
 def test_two_same_commands_at_once_end_well(module: str, finished: Finished, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", module, *options(out=out)]
+    command = [sys.executable, "-m", module, *options(out=out, methods="ewc", seeds="0")]
     with Started(command, tmp_path) as first, Started(command, tmp_path) as second:
         for started in (first, second):
             assert started.process.wait(300) == 0, started.stderr
             assert started.stderr == ""
-    assert published(out) == published(finished.out)
+    assert published(out) == published(finished.out, "ewc/seed-0")
     assert left(out) == []
 
 
