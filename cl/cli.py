@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import signal
 import sys
@@ -109,6 +110,8 @@ def guarded(main: Callable[[], int]) -> int:
     """
     streams.settle()
     code = _ended(main)
+    # All is done and said: an interrupt while the interpreter shuts down would make a failure of it.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     return _unheard(fault, code) if (fault := streams.fault()) else code
 
 

@@ -1,0 +1,32 @@
+"""The end of a command."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+from tests.conftest import REPOSITORY
+
+DONE = """
+import os, sys, time
+from cl import cli
+
+class Last:
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"torn down\\n")
+        sleep(1)
+
+last = Last()
+sys.exit(cli.guarded(lambda: 0))
+"""
+
+
+def test_an_interrupt_after_the_end_makes_no_failure_of_it() -> None:
+    """While the interpreter takes down its modules it hears no signal any more: one would kill it."""
+    command = [sys.executable, "-c", DONE]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, encoding="utf-8") as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "torn down\n"
+        child.send_signal(signal.SIGINT)
+        assert child.wait(60) == 0
