@@ -94,7 +94,7 @@ class Children:
         self._held = hold(self._params_file, params_for_runs(params))
 
     def run(self, run: RunId, trial_workers: int = 1) -> str | None:
-        """Run one run to its end; returns why it failed, or None."""
+        """Learn one run to its end. Returns why it failed, or None."""
         try:
             return self._run(run, trial_workers)
         except BrokenPipeError:  # nobody hears of the runs any more: no run's fault, and the end of all
@@ -175,7 +175,7 @@ RUN_ENVIRONMENT = {
 
 
 def run_all(params: Params, out: Path, runs: Sequence[RunId], hear: Hear) -> dict[str, str]:
-    """Run the runs in parallel; returns, for those that failed, the run's name and why.
+    """Learn the runs in parallel. Returns the name of each run that failed, and why.
 
     An interrupt (Ctrl-C) ends all children at once and is raised again; the same command goes on from there.
     """

@@ -60,7 +60,7 @@ class Mlflow:
         self.uri = f"http://127.0.0.1:{port}"
 
     def runs(self, method: str) -> list[dict[str, Any]]:
-        """The tags of every run's run, and its id as `run`."""
+        """The tags of each MLflow run, and its id as `run`."""
         body = {"experiment_ids": ["1"], "filter": f"tags.method = '{method}'"}
         request = urllib.request.Request(
             f"{self.uri}/api/2.0/mlflow/runs/search", json.dumps(body).encode(), {"Content-Type": "application/json"}
