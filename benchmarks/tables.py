@@ -30,7 +30,7 @@ METHODS = Path("docs/methods")
 GLOSSARY = Path("docs/glossary.md")
 WHEN = {
     "wrap": "once, on the fresh network",
-    "grow": "once a task, when the network has got the task's head",
+    "grow": "once a task, after the network got the task's head",
     "attach": "before `begin_task`, and again before `end_task`",
     "begin_task": "at the start of every trial; not in a stream",
     "stiffness": "after `begin_task`, once a trial",
@@ -38,12 +38,12 @@ WHEN = {
     "augmentation": "at the start of every training",
     "batch": "in every step, first",
     "loss": "in every step, after `batch`",
-    "on_grad": "in every step, when the loss has been differentiated",
+    "on_grad": "in every step, after the loss's backward pass",
     "penalty": "in every step, after `on_grad`",
-    "on_step": "in every step, when the optimizer has made it",
+    "on_step": "in every step, after the optimizer's step",
     "end_task": "after the training of a trial; not in a stream",
-    "predict": "for every accuracy but those of the epochs, and for these where `judged_by` is `inference`",
-    "kept": "after every trial of a search for a front with `stability_on: memory`",
+    "predict": "for every accuracy; for those after each epoch only if `judged_by` is `inference`",
+    "kept": "after every trial that a Pareto search with `stability_on: memory` compares",
     "sample_bytes": "once, where `memory_budget` is in bytes",
 }
 """The members that a method may override, in the order a run comes to them, and when each is called."""

@@ -50,8 +50,8 @@ class Method(Trainable):
     sees_all_tasks: ClassVar[bool] = False
     """Trains once, on the union of all tasks: a bound, not a continual learner."""
     isolates_parameters: ClassVar[bool] = False
-    """Earlier tasks own parameters that even plain finetuning must not touch: in the plasticity search the hooks
-    run with `self.plain` set, instead of giving way to plain finetuning."""
+    """Earlier tasks own parameters that even plain finetuning must not touch: the plasticity search calls the
+    method's hooks with `self.plain` set, instead of none."""
     shares_first_task: ClassVar[bool] = True
     """Trains the first task as plain finetuning does, so that all such methods go on from one and the same model."""
     selection: ClassVar[Literal["stability-decay", "learning-rate", "consolidation-decay"]] = "stability-decay"
@@ -59,7 +59,7 @@ class Method(Trainable):
     the best is kept. `stability-decay`: the survey's two phases. `consolidation-decay`: the same, but an attempt
     goes on from the model of the plasticity search and only consolidates it (`end_task`)."""
     scenarios: ClassVar[frozenset[Increment]] = frozenset({"task"})
-    """In which of task-, domain- and class-incremental learning it can be used (`cl.register.cannot` says why not)."""
+    """Those of task-, domain- and class-incremental learning in which it works (`cl.register.cannot` says why not)."""
     online: ClassVar[bool] = False
     """Can learn from a stream: no boundary is announced (no `begin_task`, no `end_task`), each sample is seen once."""
 
@@ -104,7 +104,7 @@ class Method(Trainable):
         return net
 
     def grow(self, net: MultiHead, task: int, draw: torch.Generator) -> None:
-        """Give the network what it needs for this task besides a head, which it has; only its structure, no data."""
+        """Add to the network what this task needs besides its head, which is there; structure only, no data."""
 
     def begin_task(self, data: Task) -> None:
         """Prepare for a task; the network already has its head."""
@@ -128,7 +128,7 @@ class Method(Trainable):
         raise NotImplementedError
 
     def sample_bytes(self, pixels: int, classes: int) -> int:
-        """What one stored sample takes: an image of so many bytes, and its label, one of so many classes."""
+        """Bytes of one stored sample: of its image (`pixels`), and of its label, one of `classes` classes."""
         return pixels + LABEL_BYTES
 
     # What every method has.
@@ -146,7 +146,7 @@ class Method(Trainable):
         return normalise.numbers(Augment(self.augmentation, self.rng(f"augmentation of {purpose}"))(images))
 
     def attach(self, net: MultiHead, task: int, training: Training, learning_rate: float, key: Key) -> None:
-        """Begin a trial, of the method itself and not of plain finetuning."""
+        """Set the network, the task and the trial's settings; forget what was prepared for the trial before."""
         super().attach(net, task, training, learning_rate, key)
         self.plain = False
 

@@ -32,7 +32,8 @@ class Trainable:
     patience: ClassVar[Patience | None] = None
     """A training schedule of its own, where the published method has one; None: that of params.yaml."""
     judged_by: ClassVar[Literal["network", "inference"]] = "network"
-    """Whose accuracy an epoch has: the network's as it is trained, or `predict`'s, where the heads learn nothing."""
+    """What measures the accuracy of an epoch: the `network` as it is trained, or for heads that learn nothing `predict`
+    (`inference`)."""
 
     # Set by `attach`, and by the loop as it goes on.
     net: Any
@@ -67,7 +68,7 @@ class Trainable:
     # The hooks, in the order the loop comes to them.
 
     def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
-        """What takes the steps: stochastic gradient descent with momentum, as in the survey."""
+        """The optimizer; by default stochastic gradient descent with momentum, as in the survey."""
         return torch.optim.SGD(  # not fused: that fails where a head gets its first gradient later than others
             parameters,
             lr=learning_rate,
@@ -78,7 +79,7 @@ class Trainable:
 
     @property
     def augmentation(self) -> Augmentation:
-        """What is done to the images of a training."""
+        """How training images are augmented; by default as `training.augmentation` says."""
         return self.training.augmentation
 
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
@@ -90,14 +91,14 @@ class Trainable:
         raise NotImplementedError
 
     def on_grad(self) -> None:
-        """The gradients of `loss`, and of nothing else, are in `.grad`."""
+        """Change the gradients: `.grad` holds those of `loss`, and of nothing else."""
 
     def penalty(self) -> Tensor | None:
         """A scalar whose gradient is added after `on_grad`, apart from the loss's; or None."""
         return None
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
-        """The parameters have moved; x, y, t are what the step trained on."""
+        """Follow up on a step: the parameters have moved; x, y, t are what it trained on."""
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """Scores (N, classes of task t), or over all classes seen where t is None; changes nothing."""
@@ -112,7 +113,7 @@ class Trainable:
         return self._draws[purpose]
 
     def attach(self, net: Any, task: int, training: Training, learning_rate: float, key: Key) -> None:
-        """Begin a trial: set where it is, and forget what was prepared for the one before."""
+        """Set the network, the task and the trial's settings; forget what was prepared for the trial before."""
         for name in [name for name in vars(self) if name.startswith("_")]:
             delattr(self, name)
         self.net, self.task, self.training = net, task, training

@@ -28,7 +28,7 @@ TERMS: dict[str, dict[str, str]] = {
         "task-aware": "tested with the task of an image given: the choice is among the classes of that task",
         "task-agnostic": "tested without the task of an image: the choice is among the classes of all tasks so far",
         "backbone": "the layers of the network that all tasks share",
-        "head": "the linear layer behind the backbone that answers for the classes of a task",
+        "head": "the linear layer after the backbone; it scores the classes of a task",
     },
     "Hyperparameters": {
         "knob": "a hyperparameter that a method declares",
@@ -40,39 +40,42 @@ TERMS: dict[str, dict[str, str]] = {
         "attempt": "a trial of the stability decay",
         "decay": "one step of a knob from stability towards plasticity, for instance halving the strength of a penalty",
         "threshold": "the validation accuracy on a new task that an attempt has to reach: (1 − p) A*, with A* that of "
-        "plain finetuning and p the share a method may give up",
-        "diverged": "said of a training whose weights or loss left all bounds; its accuracy counts 0",
+        "plain finetuning and p the share of it that a method may give up",
+        "diverged": "said of a training whose weights, loss or penalty left all bounds; its accuracy counts as 0",
         "Pareto front": "the trials that no other trial beats in both stability and plasticity",
-        "params": "the settings of a comparison: `params.yaml` or another file, with the `--set` options over it",
+        "params": "the settings of a comparison: those of `params.yaml` or another file, overridden by the `--set` "
+        "options",
     },
     "Measures": {
         "accuracy matrix": "the test accuracy on each task after learning each task",
         "average accuracy": "the mean accuracy over all tasks at the end",
-        "average forgetting": "the mean loss of accuracy on the earlier tasks since each was learned; the survey's "
-        "published tables divide by T instead of T − 1",
-        "learning accuracy": "the mean accuracy on each task right after learning it; average accuracy is this less "
+        "average forgetting": "the accuracy lost on each earlier task since it was learned, averaged over these T − 1 "
+        "tasks; the survey's published tables divide by T, the number of all tasks",
+        "learning accuracy": "the mean accuracy on each task right after learning it; the average accuracy is lower by "
         "(T − 1)/T times the average forgetting",
         "backward transfer": "the mean change of accuracy on the earlier tasks since each was learned: minus the "
         "average forgetting",
         "forward transfer": "how much the earlier tasks help with a task before it is learned",
-        "average incremental accuracy": "the mean over time of the average accuracy on the tasks so far",
-        "intransigence": "what a model that has just learned a task lacks to joint training on that task",
+        "average incremental accuracy": "the average accuracy on the tasks so far, taken after each task and averaged",
+        "intransigence": "how far the accuracy on a task, right after learning it, is below that of joint training",
         "size efficiency": "how little the network and the state grow with the tasks; 100 % is no growth",
         "stability": "how well old tasks are kept",
         "plasticity": "how well a new task is learned",
-        "95 % interval": "Student's t-interval over n seeds, with s their sample standard deviation; where two "
-        "intervals overlap, these seeds do not settle which method is better",
+        "95 % interval": "Student's t-interval of the mean over n seeds, from their sample standard deviation s; where "
+        "two intervals overlap, these seeds do not settle which method is better",
         "measurement": "a command under `benchmarks/` that measures this project itself",
     },
     "What is kept": {
         "state": "what a method has learned besides the network: importances, masks, old models, stored samples",
         "state carried on": "the bytes of the state that a method keeps from the last task for the next one",
         "stored sample": "a raw training image that a method keeps; iCaRL's are called exemplars",
-        "memory": "the stored samples of a method; a budget bounds how many or how many bytes",
+        "memory": "the stored samples of a method; a budget limits their number or their bytes",
         "importance": "how much a weight matters to the old tasks, in methods with a quadratic penalty",
+        "consolidation": "what a method does when a task has been trained: it measures importances, prunes, or stores "
+        "samples",
         "checkpoint": "the network and the state after a task, as files with hashes",
-        "work folder": "where a run keeps its unfinished work, below `out/.work`; a killed run continues from it",
-        "status": "what of a run is done, and what would run and why: `python -m cl.status`",
+        "work folder": "where a run keeps what it has learned so far, below `out/.work`; a killed run continues from it",
+        "status": "how much of a run is done, what would run, and why: `python -m cl.status`",
     },
     "Tools": {
         "stage": "a step of the pipeline: prepare, train or report",
@@ -80,8 +83,8 @@ TERMS: dict[str, dict[str, str]] = {
         "champion": "the best model, as a registered model in MLflow under the alias `champion`",
         "deployment": "a flow that a Prefect server can start, from a form or a schedule",
         "flow run": "Prefect's record of one execution of a flow, for instance of a comparison",
-        "task run": "Prefect's record of one execution of a task, for instance of one run",
-        "MLflow run": "MLflow's record of a run, or nested below it of one of its tasks",
+        "task run": "Prefect's record of one execution of a Prefect task, for instance of one run",
+        "MLflow run": "MLflow's record of a run; nested below it is one for each of its tasks",
         "Optuna study": "the trials of one task and phase, as Optuna keeps them in the run's journal",
         "journal": "the file of a run with all its Optuna studies: `studies.log`",
     },
