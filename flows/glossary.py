@@ -56,8 +56,9 @@ TERMS: dict[str, dict[str, str]] = {
         "backward transfer": "the mean change of accuracy on the earlier tasks since each was learned: minus the "
         "average forgetting",
         "forward transfer": "how much the earlier tasks help with a task before it is learned",
-        "average incremental accuracy": "the average accuracy on the tasks so far, taken after each task and averaged",
-        "intransigence": "how far the accuracy on a task, right after learning it, is below that of joint training",
+        "average incremental accuracy": "the mean of the average accuracies after each task, each on the tasks so far",
+        "intransigence": "how far the accuracy on a task, right after learning it, is below that of joint training, on "
+        "average",
         "size efficiency": "how little the network and the state grow with the tasks; 100 % is no growth",
         "stability": "how well old tasks are kept",
         "plasticity": "how well a new task is learned",
@@ -74,12 +75,14 @@ TERMS: dict[str, dict[str, str]] = {
         "consolidation": "what a method does when a task has been trained: it measures importances, prunes, or stores "
         "samples",
         "checkpoint": "the network and the state after a task, as files with hashes",
-        "work folder": "where a run keeps what it has learned so far, below `out/.work`; a killed run continues from it",
+        "work folder": "where a run keeps what it has learned so far, below `out/.work`; a killed run continues from "
+        "it",
         "status": "how much of a run is done, what would run, and why: `python -m cl.status`",
     },
     "Tools": {
         "stage": "a step of the pipeline: prepare, train or report",
-        "night": "a nightly comparison, learned anew and compared with the last good one",
+        "night": "a nightly comparison, learned anew and compared with the last good one, in which no run failed and "
+        "nothing got worse",
         "champion": "the best model, as a registered model in MLflow under the alias `champion`",
         "deployment": "a flow that a Prefect server can start, from a form or a schedule",
         "flow run": "Prefect's record of one execution of a flow, for instance of a comparison",
