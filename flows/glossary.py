@@ -56,7 +56,8 @@ TERMS: dict[str, dict[str, str]] = {
         "backward transfer": "the mean change of accuracy on the earlier tasks since each was learned: minus the "
         "average forgetting",
         "forward transfer": "how much the earlier tasks help with a task before it is learned",
-        "average incremental accuracy": "the mean of the average accuracies after each task, each on the tasks so far",
+        "average incremental accuracy": "the average accuracy on the tasks so far, as its mean over the ends of all "
+        "tasks",
         "intransigence": "how far the accuracy on a task, right after learning it, is below that of joint training, on "
         "average",
         "size efficiency": "how little the network and the state grow with the tasks; 100 % is no growth",
@@ -72,8 +73,7 @@ TERMS: dict[str, dict[str, str]] = {
         "stored sample": "a raw training image that a method keeps; iCaRL's are called exemplars",
         "memory": "the stored samples of a method; a budget limits their number or their bytes",
         "importance": "how much a weight matters to the old tasks, in methods with a quadratic penalty",
-        "consolidation": "what a method does when a task has been trained: it measures importances, prunes, or stores "
-        "samples",
+        "consolidation": "what a method does at the end of a task: it measures importances, prunes, or stores samples",
         "checkpoint": "the network and the state after a task, as files with hashes",
         "work folder": "where a run keeps what it has learned so far, below `out/.work`; a killed run continues from "
         "it",
