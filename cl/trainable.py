@@ -32,8 +32,7 @@ class Trainable:
     patience: ClassVar[Patience | None] = None
     """A training schedule of its own, where the published method has one; None: that of params.yaml."""
     judged_by: ClassVar[Literal["network", "inference"]] = "network"
-    """What measures the accuracy of an epoch: the `network` as it is trained, or for heads that learn nothing `predict`
-    (`inference`)."""
+    """What measures the accuracy of an epoch: the `network` as it is trained, or `predict` (`inference`)."""
 
     # Set by `attach`, and by the loop as it goes on.
     net: Any
