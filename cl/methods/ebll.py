@@ -1,4 +1,4 @@
-"""Encoder based lifelong learning: LwF, and the features that mattered to an old task may not move where it looks.
+"""Encoder based lifelong learning: LwF, and what an old task's encoder sees of the features may not move.
 
 Rannen Triki et al., Encoder based lifelong learning, ICCV 2017, equations 2, 4 and 5.
 """
@@ -68,7 +68,7 @@ class EBLL(Method):
         return loss + self.code_strength * torch.stack(held).sum()
 
     def end_task(self, data: Task) -> None:
-        """Learn this task's autoencoder: of every size and weight in turn, the one that serves the task best."""
+        """Train an autoencoder of each size and weight, and keep the one that serves the task best."""
         self.net.eval()
         front, _ = self.net.parts()
         with torch.no_grad():
