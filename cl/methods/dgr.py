@@ -27,7 +27,7 @@ from cl.trainable import Trainable
 class DGR(Method):
     """L = (1 - w) CE(new images) + w mean_g CE(drawn images among group g), w = rho (1 - 1/t) while learning task t.
 
-    A drawn image has a label of each group, the old network's: the groups are the old heads, or all classes as one.
+    The old network labels a drawn image in each group. The groups are the old heads, or all classes as one.
     """
 
     scenarios = ALL

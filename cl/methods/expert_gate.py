@@ -198,7 +198,7 @@ class _Gate(Trainable):
         return torch.optim.Adam(parameters, lr=learning_rate, foreach=True)
 
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
-        """Batches in an order that is the same in every trial, so that the gate is."""
+        """Batches in an order that is the same in every trial, so that the gate is the same too."""
         train = self.data.train
         order = torch.randperm(len(train), generator=generator(*self._key[:2], "gate", self.epoch))
         chosen = order[self.step * GATE_BATCH :][:GATE_BATCH]

@@ -20,7 +20,7 @@ from cl.method import ALL, Method
 from cl.ops import cross_entropy, flatten, gradients
 
 RIDGE = 1e-3
-"""Added to the programme's diagonal, as in the authors' code: parallel gradients leave it solvable."""
+"""Added to the programme's diagonal, as in the authors' code: it stays solvable with parallel gradients."""
 
 
 class GEM(Method):

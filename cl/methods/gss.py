@@ -22,7 +22,7 @@ from cl.replay import ReplayedLoss, Rows
 FIRST_SCORE = 1.1
 """Score of a sample that finds the memory empty: a cosine of 0.1, as in the authors' code."""
 LEAST_SCORE = 1e-9
-"""Where all scores are 0 every sample is as likely to give way."""
+"""Where all scores are 0, all samples are equally likely to give way."""
 ENUMERABLE = 10**6
 """All choices of the integer programme are tried if that takes no more than this many numbers."""
 IMPROVEMENT = 1e-9

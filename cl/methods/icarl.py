@@ -82,7 +82,7 @@ class ICaRL(Method):
         self._replay = {"images": kept, "y": y, "t": t, "logits": logits, "counts": counts, "wanted": wanted}
 
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
-        """The new samples, then exemplars, as many of each old task."""
+        """The new samples, then exemplars, equally many of each old task."""
         if self._replay is None:
             return x, y, t
         replay = self._replay

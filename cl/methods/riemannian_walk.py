@@ -68,7 +68,7 @@ class RiemannianWalk(Holding):
         return None if self._importance is None or self._anchor is None else (self._anchor, self._importance)
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
-        """The loss falls by -g (theta_new - theta_old); after so many steps Fisher and score take that in."""
+        """The loss falls by -g (theta_new - theta_old); every `interval` steps Fisher and score are updated."""
         now = [p.detach() for p in self.shared.values()]
         torch._foreach_addcmul_(self._fall, self._slope, torch._foreach_sub(now, self._before), value=-1)
         torch._foreach_copy_(self._before, now)
