@@ -1,4 +1,4 @@
-"""Which knobs suit the digits, asked of other data than the comparison's: `python -m benchmarks.knobs`.
+"""Which knobs suit the digits, asked of other splits than the comparison's: `python -m benchmarks.knobs`.
 
 The protocol chooses learning rates and decaying knobs on the current task alone. What it cannot choose, because only
 old tasks would show it, is set in params.yaml. Those values are not to be found on the data that the comparison

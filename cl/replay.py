@@ -43,7 +43,7 @@ class Replay(Method):
     shares_first_task = False
 
     memory_budget: int = knob(500, range=(0, 1e9), help="samples kept over all tasks together")
-    replay_batch: int = knob(0, range=(0, 1e6), help="samples replayed in a step; 0: as many as are new")
+    replay_batch: int = knob(0, range=(0, 1e6), help="samples replayed in a step; 0: as many as new samples")
 
     memory_: Rows | None = None
     seen_: int = 0

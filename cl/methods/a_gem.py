@@ -1,4 +1,4 @@
-"""Averaged gradient episodic memory: move only where the mean loss on remembered samples of old tasks does not rise.
+"""Averaged gradient episodic memory: no step may raise the mean loss on samples of the old tasks.
 
 Chaudhry et al., Efficient lifelong learning with A-GEM, ICLR 2019, section 4, equations 10 and 11.
 """
@@ -20,14 +20,14 @@ class AGEM(Replay):
     shares_first_task = True
     selection = "learning-rate"
 
-    replay_batch: int = knob(256, range=(0, 1e6), help="samples that r is taken of; 0: as many as are new")
+    replay_batch: int = knob(256, range=(0, 1e6), help="samples whose gradient is r; 0: as many as are new")
     margin: float = knob(0.0, range=(0, 1e6), help="gamma: least weight of r, once g is against it")
 
     _learning: int | None = None
-    """The task being learned, whose samples are not of the past yet; None where no boundary is told."""
+    """The task being learned, whose samples do not count as past yet; None where no boundary is announced."""
 
     def begin_task(self, data: Task) -> None:
-        """From here on the memory of the tasks before is the past."""
+        """From here on the samples of earlier tasks count as past."""
         self._learning = self.task
 
     def on_grad(self) -> None:
@@ -50,7 +50,7 @@ class AGEM(Replay):
 def project(g: Tensor, r: Tensor, margin: float = 0.0) -> Tensor:
     """g + v r with v = max(margin, -<g, r> / <r, r>) where <g, r> < 0; else g itself. g, r (P,).
 
-    At margin 0 the vector nearest to g with <., r> >= 0; the margin is that of GEM's dual with one constraint.
+    At margin 0 it is the vector nearest to g with <., r> >= 0. The margin is that of GEM's dual with one constraint.
     """
     largest = r.abs().max()
     if largest == 0:

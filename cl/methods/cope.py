@@ -20,9 +20,9 @@ from cl.nets import MultiHead
 from cl.replay import Recalled, Replay, Rows
 
 OTHERS = 19
-"""In the authors' batches, ten new samples and ten remembered: all but one."""
+"""The other samples of a batch, for each of the authors' ten new and ten remembered ones."""
 UNSEEN = -2.0
-"""Score of a class without a prototype: below the least product of a unit vector with one no longer than 1."""
+"""Score of a class without a prototype: below any product of two vectors of length at most 1."""
 
 
 def loosen(value: float, alpha: float) -> float:
@@ -31,7 +31,7 @@ def loosen(value: float, alpha: float) -> float:
 
 
 class CoPE(Replay):
-    """The pseudo-prototypical proxy loss on the new samples and as many of a memory balanced over the classes.
+    """The pseudo-prototypical proxy loss on the new samples and on samples from a memory balanced over the classes.
 
     The heads learn nothing: f(x), the backbone's features scaled to length 1, is compared with the prototypes.
     """
@@ -46,17 +46,17 @@ class CoPE(Replay):
     )
 
     scale: str = knob(
-        "bounded", choices=("bounded", "published"), help="of the loss: alike at every batch size and T; as published"
+        "bounded", choices=("bounded", "published"), help="of the loss: alike at any batch size and T, or as published"
     )
 
     prototypes_: Tensor | None = None
-    """Of the classes seen, in the order of their appearance, (C, K); no longer than 1."""
+    """(C, K): one for each class seen, in the order of their appearance; each of length at most 1."""
     classes_: Tensor | None = None
-    """Which classes these are, as columns of the heads side by side, (C,)."""
+    """(C,): the class of each prototype, as its column among the heads side by side."""
     offered_: Tensor | None = None
-    """How many samples of each were offered to the memory, (C,)."""
+    """(C,): how many samples of each of these classes were offered to the memory."""
     _features: Tensor | None = None
-    """Of this step's samples as it began, (N, K), without gradient."""
+    """(N, K): the features of this step's samples before the step, without gradient."""
 
     def wrap(self, net: MultiHead) -> MultiHead:
         """A linear layer behind the backbone, to features of any sign; drawn in `grow`."""
@@ -90,7 +90,7 @@ class CoPE(Replay):
         return Recalled(self.view(rows["images"], "replay"), rows)
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        """Of the step's samples, with a prototype for each class they bring; 0 while there is but one class."""
+        """The loss of the step's samples; gives each new class a prototype. 0 while there is only one class."""
         features = F.normalize(self.net.backbone(x), dim=1)
         self._features = features.detach()
         self._meet(self.net.column(y, t))
@@ -126,9 +126,9 @@ class CoPE(Replay):
         return (self.net.column(y, t).unsqueeze(1) == self.classes_.to(y.device)).nonzero()[:, 1]
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
-        """p_c becomes alpha p_c + (1 - alpha) times the mean feature of the step's samples of class c; offer the new.
+        """p_c becomes alpha p_c + (1 - alpha) times the mean feature of class c in the step; offer the new samples.
 
-        Features as they were before the step. Prototypes are not scaled to length 1.
+        The features are those from before the step. Prototypes are not scaled to length 1.
         """
         assert self._features is not None
         assert self.prototypes_ is not None
@@ -136,10 +136,10 @@ class CoPE(Replay):
         self.remember(self.present())
 
     def remember(self, rows: Mapping[str, Tensor]) -> None:
-        """Offer samples to the memory, of which each class seen has the same share; in the first epoch alone.
+        """Offer samples to the memory, in which each class seen has the same share; in the first epoch alone.
 
-        Within a class they are a reservoir. A new class cuts the others to less. Raises `UserError` where the memory
-        cannot hold one of each class.
+        A class's share is a reservoir. A new class makes the others' shares smaller. Raises `UserError` where the
+        memory cannot hold one of each class.
         """
         if self.epoch > 0 or self.memory_budget == 0:
             return
@@ -177,7 +177,7 @@ class CoPE(Replay):
         return cut
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
-        """f(x) p_c, for the classes of task t or all; of a class never seen less than of any other."""
+        """f(x) p_c for the classes of task t, or of all tasks; a class never seen scores below all others."""
         features = F.normalize(self.net.backbone(x), dim=1)
         scores = features.new_full((len(x), sum(self.net.classes())), UNSEEN)
         if self.prototypes_ is not None and self.classes_ is not None:
@@ -191,11 +191,12 @@ class CoPE(Replay):
 def proxy_loss(
     features: Tensor, index: Tensor, prototypes: Tensor, temperature: float, *, moving: bool
 ) -> tuple[Tensor, Tensor]:
-    """The two parts of the pseudo-prototypical proxy loss, that sum to it: attractor and repellor.
+    """Attractor and repellor: the two parts whose sum is the pseudo-prototypical proxy loss.
 
-    Each sample i of class c is drawn to p_c and to the others of c in the batch, and what is not of c is pushed away
-    from p_c and i. With P(c | x, p) = e^(f p / T) / (e^(f p / T) + sum_{k != c} e^(f p_k / T)) and s = f p / T less
-    the logarithm of that sum, log P = -softplus(-s) and log (1 - P) = -softplus(s), which neither over- nor underflows.
+    Each sample i of class c is drawn to p_c and to the others of c in the batch. Samples of other classes are pushed
+    away from p_c and i. With P(c | x, p) = e^(f p / T) / (e^(f p / T) + sum_{k != c} e^(f p_k / T)) and s = f p / T
+    less the logarithm of that sum, log P = -softplus(-s) and log (1 - P) = -softplus(s), which neither overflow nor
+    underflow.
 
     Args:
         features: (N, K), of length 1.

@@ -1,4 +1,4 @@
-"""Dark experience replay: remembered samples with what the network answered to them, and with their labels (DER++).
+"""Dark experience replay: learn again what the network answered to remembered samples, and their labels (DER++).
 
 Buzzega et al., Dark experience for general continual learning: a strong, simple baseline, NeurIPS 2020, equation 6.
 """
@@ -16,7 +16,7 @@ from cl.nets import MultiHead
 from cl.replay import Recalled, Replay
 
 LOGIT_BYTES = 4
-"""Of a stored logit (float32)."""
+"""Bytes of a stored logit (float32)."""
 
 
 class DERPlusPlus(Replay):
@@ -26,7 +26,7 @@ class DERPlusPlus(Replay):
     label_strength: float = knob(1.0, decay=shrink, range=(0, 1e6), help="beta: weight of the remembered labels")
 
     _recalled: list[Recalled | None]
-    """With their logits, and with their labels."""
+    """The draw whose logits count, and the draw whose labels do."""
     _logits: Tensor
     """Of the new samples before the step, (N, columns of their scope)."""
     _held: dict[int, int]
@@ -37,7 +37,7 @@ class DERPlusPlus(Replay):
         return super().sample_bytes(pixels, classes) + LOGIT_BYTES * classes
 
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
-        """The new samples, then those whose logits count, then those whose labels do."""
+        """The new samples, then the draw whose logits count, then the draw whose labels count."""
         weights = {"logits": self.strength, "labels": self.label_strength}
         count = self.replayed(len(y))
         self._recalled = [self.recall(count, f"replay of {what}") if weights[what] else None for what in weights]
@@ -63,7 +63,7 @@ class DERPlusPlus(Replay):
         return total
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
-        """Offer the new samples with what was answered to them before the step; in later epochs renew that."""
+        """Offer the new samples with the logits from before the step; in later epochs renew the stored logits."""
         rows = self.present(logits=self._logits.cpu())
         if self.memory_ is not None:  # the network may have more outputs than when the memory was begun
             width = max(stored["logits"].shape[1] for stored in (rows, self.memory_))
@@ -76,7 +76,7 @@ class DERPlusPlus(Replay):
             self.memory_ = placed(self.memory_, rows, again)
 
     def slots(self, count: int) -> Tensor:
-        """As the reservoir says; noted for the epochs to come."""
+        """As the reservoir says. Also notes which sample is where, for later epochs."""
         slots = super().slots(count)
         if self.step == 0:
             self._held = {}
@@ -87,9 +87,10 @@ class DERPlusPlus(Replay):
 
 
 def columns(net: MultiHead, wide: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the logits of all heads side by side (N, all) those among which a sample of task t (N,) was asked when new.
+    """The logits that a sample of task t (N,) had when it was new, from those of all heads side by side (N, all).
 
-    (N, most such), from the left, and which of them are some: elsewhere there is a number without a meaning.
+    They stand at the left of the first result, (N, all). The second, a mask of the same shape, says which they are;
+    the other numbers mean nothing.
     """
     slices = [net.groups(task + 1)[-1] for task in range(int(t.max()) + 1)]
     start, stop = torch.tensor([[s.start, s.stop] for s in slices], device=t.device)[t].T.unsqueeze(2)

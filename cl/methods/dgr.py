@@ -1,4 +1,4 @@
-"""Deep generative replay: a generator learns to draw images like those of all old tasks, the old network labels them.
+"""Deep generative replay: a generator learns to draw images like those of old tasks, and the old network labels them.
 
 Shin et al., Continual learning with deep generative replay, NIPS 2017; the generator as in van de Ven and Tolias,
 Three scenarios for continual learning, 2019.
@@ -27,7 +27,7 @@ from cl.trainable import Trainable
 class DGR(Method):
     """L = (1 - w) CE(new images) + w mean_g CE(drawn images among group g), w = rho (1 - 1/t) while learning task t.
 
-    A drawn image has a label of each group, the old network's: the groups are the old heads, or all classes as one.
+    The old network labels a drawn image in each group. The groups are the old heads, or all classes as one.
     """
 
     scenarios = ALL
@@ -35,14 +35,14 @@ class DGR(Method):
     strength: float = knob(1.0, decay=shrink, range=(0, 1), help="rho: share of the published weight of replay")
     distil: bool = knob(False, help="the old network's softened answers as targets, instead of its decision")
     temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of the softened answers")
-    replay_batch: int = knob(0, range=(0, 1e6), help="images drawn in a step; 0: as many as are new")
-    generator_units: int = knob(200, range=(1, 1e6), help="of each of the two hidden layers, on both sides")
+    replay_batch: int = knob(0, range=(0, 1e6), help="images drawn in a step; 0: as many as new images")
+    generator_units: int = knob(200, range=(1, 1e6), help="units of each of the two hidden layers, on both sides")
     generator_code: int = knob(20, range=(1, 1e6), help="numbers an image is drawn from")
-    generator_epochs: int = knob(20, range=(1, 1e6), help="of the generator's training on each task")
-    generator_learning_rate: float = knob(0.003, range=(1e-9, 1), help="of its Adam")
+    generator_epochs: int = knob(20, range=(1, 1e6), help="epochs of the generator's training on each task")
+    generator_learning_rate: float = knob(0.003, range=(1e-9, 1), help="learning rate of the generator's Adam")
 
     generator_: Tensors | None = None
-    """Of the generator as the last task left it."""
+    """The tensors of the generator as the last task left it."""
     _generator: VAE | None = None
     _solver: Tensors | None = None
 
@@ -53,7 +53,7 @@ class DGR(Method):
             self._solver = snapshot(self.net.state_dict())
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        """The mean of both, weighed as if every task so far had as many samples."""
+        """The losses on new and on drawn images, weighed as if all tasks so far had equally many samples."""
         if self._generator is None or self._solver is None or self.strength == 0:
             return super().loss(x, y, t)
         drawn = self._generator(self._generator.codes(self.replay_batch or len(x), self.rng("drawn images")))
@@ -107,7 +107,7 @@ class DGR(Method):
 class VAE(nn.Module):
     """Variational autoencoder of images of any shape, flattened; two hidden layers on either side.
 
-    Codes (N, numbers), normal of themselves, to images (N, C, H, W) as the network takes them.
+    Turns codes (N, numbers), drawn from a standard normal, into images (N, C, H, W) as the network takes them.
     """
 
     black: Tensor
@@ -123,13 +123,13 @@ class VAE(nn.Module):
         self.register_buffer("span", torch.zeros(1, shape[0], 1, 1))
 
     def reach(self, split: Split) -> None:
-        """From black to the brightest pixel of these images, or of earlier ones if that was brighter."""
+        """Let pixels range from black to the brightest one of these images, or of earlier ones if brighter."""
         top = split.images.max().clamp(min=1).expand(1, self.black.shape[1], 1, 1)
         self.black = split.normalise.numbers(torch.zeros_like(top))
         self.span = torch.maximum(self.span, split.normalise.numbers(top) - self.black)
 
     def codes(self, count: int, draw: torch.Generator) -> Tensor:
-        """So many, of the law that images are drawn from."""
+        """`count` codes from the distribution that images are drawn from."""
         return torch.randn(count, self.code, generator=draw).to(self.black.device)
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def current(task: int) -> float:
-    """1/t: the share of the task being learned, the t-th, in all so far; `task` is its index."""
+    """1/t: the share of the task being learned, which is the t-th, in all tasks so far; `task` is its index."""
     return 1 / (task + 1)
 
 

@@ -1,4 +1,4 @@
-"""Encoder based lifelong learning: LwF, and the features that mattered to an old task may not move where it looks.
+"""Encoder based lifelong learning: LwF, and what an old task's encoder sees of the features may not move.
 
 Rannen Triki et al., Encoder based lifelong learning, ICCV 2017, equations 2, 4 and 5.
 """
@@ -38,8 +38,8 @@ class EBLL(Method):
     temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of the softened distributions")
     code_sizes: list[int] = knob([100, 300], range=(1, 1e6), help="units of the code, tried in turn")
     reconstruction: list[float] = knob([0.1, 0.01], range=(0, 1e6), help="weights of the autoencoder's error, tried")
-    code_learning_rate: float = knob(0.01, range=(1e-9, 1e3), help="of the autoencoder's Adadelta")
-    code_epochs: int = knob(50, range=(1, 1e6), help="of the autoencoder's training, at most")
+    code_learning_rate: float = knob(0.01, range=(1e-9, 1e3), help="learning rate of the autoencoder's Adadelta")
+    code_epochs: int = knob(50, range=(1, 1e6), help="most epochs of the autoencoder's training")
 
     encoders_: list[Tensors] | None = None
     """Per old task: `weight` (code, features) and `bias` (code,)."""
@@ -68,7 +68,7 @@ class EBLL(Method):
         return loss + self.code_strength * torch.stack(held).sum()
 
     def end_task(self, data: Task) -> None:
-        """Learn this task's autoencoder: of every size and weight in turn, the one that serves the task best."""
+        """Train an autoencoder of each size and weight, and keep the one that serves the task best."""
         self.net.eval()
         front, _ = self.net.parts()
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Experience replay: in every step learn from some remembered samples too, of a uniform draw of all that was seen.
+"""Experience replay: in every step learn from remembered samples too, which are a uniform draw of all seen.
 
 Chaudhry et al., On tiny episodic memories in continual learning, 2019; Rolnick et al., Experience replay for continual
 learning, NeurIPS 2019.

@@ -23,38 +23,38 @@ from cl.rng import Key, generator
 from cl.trainable import Trainable
 
 FLOOR = -1e9
-"""Score of the classes of experts that are not asked: finite, and below every other."""
+"""Score of the classes of experts that are not asked: finite, and below every other score."""
 GATE_BATCH = 50
-"""Images in a step of a gate: it needs many steps, whatever the networks do with."""
+"""Images in a step of a gate. A gate needs many steps, whatever batch size suits the networks."""
 TINY = 1e-12
 """Keeps the relatedness finite where a gate reconstructs its own task perfectly."""
 
 
 class ExpertGate(Method):
-    """Expert t starts from the expert of the most related task: with LwF where that is near enough, by finetuning else.
+    """Expert t starts from that of the most related task, and learns by LwF if it is near enough, else by finetuning.
 
     At test the expert is the one whose gate reconstructs the sample best.
     """
 
     isolates_parameters = True
     scenarios = ALL
-    judged_by = "inference"  # the network's heads side by side are of no use: each expert has its own one
+    judged_by = "inference"  # the network's heads side by side are of no use: each expert has its own head
 
     transfer: float = knob(10.0, decay=shrink, range=(0, 1e9), help="lambda of LwF towards a related expert")
     temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of LwF's softened distributions")
     related: float = knob(0.85, range=(-1e9, 1e9), help="relatedness above which LwF is used")
     code_size: int = knob(20, range=(1, 1e6), help="units of a gate's code, fewer than an image has numbers")
-    gate_learning_rate: float = knob(0.01, range=(1e-9, 1e3), help="of the gates' Adam")
-    gate_epochs: int = knob(50, range=(1, 1e6), help="of a gate's training")
+    gate_learning_rate: float = knob(0.01, range=(1e-9, 1e3), help="learning rate of the gates' Adam")
+    gate_epochs: int = knob(50, range=(1, 1e6), help="epochs of a gate's training")
     gate_temperature: float = knob(2.0, range=(1e-9, 1e9), help="t of the gates' softmax over the experts")
-    activation: float = knob(1.0, range=(0, 1), help="experts at least so probable are asked too; 1: the best alone")
+    activation: float = knob(1.0, range=(0, 1), help="experts of at least this probability answer too; 1: the best")
 
     gates_: list[Tensors] | None = None
     """Per task: the autoencoder's tensors."""
     experts_: list[Tensors] | None = None
     """Per task: the network's tensors, without the other tasks' heads."""
     relatedness_: list[list[float]] | None = None
-    """Per task: to each of the tasks before."""
+    """Per task: its relatedness to each of the tasks before."""
     _teacher: Tensors | None = None
     _source: int = 0
 
@@ -92,7 +92,7 @@ class ExpertGate(Method):
         return snapshot(gate.state_dict())
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        """Cross-entropy among the task's own classes; near a related expert's answers, where there is one."""
+        """Cross-entropy among the task's own classes, and distillation from a related expert where there is one."""
         learned = F.cross_entropy(self.net(x, self.task), y)
         if self._teacher is None:
             return learned
@@ -143,7 +143,7 @@ class ExpertGate(Method):
 
 
 def relatedness(own: float, other: float) -> float:
-    """Rel(k, a) = 1 - (Er_a - Er_k) / Er_k: of the errors of task k's own gate and of task a's, on data of k."""
+    """Rel(k, a) = 1 - (Er_a - Er_k) / Er_k, Er_k and Er_a being the errors of the gates of k and a on data of k."""
     return 1 - (other - own) / (own + TINY)
 
 
@@ -198,7 +198,7 @@ class _Gate(Trainable):
         return torch.optim.Adam(parameters, lr=learning_rate, foreach=True)
 
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
-        """Batches in an order that is the same in every trial, so that the gate is."""
+        """Batches in an order that is the same in every trial, so that the gate is the same too."""
         train = self.data.train
         order = torch.randperm(len(train), generator=generator(*self._key[:2], "gate", self.epoch))
         chosen = order[self.step * GATE_BATCH :][:GATE_BATCH]

@@ -1,4 +1,4 @@
-"""Gradient episodic memory: move only where the losses on remembered samples of no old task rise.
+"""Gradient episodic memory: no step may raise the loss on the samples of any old task.
 
 Lopez-Paz and Ranzato, Gradient episodic memory for continual learning, NIPS 2017, equations 8 to 11.
 """
@@ -20,7 +20,7 @@ from cl.method import ALL, Method
 from cl.ops import cross_entropy, flatten, gradients
 
 RIDGE = 1e-3
-"""On the diagonal of the quadratic programme, as in the authors' code: parallel gradients leave it solvable."""
+"""Added to the programme's diagonal, as in the authors' code: it stays solvable with parallel gradients."""
 
 
 class GEM(Method):
@@ -31,7 +31,7 @@ class GEM(Method):
 
     margin: float = knob(1.0, decay=shrink, range=(0, 1e6), help="gamma: least weight of a memory gradient")
     memory_per_task: int = knob(450, range=(0, 1e9), help="samples kept of each task")
-    memory_gradient: str = knob("mean", choices=("mean", "sum"), help="of a memory's batches")
+    memory_gradient: str = knob("mean", choices=("mean", "sum"), help="how a memory's batches are combined")
 
     memory_: list[dict[str, Tensor]] | None = None
     _replayed: list[dict[str, Tensor]] | None = None

@@ -20,20 +20,20 @@ from cl.ops import CHUNK_BYTES, Tensors
 from cl.replay import ReplayedLoss, Rows
 
 FIRST_SCORE = 1.1
-"""Of a sample that finds the memory empty: a cosine of 0.1, as in the authors' code."""
+"""Score of a sample that finds the memory empty: a cosine of 0.1, as in the authors' code."""
 LEAST_SCORE = 1e-9
-"""Where all scores are 0 every sample is as likely to give way."""
+"""Where all scores are 0, all samples are equally likely to give way."""
 ENUMERABLE = 10**6
-"""Up to so many numbers are looked at to try all choices of the integer programme."""
+"""All choices of the integer programme are tried if that takes no more than this many numbers."""
 IMPROVEMENT = 1e-9
-"""Of the objective: a swap that gains less may be one of rounding, which could go on for ever."""
+"""Least gain of a swap in the objective: a smaller one may be rounding, and swapping could go on for ever."""
 SCORE_BYTES = 4
 
 
 class GSS(ReplayedLoss):
     """L = CE(new samples) + rho CE(samples of the memory); what is kept makes sum_ij cos(g_i, g_j) small.
 
-    g_i is the gradient of a sample's cross-entropy by all parameters, heads included, in evaluation mode.
+    g_i is the gradient of a sample's cross-entropy with respect to all parameters, heads included, in evaluation mode.
     """
 
     rule: str = knob("greedy", choices=("greedy", "integer-programme"), help="one by one, or the best of all together")
@@ -142,10 +142,11 @@ def score(new: Tensor, kept: Tensor) -> Tensor:
 
 
 def admitted(kept: Tensor, new: Tensor, capacity: int, draw: torch.Generator) -> Tensor:
-    """Where each of the new samples goes that are offered one after the other, by the scores C (K,) and c (N,): (N,).
+    """The place (N,) of each new sample, or -1 for none; `kept` (K,) and `new` (N,) are the scores C and c.
 
-    -1: nowhere. While there is room each has a place. Then one with c < 1 (no cosine above 0) meets sample i of those
-    kept with chance C_i / sum C, and takes its place and score with chance C_i / (C_i + c) (algorithm 2).
+    Samples are offered one after the other. While there is room each gets a place. After that a sample with c < 1 (no
+    cosine above 0) meets the stored sample i with chance C_i / sum C, and takes its place and score with chance
+    C_i / (C_i + c) (algorithm 2).
     """
     scores = torch.cat([kept, new.new_empty(max(0, min(capacity - len(kept), len(new))))])
     held = len(kept)
@@ -168,8 +169,8 @@ def admitted(kept: Tensor, new: Tensor, capacity: int, draw: torch.Generator) ->
 def most_diverse(cosines: Tensor, count: int) -> Tensor:
     """Which `count` of K samples to keep: min 1/2 X'GX, 1'X = count, X in {0, 1}; indices, ascending.
 
-    Exact where there are few choices. Else the sample that adds most goes, one after the other, and then one kept is
-    swapped for one not kept, the pair that gains most, until no pair gains: at least as good as all its neighbours.
+    Exact where there are few choices. Otherwise samples go one by one, always the one that adds most. Then kept ones
+    are swapped for others, always by the swap that gains most, until none gains.
     """
     total = len(cosines)
     if math.comb(total, count) * count**2 <= ENUMERABLE:

@@ -190,9 +190,9 @@ def gated(layers: nn.Sequential) -> list[nn.Module]:
 
 
 def wiring(backbone: nn.Sequential) -> Iterator[tuple[str, nn.Conv2d | nn.Linear, int | None, int]]:
-    """Of each layer with weights: name, layer, number of the gate its inputs come through, number of that behind it.
+    """For each layer with weights: name, layer, numbers of the gate its inputs come through and of that behind it.
 
-    None where the inputs are the images. Where two ways meet at the end of a block, both end at the block's last gate.
+    None where the inputs are the images. Where two paths meet at the end of a block, both end at the block's last gate.
     """
     passed = entered = 0
     for name, module in backbone.named_modules():

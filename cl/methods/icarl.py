@@ -1,4 +1,4 @@
-"""iCaRL: keep the samples nearest to each class's mean, distil on them, and classify by the nearest mean.
+"""iCaRL: keep samples whose mean is near each class's mean, distil on them, and classify by the nearest mean.
 
 Rebuffi et al., iCaRL: Incremental classifier and representation learning, CVPR 2017, algorithms 1 to 5:
 class-incremental. Made task-incremental as in De Lange et al. 2021: both losses and the nearest mean stay within a
@@ -38,18 +38,20 @@ class ICaRL(Method):
     memory_budget: int = knob(4500, range=(1, 1e9), help="exemplars kept over all classes together")
     distillation: str = knob("mean", choices=("mean", "accumulated"), help="how the old tasks' terms are put together")
     targets: str = knob(
-        "renewed", choices=("renewed", "fixed"), help="answers to keep: of the last network, or the first"
+        "renewed",
+        choices=("renewed", "fixed"),
+        help="answers to keep: of the last network, or of the first that knew a class",
     )
     features: str = knob("unit", choices=("unit", "raw"), help="length of the features whose means classify")
-    layer: str = knob("last", choices=("last", "convolutional"), help="whose features these are")
+    layer: str = knob("last", choices=("last", "convolutional"), help="layer whose output the features are")
 
     exemplars_: list[list[Tensor]] | None = None
     """Per task and class: images (K, C, H, W) uint8, the first chosen first."""
     means_: list[Tensor] | None = None
     """Per task: the normalised mean feature of each class's exemplars, (classes, F)."""
     targets_: list[list[Tensor]] | None = None
-    """Per task and class: the logits (K, classes) when the task ended, where targets are fixed: of the task, or of all
-    classes seen by then, as the network is asked."""
+    """Where targets are fixed, per task and class: the logits (K, classes) when the task ended, for the task's
+    classes or in class-incremental learning for all seen by then."""
     _replay: dict[str, Tensor] | None = None
     _drawn: Tensor | None = None
 
@@ -80,7 +82,7 @@ class ICaRL(Method):
         self._replay = {"images": kept, "y": y, "t": t, "logits": logits, "counts": counts, "wanted": wanted}
 
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
-        """The new samples, then exemplars, as many of each old task."""
+        """The new samples, then exemplars, equally many of each old task."""
         if self._replay is None:
             return x, y, t
         replay = self._replay
@@ -110,7 +112,7 @@ class ICaRL(Method):
         return learned + combine(of_task, self.strength)
 
     def end_task(self, data: Task) -> None:
-        """Cut the old classes to their share of the budget, herd the new ones, and take the means anew."""
+        """Cut the old classes to their share of the budget, herd the new ones, and compute the means anew."""
         classes = sum(self.net.classes())
         share = self.memory_budget // classes
         if share == 0:

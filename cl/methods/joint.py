@@ -12,7 +12,7 @@ from cl.params import Augmentation
 
 
 class Joint(Method):
-    """One softmax over the classes of all tasks (De Lange et al. 2021, section 6); a task's own columns at test."""
+    """One softmax over the classes of all tasks (De Lange et al. 2021, section 6), at test over one task's."""
 
     scenarios = ALL
     selection = "learning-rate"

@@ -1,4 +1,4 @@
-"""Memory aware synapses: a weight matters as much as the network's outputs react to it, labels or not.
+"""Memory aware synapses: a weight matters as much as the network's outputs react to it; no labels are needed.
 
 Aljundi et al., Memory aware synapses: Learning what (not) to forget, ECCV 2018, equations 2 to 4.
 """

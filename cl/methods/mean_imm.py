@@ -13,7 +13,7 @@ class MeanIMM(Merging):
     """Test: theta = (1/t) sum_s theta_s. The mean is a running one, so the storage does not grow with the tasks."""
 
     def end_task(self, data: Task) -> None:
-        """Move the anchor here and the running mean a step of 1/t towards here."""
+        """Move the anchor to the new weights, and the running mean by 1/t of the way towards them."""
         super().end_task(data)
         assert self.anchor_ is not None
         mean = self.merged_ or self.anchor_

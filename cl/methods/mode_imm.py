@@ -29,7 +29,7 @@ class ModeIMM(Merging):
     precision_: Tensors | None = None
 
     def end_task(self, data: Task) -> None:
-        """Move the anchor here, and the merged weights towards here by this task's share of the precision."""
+        """Move the anchor to the new weights, and the merged weights towards them by F_t's share of the sum."""
         fisher = importance(
             self.net,
             data.train,

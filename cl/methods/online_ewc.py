@@ -13,9 +13,9 @@ from cl.ops import Tensors, add, importance, negative_log_likelihood, snapshot
 
 
 class OnlineEWC(Holding):
-    """L = CE + lambda sum_k gamma F~_k (theta_k - theta*_k)^2, with F~ = gamma F~ + F at the end of each task."""
+    """L = CE + lambda sum_k gamma F~_k (theta_k - theta*_k)^2, with F~ <- gamma F~ + F at the end of each task."""
 
-    gamma: float = knob(0.95, range=(0, 1), help="what an old task's Fisher is multiplied by with each task more")
+    gamma: float = knob(0.95, range=(0, 1), help="each new task multiplies the Fisher information of old ones by this")
 
     fisher_: Tensors | None = None
     anchor_: Tensors | None = None
@@ -30,7 +30,7 @@ class OnlineEWC(Holding):
         return None if self.fisher_ is None or self.anchor_ is None else (self.anchor_, self.fisher_)
 
     def end_task(self, data: Task) -> None:
-        """Fade what there is, add this task's empirical Fisher (true labels, sample by sample), move the anchor."""
+        """Fade the old Fisher information, add this task's (with true labels, per sample), and move the anchor."""
         size = self.training.batch_size
         fisher = importance(
             self.net, data.train, self.task, negative_log_likelihood, lambda g: g.square(), "per-sample", size

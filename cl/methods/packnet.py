@@ -29,7 +29,7 @@ class PackNet(Method):
     selection = "consolidation-decay"
 
     prune: float = knob(0.9, decay=shrink, range=(0, 1), help="share of a task's weights set free, per layer")
-    retrain_epochs: int = knob(10, range=(0, 1e6), help="after pruning, at a tenth of the learning rate")
+    retrain_epochs: int = knob(10, range=(0, 1e6), help="epochs after pruning, at a tenth of the learning rate")
 
     owner_: Tensors | None = None
     """Per weight tensor: 0 free, s + 1 owned by task s; int16."""
@@ -48,7 +48,7 @@ class PackNet(Method):
         self._fix()
 
     def _fix(self) -> None:
-        """Weight decay moves weights that have no gradient, so with it the others' are put back every step."""
+        """Weight decay moves weights without a gradient, so with it those of other tasks are put back every step."""
         self._norms = norm_layers(self.net.backbone)
         decays = self.training.weight_decay > 0
         self._fixed = {name: p.detach().clone() for name, p in self.shared.items()} if decays else None
@@ -70,7 +70,7 @@ class PackNet(Method):
             p.grad *= self._mine(name)
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
-        """Undo what weight decay did to others' weights."""
+        """Undo what weight decay did to the weights of other tasks."""
         if self._fixed is None or (self.task == 0 and not self.pruned_):
             return
         with torch.no_grad():

@@ -20,7 +20,7 @@ from cl.nets.multihead import Backbone
 PLAIN = (nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.Flatten, BatchNorm, Dropout)
 """Layers that a column may have, one after the other."""
 LARGEST_SCALE = 0.1
-"""The factors of the earlier columns' outputs are drawn from 0 to this: a new column is at first much on its own."""
+"""The factors of the earlier columns' outputs are drawn from 0 to this: at first a new column hardly uses them."""
 
 
 class ProgressiveNets(Method):
@@ -31,7 +31,7 @@ class ProgressiveNets(Method):
     selection = "learning-rate"
 
     def wrap(self, net: MultiHead) -> MultiHead:
-        """The network is the first column. Raises `UserError` for one whose layers are not in a plain row."""
+        """The network is the first column. Raises `UserError` for one whose layers are no plain sequence."""
         if not all(isinstance(layer, PLAIN) for layer in net.backbone):
             raise UserError(
                 "model.name: progressive_nets puts adapters between layers that stand in one row; use mlp or one of "
@@ -53,7 +53,7 @@ class ProgressiveNets(Method):
 class Progressive(MultiHead):
     """The backbone and its head are the first column; `columns` are those of the later tasks.
 
-    What one network shares among tasks (`shared`, `parts`, `logits`) it has for the first column alone.
+    `shared`, `parts` and `logits` are those of the first column alone.
     """
 
     def __init__(self, backbone: Backbone, feature_size: int) -> None:
@@ -68,7 +68,7 @@ class Progressive(MultiHead):
         return self
 
     def forward(self, x: Tensor, t: int | Tensor | None = None) -> Tensor:
-        """Logits for x (N, C, H, W): of task t's own column; of all side by side, (N, all classes), for None."""
+        """Logits for x (N, C, H, W): of task t's column, or where t is None of all side by side, (N, all classes)."""
         assert not isinstance(t, Tensor)
         if t is None:
             return torch.cat(self._answers(x, range(len(self.heads))), 1)
@@ -122,8 +122,8 @@ class Column(nn.Module):
 class Adapter(nn.Module):
     """U relu(V [a_1 h_1, ..., a_k h_k] + b): the outputs h of k earlier columns, as an input of `layer` (eq. 2).
 
-    V brings them down to the narrower of the layer's input and output; behind convolutions it is a convolution of one
-    pixel, and U one as the layer's.
+    V brings them down to the narrower of the layer's input and output. For a convolution, V is a convolution of one
+    pixel, and U one like the layer's own.
     """
 
     def __init__(self, layer: nn.Module, before: int, draw: torch.Generator) -> None:
@@ -157,7 +157,7 @@ def weighs(layer: nn.Module) -> bool:
 
 
 def blocks(layers: Backbone) -> Iterator[tuple[int, int]]:
-    """From where to where each layer with weights goes, with what follows it; the first with what precedes it, too."""
+    """Start and stop of each layer with weights and what follows it; the first includes what precedes it."""
     starts = [index for index, layer in enumerate(layers) if weighs(layer)]
     return itertools.pairwise([0, *starts[1:], len(layers)])
 

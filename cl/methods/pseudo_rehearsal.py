@@ -16,22 +16,24 @@ from cl.method import ALL, Method
 from cl.ops import Tensors, distillation, snapshot
 
 LOOKED_AT = 1000
-"""So many images of the new task say what pixels are like."""
+"""Images of the new task from which the range of pixels is taken."""
 
 
 class PseudoRehearsal(Method):
     """L = CE + lambda sum_g D(answers of group g, the old network's), on random inputs drawn anew in every step.
 
-    The groups are the columns told apart together before this task: a head each, or all of them as one.
+    A group is the columns that competed before this task: one old head, or all old classes together.
     """
 
     scenarios = ALL
 
     strength: float = knob(1.0, decay=shrink, range=(0, 1e9), help="lambda")
-    law: str = knob("uniform", choices=("uniform", "gaussian"), help="of a random input's pixels, each on its own")
+    law: str = knob(
+        "uniform", choices=("uniform", "gaussian"), help="distribution that each pixel of a random input is drawn from"
+    )
     distance: str = knob("softened", choices=("softened", "squared"), help="D: of softmax(logits / T), or of logits")
     temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of the softened distributions")
-    inputs: int = knob(0, range=(0, 1e6), help="random inputs in a step; 0: as many as are new")
+    inputs: int = knob(0, range=(0, 1e6), help="random inputs in a step; 0: as many as new images")
 
     _teacher: Tensors | None = None
     _shift: Tensor
@@ -63,13 +65,13 @@ class PseudoRehearsal(Method):
         return super().loss(x, y, t) + self.strength * torch.stack(held).sum()
 
     def random(self, count: int, like: Tensor) -> Tensor:
-        """So many inputs of the shape of `like` (N, C, H, W), as the network takes them."""
+        """`count` random inputs of the shape of `like` (N, C, H, W), as the network takes them."""
         shape, draw = (count, *like.shape[1:]), self.rng("random inputs")
         noise = torch.rand(shape, generator=draw) if self.law == "uniform" else torch.randn(shape, generator=draw)
         return noise.to(like.device) * self._scale + self._shift
 
     def apart(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """D of two groups of logits (N, columns): a mean over what there is."""
+        """D of the new and the old logits of a group, (N, columns) each: a mean over the inputs."""
         if self.distance == "squared":
             return F.mse_loss(student, teacher)
         return distillation(student, teacher, self.temperature)

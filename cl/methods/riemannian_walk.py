@@ -1,4 +1,4 @@
-"""Riemannian walk: hold weights by a running Fisher information, and by what their own steps did for the loss.
+"""Riemannian walk: hold weights by a running Fisher information, and by how much their own steps lowered the loss.
 
 Chaudhry et al., Riemannian walk for incremental learning: Understanding forgetting and intransigence, ECCV 2018.
 Without the scores of the path it is their EWC++.
@@ -27,7 +27,7 @@ class RiemannianWalk(Holding):
     fisher_: Tensors | None = None
     """The running mean of squared gradients, over all tasks."""
     score_: Tensors | None = None
-    """Of the tasks before this one."""
+    """The score of the tasks before this one."""
     gained_: Tensors | None = None
     """The score in this task so far."""
     _importance: Tensors | None = None
@@ -42,7 +42,7 @@ class RiemannianWalk(Holding):
     _before: list[Tensor]
 
     def begin_task(self, data: Task) -> None:
-        """What holds the weights is fixed for the task; the score of the task begins at zero."""
+        """Fix the importance and the anchor for the task; the score of the task begins at zero."""
         if self.fisher_ is not None:
             parts = [self.fisher_, self.score_] if self.score else [self.fisher_]
             scaled = [unit_range(part) for part in parts if part is not None]
@@ -68,7 +68,7 @@ class RiemannianWalk(Holding):
         return None if self._importance is None or self._anchor is None else (self._anchor, self._importance)
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
-        """The loss falls by -g (theta_new - theta_old); after so many steps Fisher and score take that in."""
+        """The loss falls by -g (theta_new - theta_old); every `interval` steps Fisher and score are updated."""
         now = [p.detach() for p in self.shared.values()]
         torch._foreach_addcmul_(self._fall, self._slope, torch._foreach_sub(now, self._before), value=-1)
         torch._foreach_copy_(self._before, now)
@@ -85,7 +85,7 @@ class RiemannianWalk(Holding):
             self.gained_[name] += path_score(fall, self.fisher_[name], now - start, self.damping)
 
     def end_task(self, data: Task) -> None:
-        """The mean of the scores before and of this task's, so that they do not grow with the number of tasks."""
+        """Average the old score and this task's, so that scores do not grow with the number of tasks."""
         gained = self.gained_
         assert gained is not None
         if self.score_ is not None:

@@ -16,7 +16,7 @@ from cl.variational import Posterior, Variational
 
 
 class VCLCoreset(Variational):
-    """What is handed on from task to task has not seen the coresets; what answers has learned them last, together."""
+    """The posterior handed on to the next task has not seen the coresets; the one that answers has learned them."""
 
     stores_samples = True
 
@@ -81,7 +81,7 @@ class VCLCoreset(Variational):
         return [held(rows["images"], rows["y"], s, normalise) for s, rows in enumerate(old) if len(rows["y"])]
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
-        """By networks drawn from what has learned the coresets."""
+        """Scores of networks drawn from the posterior that has learned the coresets."""
         return self.answer(self.fitted_ or dict(self.net.named_parameters()), x, t)
 
 
