@@ -129,7 +129,7 @@ def report(
     settings: list[str] | None = None,
     out: str = "out",
 ) -> None:
-    """Build the leaderboard and the page of what has been learned.
+    """Build the leaderboard and the report page from what has been learned.
 
     Args:
         methods: Which ones. Empty: the methods of params.yaml.
