@@ -457,8 +457,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         end=" ",
     )
     print(f"batches of {scale.batch_size}, {scale.epochs} epochs; replay memories of", end=" ")
-    print(f"{scale.memory_per_task * scale.tasks} images. Trainings inside a method (PackNet's after pruning,", end=" ")
-    print(f"EBLL's one autoencoder) of {scale.epochs} epochs too, as in the timing mode of the survey's code.")
+    print(f"{scale.memory_per_task * scale.tasks} images. A training inside a method (PackNet's after", end=" ")
+    print(f"pruning, EBLL's one autoencoder) has {scale.epochs} epochs too, as in the timing mode of the", end=" ")
+    print("survey's code.")
     print(f"Knobs: the declared ones{''.join(f', {name}={value}' for name, value in scale.given.items())}.\n")
     print(table([Row(method, memory[method], times[method]) for method in methods], scale))
     return 0

@@ -220,8 +220,8 @@ def table(rows: Sequence[Row], summary: Mapping[str, Any]) -> str:
         f"{where(tuple(rows))}. A cell has the average accuracy and in parentheses the forgetting, in per cent; "
         "forgetting is divided by the number of all tasks, as in the survey's code. ±: half width of the 95 % interval "
         f"over the seeds. Kendall's tau between our ranking and the survey's: {in_words(summary['kendall_tau'])}. "
-        f"Between each seed alone and SMALL: {', '.join(f'{tau:.2f}' for tau in by_seed)}; between all seeds without "
-        f"{furthest}, the method that costs most, and SMALL: {without[furthest]:.2f}. Between the survey's own two "
+        f"With SMALL it is {', '.join(f'{tau:.2f}' for tau in by_seed)} for each seed alone, and "
+        f"{without[furthest]:.2f} without {furthest}, the method that lowers it most. Between the survey's own two "
         f"columns: {agreement(small, base)[0]:.2f}. Between SMALL in this order of the tasks and in the survey's two "
         f"others: {others}; between those two: {agreement(*ORDERS.values())[0]:.2f}."
     )

@@ -106,7 +106,7 @@ def add_task(
     settings: list[str] | None = None,
     out: str = "out",
 ) -> None:
-    """Go on with the tasks that have come since: what was learned before is not learned again.
+    """Learn the tasks that have been added: what was learned before is not learned again.
 
     Args:
         tasks: How many tasks there are now (benchmark.tasks). Empty: all the benchmark, or its folder, has.
@@ -129,7 +129,7 @@ def report(
     settings: list[str] | None = None,
     out: str = "out",
 ) -> None:
-    """Build the leaderboard and the page of what has been learned.
+    """Build the leaderboard and the report page from what has been learned.
 
     Args:
         methods: Which ones. Empty: the methods of params.yaml.
