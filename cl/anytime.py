@@ -1,7 +1,8 @@
 """Accuracy within the tasks, on demand: `python -m cl.anytime --methods er,finetune --every 10`.
 
-Measures at the end of each task miss what happens in between: the first steps on a new task may lose old ones, which
-are found again by its end (the stability gap; De Lange et al., Continual evaluation for lifelong learning, ICLR 2023).
+Measures at the end of each task miss what happens in between: the first steps on a new task may cost accuracy on old
+ones, which returns by the task's end (the stability gap; De Lange et al., Continual evaluation for lifelong learning,
+ICLR 2023).
 This command trains the kept trial of each task once more from the checkpoint before it, which gives the same model, and
 measures test accuracy every so many steps. Nothing that was chosen or reported changes.
 
@@ -61,9 +62,9 @@ def trace(params: Params, run: RunId, out: Path, every: int) -> list[Moment]:
     try:
         trials = from_json(done.read(folder, "trials.json"))["trials"] if done is not None else None
     except DamagedFile as error:
-        raise UserError(f"{error}; make it whole first: flows.compare") from None
+        raise UserError(f"{error}; repair it first: python -m flows.compare, with the same options") from None
     if trials is None:
-        raise UserError(f"{run.name} is not learned under {out} with these params; learn it first: flows.compare")
+        raise UserError(f"{run.name} is not learned under {out} with these params; first run python -m flows.compare")
     learner = learner_of(params, run.method, run.seed, out)
     learner.sequence = replace(learner.sequence, tasks=tuple(map(_few, learner.sequence.tasks)))
     key = run_key(params, run.method, run.seed)
@@ -94,7 +95,7 @@ def trace(params: Params, run: RunId, out: Path, every: int) -> list[Moment]:
         values = kept["knobs"] or learner.knobs
         learner.train(kept["phase"], kept["trial"], kept["learning_rate"], values, plain=plain, watch=look)
         if last - steps_before < every:
-            raise UserError(f"--every {every}: {stage.name} took {last - steps_before} steps; look more often")
+            raise UserError(f"--every {every}: {stage.name} took {last - steps_before} steps; measure more often")
         steps_before = last
     return moments
 

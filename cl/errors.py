@@ -20,7 +20,7 @@ def shown(value: object) -> str:
 
 
 def brief(text: str, longest: int = LONGEST) -> str:
-    """A text as a message shows it, without quotes; as `shown`."""
+    """A text as a message shows it: like `shown`, but without quotes."""
     text = re.sub(r"://.*", "://***", text, flags=re.DOTALL)
     if len(text) > longest:
         text = f"{text[:longest]}... ({len(text)} characters)"

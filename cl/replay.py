@@ -1,4 +1,4 @@
-"""What methods share that keep samples of the stream and learn from some of them in every step."""
+"""What is shared by the methods that keep samples of the stream and learn from some of them in every step."""
 
 from __future__ import annotations
 

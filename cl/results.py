@@ -140,7 +140,7 @@ class Record(TypedDict):
 def result_of(
     head: Head, tasks: Sequence[str], records: Sequence[Record], scenario: str, search: str, reduced: Mapping[str, int]
 ) -> Result:
-    """result.json, as far as things are; a single record that covers all tasks is of tasks learned at once."""
+    """result.json so far; a single record that covers all tasks is of tasks learned at once."""
     matrix = matrix_of([record["accuracy"] for record in records], len(tasks))
     result: Result = {
         **head,  # type: ignore[typeddict-item]  # what need not be there follows
@@ -163,8 +163,8 @@ def result_of(
 
 
 def matrix_of(rows: Sequence[Sequence[float]], tasks: int) -> Matrix:
-    """A row for each task, filled as far as things are; of tasks learned at once, the last row alone."""
-    # A record holds what was there to test, whatever tasks come later: so a task more changes none of them.
+    """A row for each task, filled as far as tasks were learned; of tasks learned at once, the last row alone."""
+    # A record holds the tasks there were when it was written, so a further task changes none of the records.
     filled: Matrix = [[*row, *[None] * (tasks - len(row))] for row in rows]
     empty: Matrix = [[None] * tasks for _ in range(tasks - len(rows))]
     return empty + filled if len(rows[0]) > 1 else filled + empty

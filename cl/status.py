@@ -1,7 +1,7 @@
 """What of each run is done, what would be learned, and why: `python -m cl.status`, which changes nothing.
 
-A run's work folder holds `unit.json`, which names everything but the data that decides its bytes, and a checkpoint per
-task, whose key names the data up to that task as well. These are compared with what the run would need now.
+A run's work folder holds `unit.json`, which names everything that decides its bytes except the data, and a checkpoint
+per task, whose key names the data up to that task as well. These are compared with what the run would need now.
 """
 
 from __future__ import annotations

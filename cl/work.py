@@ -54,7 +54,7 @@ class Finished:
 def whole(path: Path, sha256: str, copy: Path | None = None, warn: Warn = warnings.warn) -> bytes:
     """What is in a file of this digest; raises `DamagedFile` where that is not what was written.
 
-    If there is a copy that is, it is put back from there, and `warn` told.
+    Where `copy` still has that digest, the file is restored from it, and `warn` is told.
     """
     data = _bytes(path)
     if _sha256(data) == sha256:
@@ -62,7 +62,7 @@ def whole(path: Path, sha256: str, copy: Path | None = None, warn: Warn = warnin
     damaged = f"{path}: missing or damaged (its sha256 is not that of {FINISHED})"
     if copy is None or _sha256(data := _bytes(copy)) != sha256:
         raise DamagedFile(damaged)
-    warn(f"{damaged}: put back from {copy}")
+    warn(f"{damaged}: restored from {copy}")
     make_way(path, warn)
     write_bytes(path, data)
     return data

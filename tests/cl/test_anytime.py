@@ -61,7 +61,7 @@ def test_looks_are_so_many_steps_apart(prepared: dict[int, Path], tmp_path: Path
     assert {b - a for a, b in itertools.pairwise(steps)} <= {3, 4, 5}
 
 
-@pytest.mark.parametrize(("every", "why"), [(0, "1 step or more"), (10**6, "look more often")])
+@pytest.mark.parametrize(("every", "why"), [(0, "1 step or more"), (10**6, "measure more often")])
 def test_a_task_that_would_not_be_looked_at_is_named(
     every: int, why: str, prepared: dict[int, Path], tmp_path: Path
 ) -> None:

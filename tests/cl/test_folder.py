@@ -607,7 +607,7 @@ def test_a_disk_that_fills_while_images_are_read_is_named(tmp_path: Path, monkey
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may grow beyond: as on a full disk
     try:
-        with pytest.raises(UserError, match=r"\.npy: cannot be written \(File too large\); earlier results are whole"):
+        with pytest.raises(UserError, match=r"\.npy: cannot be written \(File too large\); earlier results are intact"):
             prepare(options(root), RAW, tmp_path / "out", say=lambda line: None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))

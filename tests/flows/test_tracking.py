@@ -567,7 +567,7 @@ def test_a_damaged_file_costs_one_line(out: Path, capfd: pytest.CaptureFixture[s
     track.close()
     first, last = capfd.readouterr().err.splitlines()
     assert f"{fake.folder / 'result.json'} cannot be read" in first
-    assert "delete it, it will be written anew" in first
+    assert "delete it, and it is written anew" in first
     assert last == "tracking: not sent to MLflow (embedded): ewc/seed-0; the next run sends it"
     shutil.rmtree(fake.folder)  # nothing is left that could be sent
     tracker(out).close()
