@@ -215,7 +215,7 @@ class Learner:
             old = self.method.kept(self.task.train.normalise)
             if not old:
                 raise UserError(
-                    f"methods.{self.name}: keeps no sample of an old task on which to measure stability; raise its memory"
+                    f"methods.{self.name}: keeps no sample of an old task to measure stability on; raise its memory"
                 )
         return statistics.fmean(accuracy(self.method, split, inference=True) for split in old)
 

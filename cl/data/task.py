@@ -17,7 +17,7 @@ from cl.data.prepare import AGAIN, REDUCING, SPLITS, Format, LabelsAre, digest, 
 from cl.errors import UserError
 
 TaskIds: TypeAlias = int | Tensor
-"""Whose task samples (N,) are of: one for all of them, or (N,)."""
+"""The tasks of samples (N,): one task for all of them, or (N,)."""
 CHUNK_BYTES, CHUNK_SAMPLES = 4 * 2**20, 1000
 """Outside training as many samples go through a network at once: a batch, or more where images are small."""
 ROOM = 4
@@ -198,7 +198,7 @@ def seen_shape(shape: list[int], crop: int | None) -> tuple[int, int, int]:
     channels, height, width = shape
     if crop is not None and crop > min(height, width):
         raise UserError(
-            f"training.augmentation.crop: {crop} of images of {height}x{width} pixels; "
+            f"training.augmentation.crop: {crop} is more than the {height}x{width} pixels of the images; "
             "make it smaller, or benchmark.image_size larger"
         )
     return (channels, crop or height, crop or width)

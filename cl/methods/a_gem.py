@@ -20,7 +20,7 @@ class AGEM(Replay):
     shares_first_task = True
     selection = "learning-rate"
 
-    replay_batch: int = knob(256, range=(0, 1e6), help="samples that r is taken of; 0: as many as are new")
+    replay_batch: int = knob(256, range=(0, 1e6), help="samples whose gradient is r; 0: as many as are new")
     margin: float = knob(0.0, range=(0, 1e6), help="gamma: least weight of r, once g is against it")
 
     _learning: int | None = None

@@ -46,7 +46,7 @@ class CoPE(Replay):
     )
 
     scale: str = knob(
-        "bounded", choices=("bounded", "published"), help="of the loss: alike at every batch size and T; as published"
+        "bounded", choices=("bounded", "published"), help="of the loss: alike at any batch size and T, or as published"
     )
 
     prototypes_: Tensor | None = None

@@ -2,8 +2,8 @@
 
 The three kinds of head in the survey's code come down to this one. A head nobody trains stays as it was, bit for
 bit (swap-in heads); a head whose old outputs are distilled goes on learning (stacked heads); the heads side by side
-are the slices of one wide head. So they are in class-incremental learning too, where the network is asked among the
-classes of all heads; in domain-incremental learning all tasks have the one head.
+are the slices of one wide head. The same holds in class-incremental learning, where the network chooses among the
+classes of all heads. In domain-incremental learning all tasks share one head.
 """
 
 from __future__ import annotations

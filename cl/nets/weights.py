@@ -29,8 +29,8 @@ def load_weights(backbone: nn.Module, model: Model) -> None:
     """Put the weights that `model.weights` names, if any, into the backbone that `build` made of this model.
 
     That is "imagenet", or the path of a file (.safetensors, or a state dict that torch saved), its tensors by
-    torchvision's names. Raises `UserError` where they cannot be had, or naming the tensors that are missing, unknown
-    or of another shape.
+    torchvision's names. Raises `UserError` where they cannot be read, naming the tensors that are missing,
+    unknown or of another shape.
     """
     name, source = model.name, model.weights
     if source is None:
@@ -68,8 +68,8 @@ def _imagenet(name: str) -> Mapping[str, Tensor]:
             )
     except (OSError, HTTPException, RuntimeError, UnpicklingError) as error:  # RuntimeError: its hash is not the file's
         raise UserError(
-            f"model.weights: imagenet cannot be had ({error}); fetch {weights.url} where the network allows, and set "
-            "model.weights to the path of that file"
+            f"model.weights: imagenet cannot be downloaded ({error}); fetch {weights.url} where the network allows it, "
+            "and set model.weights to the path of that file"
         ) from None
     return state_dict
 

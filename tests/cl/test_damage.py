@@ -266,7 +266,9 @@ def test_no_run_is_stopped_by_the_files_of_another(whole: Path, out: Path) -> No
 def test_no_other_command_goes_by_what_is_damaged(damage: Callable[[Path], None], out: Path) -> None:
     run = RunId(METHOD, 0)
     damage(work(out, "trials.json"))
-    with pytest.raises(UserError, match=r"trials\.json: missing or damaged .*; repair it first: python -m flows\.compare"):
+    with pytest.raises(
+        UserError, match=r"trials\.json: missing or damaged .*; repair it first: python -m flows\.compare"
+    ):
         anytime.trace(PARAMS, run, out, 1)
     damage(work(out, "finished.json"))
     with pytest.raises(UserError, match="ewc/seed-0 is not learned"):

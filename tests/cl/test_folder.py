@@ -320,7 +320,7 @@ def test_order_and_number_of_tasks(tmp_path: Path) -> None:
     for options, words in (
         ({"order": ["a", "d"]}, "benchmark.order: no task 'd' in .*; there are: a, b, c"),
         ({"order": ["a", "b", "a"]}, "benchmark.order: 'a' stands twice; .*: a, b, c"),
-        ({"tasks": 4}, "benchmark.tasks: 3 tasks to take from .*, not 4"),
+        ({"tasks": 4}, "benchmark.tasks: .* has 3 tasks to learn, not 4"),
     ):
         with pytest.raises(UserError, match=words):
             read(root, **options)
@@ -537,7 +537,7 @@ def test_bad_images_are_skipped_and_named_in_the_manifest(tmp_path: Path) -> Non
     left = placed(task)
     gone = expected(["animals/cat/01.png"], 0) | expected(["animals/dog/03.png"], 1)
     assert left == {split: files - gone for split, files in whole.items()}  # and the others stay where they were
-    assert lines == ["animals: 2 bad images skipped, named in the manifest"]
+    assert lines == ["animals: 2 bad images skipped; manifest.json names them"]
     out = prepare(options(root, on_bad_image="skip"), RAW, tmp_path / "out", say=lambda line: None).parent
     entries = read_manifest(out)["tasks"]
     assert [fault["path"] for fault in entries[0]["skipped"]] == sorted(spoilt)

@@ -417,7 +417,10 @@ def test_a_budget_is_not_for_methods_that_keep_so_many_of_each_task() -> None:
 
 
 def test_what_a_budget_cannot_be_is_said(pairs: Path) -> None:
-    for budget, method, why in (("10 B", "er", "is too little"), (10, "r_pm", "a fixed number of samples of each task")):
+    for budget, method, why in (
+        ("10 B", "er", "is too little"),
+        (10, "r_pm", "a fixed number of samples of each task"),
+    ):
         params = params_for(method, selection=OFF).model_copy(update={"memory_budget": budget})
         with pytest.raises(UserError, match=why):
             learner_for(params, pairs)
