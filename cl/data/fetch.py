@@ -258,7 +258,7 @@ def _check(path: Path, remote: Remote, say: Say | None, fetched: bool = False) -
         return
     if fetched:
         raise UserError(
-            f"{remote.url}: the download is not the expected file ({fault}); it is deleted, try again later"
+            f"{remote.url}: the download is not the expected file ({fault}); it was deleted, so try again later"
         )
     raise UserError(f"{path}: damaged or another file ({fault}); delete it, and {remote.url} is fetched again")
 

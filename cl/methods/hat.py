@@ -93,7 +93,7 @@ class HAT(Method):
             before, after = self.net.classes()[self.task - 1 : self.task + 1]
             if before != after:
                 raise UserError(
-                    f"methods.hat.head: continued needs tasks of equally many classes, not {before} and {after}; use fresh"
+                    f"methods.hat.head: continued needs tasks of one size, not {before} and {after} classes; use fresh"
                 )
             self.net.heads[self.task].load_state_dict(self.net.heads[self.task - 1].state_dict())
 

@@ -366,7 +366,7 @@ def test_a_damaged_file_of_dvc_is_named(
     monkeypatch.chdir(tmp_path)
     Path(name).write_text(text)
     read = origin.recorded if name == "dvc.lock" else origin.tags
-    with pytest.raises(UserError, match=rf"^{name}: damaged, or half of a merge; git checkout {name}"):
+    with pytest.raises(UserError, match=rf"^{name}: damaged, or in the middle of a merge; git checkout {name}"):
         read(finished.out)
 
 

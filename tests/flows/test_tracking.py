@@ -602,7 +602,7 @@ def test_a_damaged_database_is_said_with_the_remedy(out: Path, damage: str, capf
         said = "MLflow (embedded): MlflowException: Detected out-of-date database schema"
         assert "then run 'mlflow db upgrade <database_uri>'" in first
     else:
-        said = "; move it away, then it is made anew and filled from what is here"
+        said = "; move it away; it is then made anew and filled from the results here"
         assert f"{path} is damaged (" in first
         assert f"{said}; training goes on" in first
     assert last == "tracking: not sent to MLflow (embedded): ewc/seed-0; the next run sends it"
