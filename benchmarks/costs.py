@@ -404,7 +404,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a YAML value for every method that has this knob, such as estimator=batch-sum; can be given several times",
+        help="a YAML value for all methods with this knob, such as estimator=batch-sum; can be given several times",
     )
     parser.add_argument(
         "--rounds",
