@@ -34,7 +34,7 @@ from cl.run import learner_of
 from cl.work import DamagedFile, finished
 
 SAMPLES = 1000
-"""Test samples of a task that are looked at, at most; a fixed random choice."""
+"""The most test samples of a task that are looked at: a fixed random choice."""
 WINDOW = 10
 
 
@@ -122,14 +122,14 @@ def summary(moments: list[Moment], tasks: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Measure test accuracy while a task is learned, for runs that are finished."""
+    """Train the kept trials of finished runs once more, and measure test accuracy every few steps."""
     parser = cli.parser("cl.anytime", main.__doc__)
     parser.add_argument(
         "--every", type=int, default=10, metavar="STEPS", help="measure after every so many steps; default: 10"
     )
     given = parser.parse_args()
     if given.every < 1:
-        raise UserError(f"--every {given.every}: has to be 1 or more steps")
+        raise UserError(f"--every {given.every}: has to be 1 step or more")
     params = checked(cli.params_of(given))
     print(f"{'run':24} {'average':>8} {'worst case':>11} {'minimum':>8} {'largest drop':>13}")
     for run in runs_of(params):

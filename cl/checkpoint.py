@@ -39,7 +39,7 @@ def save(folder: Path, snapshot: Snapshot, record: Mapping[str, Any], key: str) 
 def load(folder: Path, key: str | None = None, device: torch.device | None = None) -> tuple[Snapshot, dict[str, Any]]:
     """Read a checkpoint back: (network and method state, record); raises `DamagedCheckpoint`.
 
-    `device`: where learning continues, of the kind that it was learned on; None: to use the model, on the CPU.
+    `device`: where learning continues, of the same kind as before; None: to use the model, on the CPU.
     """
     files = verify(folder, key)
     try:

@@ -38,9 +38,11 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
         help="set a key of the params: text and numbers as they stand, lists as [a, b]; can be given several times",
     )
     made.add_argument(
-        "--methods", metavar="A,B", help="default: those of the params file; all: every method that the scenario allows"
+        "--methods",
+        metavar="A,B",
+        help="the methods, or all: every method that the scenario allows; default: those of the params file",
     )
-    made.add_argument("--seeds", metavar="0,1", help="default: those of the params file")
+    made.add_argument("--seeds", metavar="0,1", help="the seeds of every method; default: those of the params file")
     made.add_argument("--out", type=option("--out"), default=Path("out"), help="the output folder; default: out")
     return made
 
@@ -110,7 +112,7 @@ def guarded(main: Callable[[], int]) -> int:
     """
     streams.settle()
     code = _ended(main)
-    # All is done and said: an interrupt while the interpreter shuts down would make a failure of it.
+    # The command is done: an interrupt while the interpreter shuts down would make it look failed.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     return _unheard(fault, code) if (fault := streams.fault()) else code
 
@@ -140,7 +142,7 @@ def _ended(main: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def _signals_as_interrupts() -> Iterator[None]:
-    """What `kill` sends, and a terminal that is closed, end a command as Ctrl-C does; not where they are ignored."""
+    """The signals of `kill` and of a closed terminal end a command as Ctrl-C does, unless they are ignored."""
 
     def end(number: int, frame: object) -> None:
         raise Ended(number)

@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: on one line, cut where it is long, without what an address may hold of secrets."""
+    """A value as a message shows it: on one line, cut where it is long, without the secrets of an address."""
     return brief(repr(value))
 
 

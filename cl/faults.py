@@ -27,7 +27,7 @@ WORDS = {
 
 
 def in_sentences(error: ValidationError, schema: type[BaseModel], origin: Origin) -> str:
-    """One sentence a fault, the first few of them, each behind the file or the option that it is in."""
+    """One sentence for each of the first few faults, behind the file or the option that it is in."""
     faults: dict[str, dict[str, None]] = {}
     for fault in error.errors()[:MOST_FAULTS]:
         place = origin.written(".".join(str(part) for part in fault["loc"]))

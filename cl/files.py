@@ -45,7 +45,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is always whole: its old content or its new; raises `OSError` and leaves no rest."""
+    """Write a file so that it is always whole: its old content or its new; raises `OSError`, and no part is left."""
     _written(path, data).close()
 
 
@@ -108,7 +108,7 @@ TRIES = 100
 def making(folder: Path) -> Iterator[Path]:
     """A new folder beside this one, to be filled and settled; locked as long as this process lives. Raises `OSError`.
 
-    It is gone at the end, whatever happens.
+    What was not settled is gone at the end, whatever happens.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
 
@@ -171,7 +171,7 @@ def foreign(folder: Path, ours: Ours) -> Path | None:
 
 
 def remove(folder: Path, ours: Ours) -> None:
-    """Remove our files from the folder, and what folders that leaves empty, itself too; all else stays.
+    """Remove our files from the folder, and each folder that this leaves empty, itself included; all else stays.
 
     Raises `OSError`, but not for what another process removes meanwhile.
     """
@@ -231,7 +231,7 @@ def _sweep(part: Path, process: int | None, sure: bool) -> None:
 
 
 def remove_left(path: Path, *, sure: bool = False) -> bool:
-    """Remove a file or a folder of ours that is locked as long as it is used, unless it is; returns whether it did.
+    """Remove a file or a folder of ours unless it is locked, as it is while in use; returns whether it was removed.
 
     `sure`: also where the disk knows no locks. Raises nothing.
     """

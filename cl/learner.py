@@ -220,7 +220,7 @@ class Learner:
         return statistics.fmean(accuracy(self.method, split, inference=True) for split in old)
 
     def chance(self) -> float:
-        """The validation accuracy of always naming the most frequent class: of the task's, where the task is known."""
+        """The validation accuracy of always naming the most frequent class, within the task where the task is known."""
         split = self.task.validation
         y, t = split.y, split.t
         task_aware = self._task_aware or self.params.scenario.name == "task"

@@ -143,7 +143,7 @@ def files(name: str, title: str, paper: str) -> dict[str, str]:
 
 
 def class_name(name: str) -> str:
-    """ElasticAnchor, of elastic_anchor."""
+    """ElasticAnchor for elastic_anchor."""
     return "".join(word.capitalize() for word in name.split("_"))
 
 

@@ -253,7 +253,7 @@ class Champion(Section):
     @classmethod
     def _usable(cls, name: str | None) -> str | None:
         if name is not None and (not name.strip() or any(letter in "/:.'%\"" for letter in name)):
-            raise ValueError(f"{shown(name)} has to be some text without the characters / : . ' \" %")
+            raise ValueError(f"{shown(name)} has to be text without the characters / : . ' \" %")
         return name
 
 

@@ -49,7 +49,7 @@ def cannot(name: str, scenario: Scenario) -> str | None:
 
 
 def unbounded(name: str) -> str | None:
-    """Why one memory for all (`memory_budget`) cannot hold a method to it; None where it can, or keeps no samples."""
+    """Why the one `memory_budget` for all cannot bound a method's memory; None where it can, or there is no memory."""
     method = method_class(name)
     if not method.stores_samples or method.sees_all_tasks or "memory_budget" in method.knobs:
         return None

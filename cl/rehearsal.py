@@ -64,7 +64,7 @@ class Rehearsal(Method):
         return torch.cat([x, old]), torch.cat([y, replay["y"][chosen]]), torch.cat([ids, replay["t"][chosen]])
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        """The new task weighs as much as all old ones together, and the old ones weigh the same."""
+        """The new task weighs as much as all old ones together, and the old ones weigh the same as one another."""
         if isinstance(t, int):
             return super().loss(x, y, t)
         each = F.cross_entropy(self.net(x, self.net.scope(t)), self.net.label(y, t), reduction="none")

@@ -90,7 +90,7 @@ class Replay(Method):
         )
 
     def replayed(self, new: int) -> int:
-        """How many samples go with so many new ones."""
+        """How many samples are replayed beside so many new ones."""
         return self.replay_batch or new
 
     def present(self, **more: Tensor) -> Rows:
@@ -117,7 +117,7 @@ class Replay(Method):
         self.remember(self.present())
 
     def cross_entropies(self, logits: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        """Of each sample, (N,), from the logits that `MultiHead.scope` asks for."""
+        """The cross-entropy of each sample, (N,), from the logits that `MultiHead.scope` asks for."""
         return F.cross_entropy(logits, self.net.label(y, t), reduction="none")
 
 

@@ -19,7 +19,7 @@ OTHER_ACCURACY = ("task_agnostic_accuracy", "task_aware_accuracy")
 
 
 def _value(value: Any) -> Any:
-    """Of a knob: a number, a text, a yes or no, nothing, or a list of such."""
+    """The value of a knob: a number, a text, true or false, None, or a list of these."""
     for one in value if isinstance(value, list) else [value]:
         if not isinstance(one, bool | int | float | str | None):
             raise ValueError("is no value of a knob")
@@ -104,7 +104,7 @@ class Trials(Head):
 
 
 class TaskCost(TypedDict):
-    """What one task cost, in seconds: by phase on the clock, of processor time, and of that in training steps."""
+    """What one task cost, in seconds: by phase on the clock, and processor time, in all and in training steps."""
 
     task: Text
     seconds: dict[Text, Number]
@@ -132,7 +132,7 @@ class Record(TypedDict):
     other_accuracy: list[float] | None
     """Task-agnostic where `accuracy` is task-aware, and the other way round; None where there is none."""
     next_knobs: dict[str, Any]
-    """That the next task starts from."""
+    """The knobs that the next task starts from."""
     per_task: TaskResult
     trials: list[TrialResult]
 

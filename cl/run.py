@@ -138,7 +138,7 @@ def _settle() -> None:
 
 
 def _die_with(parent: int) -> None:
-    """No life after the parent, also where it died before this call."""
+    """End with the parent, even if it died before this call."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

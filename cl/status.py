@@ -71,11 +71,7 @@ def _why(folder: Path, parts: Mapping[str, Any], done: int, tasks: Sequence[Mapp
         new = [task["name"] for task in tasks[len(before) :]]
         return f"new: {', '.join(new)}" if new else f"the checkpoint of task {done + 1} is missing or damaged"
     if (folder / RUN).exists():
-        return (
-            "interrupted, goes on from there"
-            if done or (folder / "studies.log").exists()
-            else "begun, nothing finished"
-        )
+        return "interrupted, continues" if done or (folder / "studies.log").exists() else "begun, nothing finished"
     told = [differences(theirs, parts) for other in earlier(folder) if (theirs := noted(other))]
     told.sort(key=len)  # the nearest first
     return "; ".join(told[0]) if told else "never run"

@@ -1,8 +1,8 @@
 """Which files of a run's work folder are as they were written. Needs no torch.
 
 `finished.json` says that all is learned and has the SHA-256 of each file that is published; what a task cost is in a
-file of its own. Both are sealed. Checkpoints (`cl.files`) and the journal (`cl.journal`) vouch for themselves.
-Damage is reported, and the file is made again from those that vouch for themselves.
+file of its own. Both are sealed. Checkpoints (`cl.checkpoint_files`) and the journal (`cl.journal`) vouch for
+themselves. Damage is reported, and the file is made again from those that vouch for themselves.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """YAML 1.2 of params files, read into dicts and lists whose scalars keep their text.
 
 What a scalar without quotes stands for depends on its key, which `cl.literal` knows: `010` is a number under
-`training.epochs` and a name in `benchmark.order`. Merge keys, anchors and comments are read as DVC, which
-reads the same file, reads them. Tags are refused: a text that names its own Python type has no place in settings.
+`training.epochs` and a name in `benchmark.order`. Merge keys, anchors and comments are read as by DVC, which
+reads the same file. Tags are refused: a text that names its own Python type has no place in settings.
 """
 
 from __future__ import annotations

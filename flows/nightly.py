@@ -152,7 +152,7 @@ def _alone(home: Path) -> Iterator[None]:
 
 
 def main() -> int:
-    """Run a night: everything anew, compared with the last good night."""
+    """Learn everything anew, compare with the last good night, and say what got worse."""
     given = cli.parser("flows.nightly", main.__doc__).parse_args()
     params = cli.params_of(given)
     engine = configured_engine()

@@ -91,5 +91,5 @@ def test_joint_training_has_no_in_between(prepared: dict[int, Path], tmp_path: P
 
 def test_looks_that_never_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["cl.anytime", "--every", "0"])
-    with pytest.raises(UserError, match="--every 0: has to be 1 or more"):
+    with pytest.raises(UserError, match="--every 0: has to be 1 step or more"):
         anytime.main()
