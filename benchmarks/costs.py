@@ -180,7 +180,7 @@ class Memory:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         except OSError as error:
             raise UserError(
-                f"/proc/self/clear_refs: {error.strerror}; the peak of the memory can be had on Linux, or on a GPU"
+                f"/proc/self/clear_refs: {error.strerror}; the peak of the memory can be measured on Linux or on a GPU"
             ) from None
 
     def peak(self) -> int:

@@ -183,7 +183,7 @@ class Dask:
 
 
 class Ray:
-    """A Ray cluster: a run takes one CPU, and of the GPUs what is asked for."""
+    """A Ray cluster: a run takes one CPU and the GPUs that are asked for."""
 
     def __init__(self, execution: Execution) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -4,7 +4,7 @@
 
 A night is a folder of its own, `<out>/nights/<time>/`, with results and report like any comparison, and also with
 `night.json` and `morning.html`; `<out>/nights/latest.html` is the last one's page. MLflow has it in the experiment
-`<benchmark> nightly`. The command ends with status 1 where something got worse beyond noise (`flows.nights.verdict`),
+`<benchmark> nightly`. The command ends with status 2 where something got worse beyond noise (`flows.nights.verdict`),
 which fails the flow run in Prefect.
 """
 

@@ -52,7 +52,7 @@ WHITE_IS_ZERO, UNSIGNED, APART, NO_SUBSAMPLING, CMYK_INKS = 0, 1, 2, (1, 1), 1
 WHOLE_RANGE = (0, 255, 128, 255, 128, 255)
 """ReferenceBlackWhite of YCbCr whose samples use all 8 bits."""
 PNG_DEPTH = 24
-"""Where in a PNG its bits a sample stand."""
+"""Where in a PNG its bits per sample stand."""
 NO_WHITE = "signed, floating-point or 32-bit samples, which do not say how bright white is; save it with 8 or 16 bits"
 Place = tuple[int, int, int]
 """Of a member of a zip archive that is not packed: where it begins, how many bytes it has, and their CRC-32."""
@@ -164,7 +164,7 @@ def _mend_or_refuse(image: Image.Image, data: bytes) -> None:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image)
         colours = image.tag_v2.get(ExifTags.Base.ColorMap, ())
-        if image.mode in ("P", "PA") and max(colours) < 256:  # by old programs, of 8 bits where the standard has 16
+        if image.mode in ("P", "PA") and max(colours) < 256:  # old programs wrote 8 bits, not the standard's 16
             image.palette = ImagePalette.raw("RGB;L", bytes(colours))
     elif image.format == "PNG" and image.mode != "P" and "transparency" in image.info:
         depth = data[PNG_DEPTH]

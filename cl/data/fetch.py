@@ -120,9 +120,7 @@ def _fetch_one(remote: Remote, path: Path, say: Say | None) -> None:
     part, validator = _part_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if part.exists() and not validator.exists():
-        raise UserError(
-            f"{part}: no download was begun here that could be continued; move it away, and {remote.url} is fetched"
-        )
+        raise UserError(f"{part}: is no download that can be continued; move it away, and {remote.url} is fetched")
     if say is not None:
         say(f"fetching {remote.url}")
     furthest, failures = _size(part), 0

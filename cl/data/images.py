@@ -233,7 +233,7 @@ class _Readers:
         return files, splits, sorted(bad, key=lambda fault: fault.path)
 
     def _close_up(self, reading: _Reading, kept: Sequence[int]) -> None:
-        """Leave these images alone in the file."""
+        """Keep only these images in the file."""
         length = 3 * self.size**2
         with writing(reading.path, "r+b") as file:
             for place, index in enumerate(kept):
@@ -261,7 +261,7 @@ class _Readers:
 
 
 def _nameless_file() -> int:
-    """The descriptor of a file in memory; of one on the disk where the system has no such (macOS)."""
+    """The descriptor of a file in memory, or on the disk where the system has no files in memory (macOS)."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("images")
     with tempfile.TemporaryFile() as file:

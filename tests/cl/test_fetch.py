@@ -253,7 +253,7 @@ def test_nothing_left_to_send(server: Server, part: bytes, requests: int, tmp_pa
 def test_a_part_of_somebody_else_is_left_alone(server: Server, tmp_path: Path) -> None:
     """As a browser makes it beside what it downloads."""
     (tmp_path / "file.bin.part").write_bytes(DATA[:HALF])
-    with pytest.raises(UserError, match=r"file\.bin\.part: no download was begun here.*move it away"):
+    with pytest.raises(UserError, match=r"file\.bin\.part: is no download that can be continued.*move it away"):
         fetch([server.of()], tmp_path, None)
     assert (tmp_path / "file.bin.part").read_bytes() == DATA[:HALF]
     assert server.asked == []

@@ -362,9 +362,7 @@ def test_a_server_that_is_down_is_named_in_one_line(learned: Path) -> None:
 
 
 def test_a_name_that_mlflow_cannot_take_is_refused(learned: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"champion.name: 'a/b' has to be text without the characters / : \. ' \" %"
-    ):
+    with pytest.raises(UserError, match=r"champion.name: 'a/b' has to be text without the characters / : \. ' \" %"):
         params_of(learned, "champion.name=a/b")
     with pytest.raises(UserError, match=r"champion\.name"):
         params_of(learned, "champion.name=' '")
