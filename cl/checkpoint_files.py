@@ -24,8 +24,8 @@ class ForeignCheckpoint(DamagedCheckpoint):
 def write_folder(folder: Path, files: Mapping[str, bytes], key: str) -> None:
     """Write a folder of files with a manifest of their SHA-256; it appears at once and whole.
 
-    `key` names everything that went in; `verify` refuses a folder of another key. Foreign files in the folder
-    stay there: its own are then replaced one by one, and it counts as damaged until the last of them is.
+    `key` names everything that went in; `verify` refuses a folder of another key. If there are foreign
+    files in the folder, they stay, ours are replaced one by one, and it counts as damaged until the last is replaced.
     """
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     whole = {**files, "manifest.json": to_json({"schema": SCHEMA, "key": key, "files": hashes})}

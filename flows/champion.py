@@ -46,7 +46,7 @@ def crown(params: Params, out: Path, engine: Engine, method: str | None = None, 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     made = cli.parser("flows.champion", main.__doc__)
-    made.add_argument("--method", help="register a model of this method instead of the best one's")
+    made.add_argument("--method", help="register the best model of this method instead of the best of all")
     made.add_argument("--seed", type=int, help="register this seed instead of the one that is best on validation data")
     return made
 
