@@ -231,8 +231,8 @@ def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             raise UserError(f"{named(path)}: extends: {error}") from None
         if os.path.realpath(under) in resolved:
             raise UserError(
-                f"{named(path)}: extends: has to be the path of a file, relative to this one; files may not extend each "
-                "other in a circle"
+                f"{named(path)}: extends: has to be the path of a file, relative to this one; files may not extend "
+                "each other in a circle"
             )
         if len(chain) == LONGEST_CHAIN:
             raise UserError(f"{named(path)}: extends: a chain of more than {LONGEST_CHAIN} files")
