@@ -43,7 +43,9 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
         help="the methods, or all: every method that the scenario allows; default: those of the params file",
     )
     made.add_argument("--seeds", metavar="0,1", help="the seeds of every method; default: those of the params file")
-    made.add_argument("--out", type=option("--out"), default=Path("out"), help="the output folder; default: %(default)s")
+    made.add_argument(
+        "--out", type=option("--out"), default=Path("out"), help="the output folder; default: %(default)s"
+    )
     return made
 
 

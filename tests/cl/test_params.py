@@ -430,7 +430,7 @@ def test_a_file_may_extend_another(tmp_path: Path) -> None:
     assert params.training.batch_size == 9
     assert params.methods == {"gem": {"margin": 2, "memory_per_task": 7}, "ewc": {}}
     for text, words in (
-        ("extends: over.yaml\n", "other in a circle"),
+        ("extends: over.yaml\n", "each other in a circle"),
         ("extends: [3]\n", "has to be the path of a file"),
         ("extends: gone.yaml\n", r"gone\.yaml: cannot be read"),
     ):
