@@ -128,7 +128,7 @@ class Method(Trainable):
         raise NotImplementedError
 
     def sample_bytes(self, pixels: int, classes: int) -> int:
-        """The bytes of one stored sample: an image of `pixels` bytes, and its label among so many `classes`."""
+        """What one stored sample takes: an image of so many bytes, and its label, one of so many classes."""
         return pixels + LABEL_BYTES
 
     # What every method has.

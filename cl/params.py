@@ -79,7 +79,7 @@ class Benchmark(Section):
     def _names(cls, order: Any) -> Any:
         names = order if isinstance(order, list) else [order]
         if order is not None and not (names and all(isinstance(name, str) for name in names)):
-            raise ValueError(f"has to be a name, or names in brackets, such as [first, second], not {shown(order)}")
+            raise ValueError(f"has to be a name, or names in brackets, as [first, second], not {shown(order)}")
         return order
 
     @field_validator("name")

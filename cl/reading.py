@@ -49,7 +49,7 @@ class RunResult:
     reduced: dict[str, int]  # what the benchmark was scaled to by options
     scenario: str = TASK_INCREMENTAL  # task-incremental, online class-incremental, ...
     search: str = ""  # how knobs were chosen where it was not by the survey's protocol
-    other_accuracy: Matrix | None = None  # task-agnostic where the scenario is task-aware, and the other way round
+    other_accuracy: Matrix | None = None  # task-agnostic where the scenario is task-aware, or aware
 
     @property
     def benchmark_as_run(self) -> str:

@@ -106,7 +106,7 @@ def add_task(
     settings: list[str] | None = None,
     out: str = "out",
 ) -> None:
-    """Learn the tasks that have been added since the last run; earlier tasks are not learned again.
+    """Learn the tasks that have been added: what was learned before is not learned again.
 
     Args:
         tasks: How many tasks there are now (benchmark.tasks). Empty: all tasks of the benchmark or of its folder.
@@ -129,7 +129,7 @@ def report(
     settings: list[str] | None = None,
     out: str = "out",
 ) -> None:
-    """Build the leaderboard and the report of what has been learned.
+    """Build the leaderboard and the report page from what has been learned.
 
     Args:
         methods: Which methods. Empty: those of params.yaml.

@@ -56,7 +56,7 @@ TERMS: dict[str, dict[str, str]] = {
         "average forgetting",
         "forward transfer": "how much the earlier tasks help with a task before it is learned",
         "average incremental accuracy": "the mean over time of the average accuracy on the tasks so far",
-        "intransigence": "how far the accuracy on a task that was just learned falls short of joint training's",
+        "intransigence": "what a model that has just learned a task lacks to joint training on that task",
         "size efficiency": "how little the network and the state grow with the tasks; 100 % is no growth",
         "stability": "how well old tasks are kept",
         "plasticity": "how well a new task is learned",

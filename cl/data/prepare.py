@@ -176,7 +176,7 @@ def in_the_way(target: Path) -> str | None:
 
 
 def _keep_what_is_left(target: Path, say: Say) -> None:
-    """Move aside arrays without a manifest: without it they can be neither trusted nor removed."""
+    """Move aside arrays of ours without a manifest: they cannot be trusted, and without it not be removed."""
     if is_prepared(target) or not any(target.glob("task-*/*.npy")) or foreign(target, FILES.fullmatch):
         return
     aside = move_aside(target)

@@ -68,8 +68,8 @@ def _imagenet(name: str) -> Mapping[str, Tensor]:
             )
     except (OSError, HTTPException, RuntimeError, UnpicklingError) as error:  # RuntimeError: its hash is not the file's
         raise UserError(
-            f"model.weights: imagenet cannot be downloaded ({error}); fetch {weights.url} where the network allows it, "
-            "and set model.weights to the path of that file"
+            f"model.weights: imagenet cannot be had ({error}); fetch {weights.url} where the network allows, and set "
+            "model.weights to the path of that file"
         ) from None
     return state_dict
 
