@@ -44,29 +44,29 @@ run: $(READY)  ## the main job: data, training of every method, report, leaderbo
 	test $$status -eq 0 || python -m flows.report; \
 	python -m flows.report --show; exit $$status
 
-serve: $(READY) data/digits  ## Prefect server and worker and MLflow on this machine, with the deployments
+serve: $(READY) data/digits  ## start Prefect (server and worker) and MLflow on this machine, with the deployments
 	@python -m flows.serve start
 
-stop: $(READY)  ## end just those
+stop: $(READY)  ## end what `make serve` started
 	@python -m flows.serve stop
 
-test: $(READY) data/digits  ## the tests that run in minutes, with lint and types
+test: $(READY) data/digits  ## run the tests that take minutes, with lint and types
 	ruff check . && ruff format --check . && mypy
 	python -m pytest -n 2 --dist loadfile -m 'not slow'
 
-test-all: $(READY) data/digits  ## every test
+test-all: $(READY) data/digits  ## run every test
 	ruff check . && ruff format --check . && mypy
 	python -m pytest -n 2 --dist loadfile
 
 data/digits: $(READY)
 	$(FETCH)
 
-lint: $(READY)  ## format, lint, types
+lint: $(READY)  ## format the code, mend what ruff can mend, check types
 	ruff format . && ruff check --fix . && mypy
 
-bench: $(READY) data/digits  ## what the loop costs beside a hand-written one, and where a run's time goes
+bench: $(READY) data/digits  ## measure the loop beside a hand-written one, and where a run's time goes
 	python -m benchmarks.loop
 	python -m benchmarks.whole_run
 
-clean:  ## remove results and half-done work (not the environment)
+clean:  ## remove `out`: results, checkpoints, unfinished work, MLflow's database
 	rm -rf out

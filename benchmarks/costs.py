@@ -180,7 +180,7 @@ class Memory:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         except OSError as error:
             raise UserError(
-                f"/proc/self/clear_refs: {error.strerror}; the peak of the memory can be had on Linux, or on a GPU"
+                f"/proc/self/clear_refs: {error.strerror}; the peak of the memory can be measured on Linux or on a GPU"
             ) from None
 
     def peak(self) -> int:
@@ -390,13 +390,13 @@ def formula(measured: Measured, scale: Scale) -> str:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.costs", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--methods", metavar="A,B", help="default: every one there is")
+    parser.add_argument("--methods", metavar="A,B", help="default: every method")
     parser.add_argument("--tasks", type=cli.positive, default=5)
-    parser.add_argument("--samples", type=cli.positive, default=200, help="training images a task; default 200")
+    parser.add_argument("--samples", type=cli.positive, default=200, help="training images in each task; default 200")
     parser.add_argument("--batch-size", type=cli.positive, default=25)
-    parser.add_argument("--epochs", type=cli.positive, default=10, help="of the last task; default 10")
+    parser.add_argument("--epochs", type=cli.positive, default=10, help="epochs of the last task; default 10")
     parser.add_argument(
-        "--memory-per-task", type=cli.positive, default=48, help="images a task in replay memories; default 48"
+        "--memory-per-task", type=cli.positive, default=48, help="images of each task in replay memories; default 48"
     )
     parser.add_argument("--net", choices=("small", "base", "wide", "deep"), default="small")
     parser.add_argument(
@@ -404,9 +404,14 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a YAML value for every method that has such a knob, as estimator=batch-sum; may be given again and again",
+        help="a YAML value for all methods with this knob, such as estimator=batch-sum; can be given several times",
     )
-    parser.add_argument("--rounds", type=cli.positive, default=2, help="processes a method for its times; default 2")
+    parser.add_argument(
+        "--rounds",
+        type=cli.positive,
+        default=2,
+        help="how often each method is timed, each time in a process of its own; default 2",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -435,7 +440,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     scale = Scale(**options, given=dict(map(_knob, given)))
     if choose_device(scale.device).type != "cuda" and not Path("/proc/self/clear_refs").exists():
-        raise UserError("the peak of the memory can be had on Linux, or on a GPU; this machine is neither")
+        raise UserError("the peak of the memory can be measured on Linux or on a GPU; this machine has neither")
     methods = cli.methods_of(names)
     memory: dict[str, Measured] = {}
     times: dict[str, list[Measured]] = {method: [] for method in methods}

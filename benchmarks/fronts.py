@@ -29,7 +29,9 @@ def compared(run: RunResult) -> list[tuple[bool, bool, float]]:
         attempts = [number for number, t in enumerate(tried) if t["phase"] == "stability"]
         chosen = [number for number, t in enumerate(tried) if t["kept"]]
         if not attempts or not chosen:
-            raise UserError(f"{run.path.with_suffix('.trials.json')}: of task {index + 1} no attempt, or none was kept")
+            raise UserError(
+                f"{run.path.with_suffix('.trials.json')}: task {index + 1} has no attempt, or none was kept"
+            )
         survey, kept = attempts[-1], chosen[0]
         gained = 100 * (tried[kept]["stability"] - tried[survey]["stability"])
         gains.append((survey in best, kept == survey, gained))
@@ -40,7 +42,10 @@ def main() -> int:
     """Print a line per method."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fronts", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--out", type=option("--out"), default=Path("out/pareto"), help="of the run; default: out/pareto"
+        "--out",
+        type=option("--out"),
+        default=Path("out/pareto"),
+        help="the output folder of the search; default: out/pareto",
     )
     given = parser.parse_args()
     runs = read_runs(given.out)

@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print one line a run to standard error, and the table."""
     options = parsed(arguments)
     if importlib.util.find_spec(PACKAGE) is None:
-        raise UserError("Avalanche is not installed, with which this compares; run pip install -e '.[outside]'")
+        raise UserError("Avalanche, with which this compares, is not installed; run pip install -e '.[outside]'")
     pairs = pairs_for(options.methods)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="No loggers specified")

@@ -62,7 +62,11 @@ def results(method: str, rows: tuple[Row, ...]) -> str:
 def board(out: Path) -> str:
     """The tables of a run's leaderboard, and what they are of."""
     text = (out / "report" / "leaderboard.md").read_text(encoding="utf-8")
-    kept = [line for line in text.splitlines() if line.startswith(("|", "The same models,", "Need the task"))]
+    kept = [
+        line
+        for line in text.splitlines()
+        if line.startswith(("|", "The same models,", "Left out, as they need the task"))
+    ]
     lines = [f"\n{line}\n" if not line.startswith("|") else line for line in kept]
     return "\n".join([*lines, "", f"{where(compare(read_runs(out)))}."])
 
@@ -82,22 +86,39 @@ def main() -> int:
     """Fill every block."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--out", type=option("--out"), default=Path("out"), help="of the usual comparison; default: out"
+        "--out", type=option("--out"), default=Path("out"), help="output folder of the default comparison; default: out"
     )
     parser.add_argument(
-        "--all", type=option("--all"), default=Path("out/all"), help="of one of all methods; default: out/all"
+        "--all",
+        type=option("--all"),
+        default=Path("out/all"),
+        help="output folder of a comparison of all methods; default: out/all",
     )
     parser.add_argument(
-        "--switches", type=option("--switches"), default=Path("out/switches"), help="of benchmarks.switches"
+        "--switches",
+        type=option("--switches"),
+        default=Path("out/switches"),
+        help="output folder of benchmarks.switches",
     )
     parser.add_argument(
-        "--online", type=option("--online"), default=Path("out/online"), help="of the study of that name"
+        "--online",
+        type=option("--online"),
+        default=Path("out/online"),
+        help="output folder of the study online-class-split-digits",
     )
     parser.add_argument(
-        "--class", type=option("--class"), default=Path("out/class"), dest="classes", help="class-incremental"
+        "--class",
+        type=option("--class"),
+        default=Path("out/class"),
+        dest="classes",
+        help="output folder of a class-incremental comparison",
     )
-    parser.add_argument("--knobs", type=option("--knobs"), default=Path("out/knobs"), help="of benchmarks.knobs")
-    parser.add_argument("--methods", metavar="A,B", help="only their rows of --all, into their own pages")
+    parser.add_argument(
+        "--knobs", type=option("--knobs"), default=Path("out/knobs"), help="output folder of benchmarks.knobs"
+    )
+    parser.add_argument(
+        "--methods", metavar="A,B", help="copy only the rows of these methods from --all into their own pages"
+    )
     given = parser.parse_args()
     if given.methods:
         _fill_results(given.all, cli.methods_of(given.methods))

@@ -64,7 +64,7 @@ def prepared(root: Path, tasks: int) -> tuple[float, int]:
 def main() -> int:
     """Compare in rounds."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("path", type=option("PATH"), help="of tiny-imagenet-200.zip, or the folder that was in it")
+    parser.add_argument("path", type=option("PATH"), help="tiny-imagenet-200.zip, or the folder that was in it")
     parser.add_argument("--rounds", type=cli.positive, default=3)
     parser.add_argument(
         "--decode", type=int, nargs=2, metavar=("PART", "PARTS"), help="only this part, without preparing"

@@ -268,7 +268,10 @@ def main() -> int:
     """Keep the results of a study, and print and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduction", description=main.__doc__)
     parser.add_argument(
-        "--out", type=option("--out"), default=Path("out/reproduction"), help="of the study's comparison"
+        "--out",
+        type=option("--out"),
+        default=Path("out/reproduction"),
+        help="output folder of the study's comparison; default: out/reproduction",
     )
     parser.add_argument("--study", default=SCALED, help="its name in studies/")
     given = parser.parse_args()

@@ -34,7 +34,7 @@ def run(params: Params, out: Path) -> dict[str, str]:
 def table(params: Params, out: Path, failed: Collection[str] = ()) -> str:
     """The methods by average accuracy, mean and 95 % interval over the seeds, as text.
 
-    A run that `failed`, as `ewc/seed-0`, has no result here, even if an earlier comparison left one.
+    A run in `failed`, such as `ewc/seed-0`, has no result here, even if an earlier comparison left one.
     """
     rows = []
     for method in params.methods:

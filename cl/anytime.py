@@ -1,7 +1,8 @@
 """Accuracy within the tasks, on demand: `python -m cl.anytime --methods er,finetune --every 10`.
 
-Measures at the end of each task miss what happens in between: the first steps on a new task may lose old ones, which
-are found again by its end (the stability gap; De Lange et al., Continual evaluation for lifelong learning, ICLR 2023).
+Measures at the end of each task miss what happens in between: the first steps on a new task may cost accuracy on old
+ones, which returns by the task's end (the stability gap; De Lange et al., Continual evaluation for lifelong learning,
+ICLR 2023).
 This command trains the kept trial of each task once more from the checkpoint before it, which gives the same model, and
 measures test accuracy every so many steps. Nothing that was chosen or reported changes.
 
@@ -33,7 +34,7 @@ from cl.run import learner_of
 from cl.work import DamagedFile, finished
 
 SAMPLES = 1000
-"""Test samples of a task that are looked at, at most; a fixed random choice."""
+"""The most test samples of a task that are looked at: a fixed random choice."""
 WINDOW = 10
 
 
@@ -61,9 +62,9 @@ def trace(params: Params, run: RunId, out: Path, every: int) -> list[Moment]:
     try:
         trials = from_json(done.read(folder, "trials.json"))["trials"] if done is not None else None
     except DamagedFile as error:
-        raise UserError(f"{error}; make it whole first: flows.compare") from None
+        raise UserError(f"{error}; repair it first: python -m flows.compare, with the same options") from None
     if trials is None:
-        raise UserError(f"{run.name} is not learned under {out} with these params; learn it first: flows.compare")
+        raise UserError(f"{run.name} is not learned under {out} with these params; first run python -m flows.compare")
     learner = learner_of(params, run.method, run.seed, out)
     learner.sequence = replace(learner.sequence, tasks=tuple(map(_few, learner.sequence.tasks)))
     key = run_key(params, run.method, run.seed)
@@ -94,7 +95,7 @@ def trace(params: Params, run: RunId, out: Path, every: int) -> list[Moment]:
         values = kept["knobs"] or learner.knobs
         learner.train(kept["phase"], kept["trial"], kept["learning_rate"], values, plain=plain, watch=look)
         if last - steps_before < every:
-            raise UserError(f"--every {every}: {stage.name} took {last - steps_before} steps; look more often")
+            raise UserError(f"--every {every}: {stage.name} took {last - steps_before} steps; measure more often")
         steps_before = last
     return moments
 
@@ -121,14 +122,14 @@ def summary(moments: list[Moment], tasks: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Measure test accuracy while a task is learned, for runs that are finished."""
+    """Train the kept trials of finished runs once more, and measure test accuracy every few steps."""
     parser = cli.parser("cl.anytime", main.__doc__)
     parser.add_argument(
         "--every", type=int, default=10, metavar="STEPS", help="measure after every so many steps; default: 10"
     )
     given = parser.parse_args()
     if given.every < 1:
-        raise UserError(f"--every {given.every}: has to be 1 or more steps")
+        raise UserError(f"--every {given.every}: has to be 1 step or more")
     params = checked(cli.params_of(given))
     print(f"{'run':24} {'average':>8} {'worst case':>11} {'minimum':>8} {'largest drop':>13}")
     for run in runs_of(params):

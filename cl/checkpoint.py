@@ -39,14 +39,14 @@ def save(folder: Path, snapshot: Snapshot, record: Mapping[str, Any], key: str) 
 def load(folder: Path, key: str | None = None, device: torch.device | None = None) -> tuple[Snapshot, dict[str, Any]]:
     """Read a checkpoint back: (network and method state, record); raises `DamagedCheckpoint`.
 
-    `device`: where learning shall continue, which has to be where it was learned; None: to use the model, on the CPU.
+    `device`: where learning continues, of the same kind as before; None: to use the model, on the CPU.
     """
     files = verify(folder, key)
     try:
         outline = from_json(files["state.json"])
         home = outline.get("device", "cpu")
         if device is not None and device.type != home:
-            raise DamagedCheckpoint(f"{folder}: learned on {home}, and not to go on with on {device.type}")
+            raise DamagedCheckpoint(f"{folder}: learned on {home}, so learning cannot continue on {device.type}")
         there = device or torch.device("cpu")
         net = {name: t.to(there) for name, t in load_tensors(files["net.safetensors"]).items()}
         state = _fill(outline, load_tensors(files["state.safetensors"]), there)

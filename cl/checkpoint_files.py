@@ -24,8 +24,8 @@ class ForeignCheckpoint(DamagedCheckpoint):
 def write_folder(folder: Path, files: Mapping[str, bytes], key: str) -> None:
     """Write a folder of files with a manifest of their SHA-256; it appears at once and whole.
 
-    `key` names everything that went in; `verify` refuses a folder of another key. What somebody has put into the folder
-    stays there: then the files are replaced one by one, and the folder counts as damaged until the last of them.
+    `key` names everything that went in; `verify` refuses a folder of another key. If there are foreign
+    files in the folder, they stay, ours are replaced one by one, and it counts as damaged until the last is replaced.
     """
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     whole = {**files, "manifest.json": to_json({"schema": SCHEMA, "key": key, "files": hashes})}
@@ -44,7 +44,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], key: str) -> None:
                 (part / name).write_bytes(data)
             settle(part, folder, ours)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); earlier checkpoints are whole") from None
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); earlier checkpoints are intact") from None
 
 
 def verify(folder: Path, key: str | None = None, only: str | None = None) -> dict[str, bytes]:
@@ -61,7 +61,7 @@ def verify(folder: Path, key: str | None = None, only: str | None = None) -> dic
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DamagedCheckpoint(f"{path}: missing or damaged") from None
     if key is not None and found_key != key:
-        raise ForeignCheckpoint(f"{path}: of another run (its key is {str(found_key)[:12]}..., not {key[:12]}...)")
+        raise ForeignCheckpoint(f"{path}: is of another run (its key is {str(found_key)[:12]}..., not {key[:12]}...)")
     if only is not None:
         hashes = {only: hashes.get(only, "")}
     files = {}

@@ -38,10 +38,14 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
         help="set a key of the params: text and numbers as they stand, lists as [a, b]; can be given several times",
     )
     made.add_argument(
-        "--methods", metavar="A,B", help="default: those of the params file; all: every method that the scenario allows"
+        "--methods",
+        metavar="A,B",
+        help="the methods, or all: every method that the scenario allows; default: those of the params file",
     )
-    made.add_argument("--seeds", metavar="0,1", help="default: those of the params file")
-    made.add_argument("--out", type=option("--out"), default=Path("out"), help="the output folder; default: out")
+    made.add_argument("--seeds", metavar="0,1", help="the seeds of every method; default: those of the params file")
+    made.add_argument(
+        "--out", type=option("--out"), default=Path("out"), help="the output folder; default: %(default)s"
+    )
     return made
 
 
@@ -75,27 +79,27 @@ def seeds_of(text: str | None) -> list[int] | None:
     if seeds is None:
         return None
     if not all(WHOLE.fullmatch(seed) and len(seed) < 100 for seed in seeds):
-        raise UserError(f"--seeds {brief(text or '')}: has to be whole numbers separated by commas, as 0,1,2")
+        raise UserError(f"--seeds {brief(text or '')}: has to be whole numbers separated by commas, such as 0,1,2")
     return [int(seed) for seed in seeds]
 
 
 def listed(option: str, text: str | None) -> list[str] | None:
     """The names between commas; None without the option.
 
-    Raises `UserError` for an option that names nothing, as an unset variable does, and for nothing between two commas.
+    Raises `UserError` where an option names nothing, as with an unset shell variable, and for nothing beside a comma.
     """
     if text is None:
         return None
     names = [name.strip() for name in text.split(",")]
     if not any(names):
-        raise UserError(f"{option}: names nothing; leave the option out for those of the params file")
+        raise UserError(f"{option}: names nothing; leave the option out to take what the params file names")
     if not all(names):
-        raise UserError(f"{option} {brief(text)}: names nothing beside a comma; take that comma out")
+        raise UserError(f"{option} {brief(text)}: has nothing before or after a comma; take that comma out")
     return names
 
 
 class Ended(KeyboardInterrupt):
-    """The command was interrupted as by Ctrl-C, but by another signal."""
+    """An interrupt like that of Ctrl-C, by another signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -110,7 +114,7 @@ def guarded(main: Callable[[], int]) -> int:
     """
     streams.settle()
     code = _ended(main)
-    # All is done and said: an interrupt while the interpreter shuts down would make a failure of it.
+    # The command is done: an interrupt while the interpreter shuts down would make it look failed.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     return _unheard(fault, code) if (fault := streams.fault()) else code
 
@@ -128,10 +132,10 @@ def _ended(main: Callable[[], int]) -> int:
         if fault := streams.fault(error):
             return _unheard(fault, 2)
         where = f"{error.filename}: " if error.filename else ""
-        _complain(f"error: {where}{error.strerror or error}; earlier results are whole")
+        _complain(f"error: {where}{error.strerror or error}; earlier results are intact")
         return 2
     except MemoryError:
-        _complain("error: there is not enough memory; earlier results are whole")
+        _complain("error: there is not enough memory; earlier results are intact")
         return 2
     except KeyboardInterrupt as interrupt:
         _complain("\nstopped; nothing finished is lost: the same command goes on from here")
@@ -140,7 +144,7 @@ def _ended(main: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def _signals_as_interrupts() -> Iterator[None]:
-    """What `kill` sends, and a terminal that is closed, end a command as Ctrl-C does; not where they are ignored."""
+    """The signals of `kill` and of a closed terminal end a command as Ctrl-C does, unless they are ignored."""
 
     def end(number: int, frame: object) -> None:
         raise Ended(number)
@@ -160,7 +164,7 @@ def _unheard(fault: OSError, code: int) -> int:
     """The exit status of a command whose output was not taken."""
     if isinstance(fault, BrokenPipeError):
         return streams.READER_GONE
-    _complain(f"error: the output could not be written: {fault.strerror}; earlier results are whole")
+    _complain(f"error: the output could not be written: {fault.strerror}; earlier results are intact")
     return code or 2
 
 

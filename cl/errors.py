@@ -15,12 +15,12 @@ class UserError(Exception):
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: on one line, cut where it is long, without what an address may hold of secrets."""
+    """A value as a message shows it: on one line, cut where it is long, without the secrets of an address."""
     return brief(repr(value))
 
 
 def brief(text: str, longest: int = LONGEST) -> str:
-    """A text as a message shows it, without quotes; as `shown`."""
+    """A text as a message shows it: like `shown`, but without quotes."""
     text = re.sub(r"://.*", "://***", text, flags=re.DOTALL)
     if len(text) > longest:
         text = f"{text[:longest]}... ({len(text)} characters)"

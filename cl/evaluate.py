@@ -11,8 +11,8 @@ from cl.trainable import Trainable
 def accuracy(trainable: Trainable, split: Split, *, inference: bool, task_aware: bool | None = None) -> float:
     """Share of the split's samples that get their own label.
 
-    `inference`: by `predict`, as at test time; else by the network in training as it stands. `task_aware`:
-    it chooses among the classes of the sample's task; else among all classes seen. None: as the scenario is.
+    `inference`: by `predict`, as at test time; else by the network as training has it now. `task_aware`: the choice
+    is among the classes of the sample's task; else among all classes seen. None: as in the scenario.
     """
     net = trainable.net
     task_aware = net.increment == "task" if task_aware is None else task_aware

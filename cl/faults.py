@@ -14,20 +14,20 @@ from cl.overlay import Origin, secret
 MOST_FAULTS = 5
 WORDS = {
     "missing": "is required",
-    "too_short": "has to hold at least 1",
+    "too_short": "has to hold at least one item",
     "model_type": "has to be a section with keys of its own",
     "int_type": "has to be an integer, in decimal digits",
-    "float_type": "has to be a number, as 0.1 or 1e-3",
+    "float_type": "has to be a number, such as 0.1 or 1e-3",
     "bool_type": "has to be true or false",
     "string_type": "has to be text",
-    "list_type": "has to be a list, as [1, 2]",
-    "dict_type": "has to be a mapping, as {strength: 1.0}",
+    "list_type": "has to be a list, such as [1, 2]",
+    "dict_type": "has to be a mapping, such as {strength: 1.0}",
 }
 """What pydantic says less plainly, by the type of its fault."""
 
 
 def in_sentences(error: ValidationError, schema: type[BaseModel], origin: Origin) -> str:
-    """One sentence a fault, the first few of them, each behind the file or the option that it is in."""
+    """One sentence for each of the first few faults, behind the file or the option that it is in."""
     faults: dict[str, dict[str, None]] = {}
     for fault in error.errors()[:MOST_FAULTS]:
         place = origin.written(".".join(str(part) for part in fault["loc"]))

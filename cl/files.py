@@ -45,7 +45,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is always whole: its old content or its new; raises `OSError` and leaves no rest."""
+    """Write a file so that it is always whole: its old content or its new; raises `OSError`, and no part is left."""
     _written(path, data).close()
 
 
@@ -55,7 +55,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def hold(path: Path, data: bytes) -> BinaryIO:
-    """As `write_bytes`; the file is locked from its first moment until what is returned is closed, or we are dead."""
+    """As `write_bytes`; the file stays locked until the returned one is closed or this process ends."""
     try:
         return _written(path, data)
     except OSError as error:
@@ -63,11 +63,11 @@ def hold(path: Path, data: bytes) -> BinaryIO:
 
 
 def make_way(path: Path, warn: Callable[[str], None], folder: bool = False) -> None:
-    """Move away what is no file (or no folder) if one of ours belongs there; nothing is removed, `warn` is called."""
+    """Move away what stands where a file (or a folder) of ours belongs; nothing is removed, and `warn` is told."""
     if not os.path.lexists(path) or (path.is_dir() if folder else path.is_file()):
         return
     aside = move_aside(path)
-    warn(f"{path}: in the way of {'a folder' if folder else 'a file'} of ours; moved to {aside.name}")
+    warn(f"{path}: stood where {'a folder' if folder else 'a file'} of the results belongs; renamed to {aside.name}")
 
 
 def move_aside(path: Path) -> Path:
@@ -108,7 +108,7 @@ TRIES = 100
 def making(folder: Path) -> Iterator[Path]:
     """A new folder beside this one, to be filled and settled; locked as long as this process lives. Raises `OSError`.
 
-    It is gone at the end, whatever happens.
+    What was not settled is gone at the end, whatever happens.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
 
@@ -125,9 +125,9 @@ def making(folder: Path) -> Iterator[Path]:
 
 
 def settle(part: Path, folder: Path, ours: Ours) -> None:
-    """Put a folder that was made in its place, instead of one of ours; raises `OSError` where that cannot be.
+    """Put a folder that `making` made in its place, where one of ours may stand; raises `OSError` where it cannot.
 
-    Whoever does the same at the same time disturbs nothing: the last one stays.
+    Several processes may do this at once: the last one's folder stays.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise NotADirectoryError(errno.ENOTDIR, "a link or a file stands there; move it away", str(folder))
@@ -146,7 +146,7 @@ def settle(part: Path, folder: Path, ours: Ours) -> None:
         else:
             _clear_away(old, folder, ours)
             return
-    raise OSError(errno.EBUSY, "other processes go on writing it", str(folder))
+    raise OSError(errno.EBUSY, "other processes keep writing it", str(folder))
 
 
 def _clear_away(old: Path, folder: Path, ours: Ours) -> None:
@@ -171,7 +171,7 @@ def foreign(folder: Path, ours: Ours) -> Path | None:
 
 
 def remove(folder: Path, ours: Ours) -> None:
-    """Remove our files from the folder, and what folders that leaves empty, itself too; all else stays.
+    """Remove our files from the folder, and each folder that this leaves empty, itself included; all else stays.
 
     Raises `OSError`, but not for what another process removes meanwhile.
     """
@@ -185,7 +185,7 @@ def remove(folder: Path, ours: Ours) -> None:
             Path(place).rmdir()
 
 
-# What is under way is beside its place, under a name of its own, and locked: so what a kill left is told from it.
+# Unfinished work lies beside its place, under a name of its own, and is locked. What a kill left is not locked.
 
 LEFT = re.compile(r"\.(.+?)\.(\d+)(\.[0-9a-f]{8})?\.part")
 
@@ -195,7 +195,7 @@ def _beside(path: Path) -> Path:
 
 
 def _begun(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
-    """Make a part of this path, and lock it, if the disk knows locks: the part, and its descriptor."""
+    """Make a part of this path and, if the disk knows locks, lock it; returns the part and its descriptor."""
     for _ in range(TRIES):
         part = _beside(path)
         try:
@@ -207,7 +207,7 @@ def _begun(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         if is_at(descriptor, part):
             return part, descriptor
         os.close(descriptor)
-    raise OSError(errno.EBUSY, "other processes go on removing it", str(path))
+    raise OSError(errno.EBUSY, "other processes keep removing it", str(path))
 
 
 def sweep(folder: Path, of: Collection[str] = (), *, below: bool = False, sure: bool = False) -> None:
@@ -231,7 +231,7 @@ def _sweep(part: Path, process: int | None, sure: bool) -> None:
 
 
 def remove_left(path: Path, *, sure: bool = False) -> bool:
-    """Remove a file or a folder of ours that is locked as long as it is used, unless it is; returns whether it did.
+    """Remove a file or a folder of ours unless it is locked, as it is while in use; returns whether it was removed.
 
     `sure`: also where the disk knows no locks. Raises nothing.
     """
@@ -273,7 +273,7 @@ def to_json(value: Any) -> bytes:
 def from_json(data: bytes) -> Any:
     """The value of a JSON text, which others may have edited.
 
-    Raises `ValueError`, saying what is wrong, also for what Python alone takes: NaN and numbers too large for one, a
+    Raises `ValueError`, saying what is wrong, also for what Python alone takes: NaN, numbers too large for a float, a
     name that stands twice, text that is no Unicode, and nesting deeper than `DEEPEST`.
     """
     try:

@@ -1,4 +1,4 @@
-"""What the methods share that hold weights near their old values by a quadratic penalty."""
+"""What is shared by the methods that hold weights near their old values by a quadratic penalty."""
 
 from __future__ import annotations
 

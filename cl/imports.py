@@ -50,7 +50,7 @@ def code_of(method: str) -> list[str]:
 
 
 def closure(roots: Iterable[str], stop: Iterable[str] = NO_PART) -> set[str]:
-    """The modules that these import, and so on, with these; not those of `stop`, nor what only they import."""
+    """These modules and all that they import, however far; without those of `stop` and what only these import."""
     closed: set[str] = set()
     waiting = list(roots)
     while waiting:
@@ -104,7 +104,7 @@ def train_dependencies() -> list[str]:
     """The code of DVC's train stages, but for the method's own file, which each stage names by its key.
 
     A stage cannot ask for what its own method imports; so a method's file that another method imports counts for all.
-    To be trained again costs little where nothing has changed: the runs themselves know.
+    Such a stage costs little where nothing has changed: each run then finds its work done.
     """
     methods = names_in("methods")
     own = {name: f"methods/{name}.py" for name in methods}

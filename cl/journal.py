@@ -32,7 +32,7 @@ def chained(last: str, entries: Iterable[dict[str, Any]]) -> tuple[str, list[dic
 
 
 def checked(path: Path, warn: Callable[[str], None]) -> str:
-    """Cut the file after its last good line, and return the digest in that; `warn` is told of damage.
+    """Cut the file after its last good line, and return that line's digest; `warn` is told of damage.
 
     A line that a kill or a full disk cut short was never reported to anybody, so no warning is needed.
     """
@@ -49,7 +49,7 @@ def checked(path: Path, warn: Callable[[str], None]) -> str:
     else:
         lines = []
     if lines or _link(last, rest[:-1]) is not None:  # then the last byte was the end of a line
-        warn(f"{path}: damaged; the trials from there on are made again where they are needed")
+        warn(f"{path}: damaged; the trials after the damage are run again where they are needed")
     os.truncate(path, good)
     return last
 

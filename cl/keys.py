@@ -1,7 +1,7 @@
 """What decides a run's bytes, the keys that are made of it, and which checkpoints hold for them.
 
-The name of a run's work folder is a key of everything but the data that decides its bytes, which `unit.json` in the
-folder lists. The key of a checkpoint names the data of the tasks up to it as well.
+The name of a run's work folder is a key of everything that decides its bytes, except the data; `unit.json` in the
+folder lists it. The key of a checkpoint names the data of the tasks up to it as well.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _sha256(path: Path, changed: int) -> str:
 
 
 def run_key(params: Params, method: str, seed: int) -> str:
-    """A short name of all of that."""
+    """The digest of `parts_of`."""
     return digest(parts_of(params, method, seed))
 
 

@@ -61,7 +61,7 @@ class Knob:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{name}: has to be a finite number, not {shown(value)}")
         if self.range is not None and not (isinstance(value, int | float) and self.range[0] <= value <= self.range[1]):
-            raise UserError(f"{name}: has to lie in {self.range[0]:g} to {self.range[1]:g}, not {shown(value)}")
+            raise UserError(f"{name}: has to lie between {self.range[0]:g} and {self.range[1]:g}, not {shown(value)}")
         return value
 
 

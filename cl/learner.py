@@ -173,9 +173,9 @@ class Learner:
     def _classes_come(self) -> bool:
         """Whether new classes are learned beside old ones.
 
-        The new task's validation data then say nothing of when to stop: they are answered best in the moment when
-        everything is taken for a new class. So all epochs are run, the last is kept, and validation accuracy is that
-        within the task's own classes.
+        The new task's validation data then do not tell when to stop: the accuracy on them is highest when everything
+        is taken for a new class. So all epochs are run and the last is kept. Validation accuracy is that among the
+        task's own classes.
         """
         return self.params.scenario.name == "class" and not self.method.sees_all_tasks
 
@@ -214,11 +214,13 @@ class Learner:
         else:
             old = self.method.kept(self.task.train.normalise)
             if not old:
-                raise UserError(f"methods.{self.name}: keeps no sample of an old task to see stability on; keep more")
+                raise UserError(
+                    f"methods.{self.name}: keeps no sample of an old task to measure stability on; raise its memory"
+                )
         return statistics.fmean(accuracy(self.method, split, inference=True) for split in old)
 
     def chance(self) -> float:
-        """The validation accuracy of always naming the most frequent class, of the task where that is known."""
+        """The validation accuracy of always naming the most frequent class, within the task where the task is known."""
         split = self.task.validation
         y, t = split.y, split.t
         task_aware = self._task_aware or self.params.scenario.name == "task"
@@ -260,7 +262,7 @@ def instability_of(method: Method, learning_rate: float) -> float | None:
 def within_budget(name: str, method: Method, budget: int | str | None, sequence: Sequence, increment: str) -> Knobs:
     """The knob that holds a method to the memory that all are given, in samples; none where it keeps no samples.
 
-    Raises `UserError` where it keeps so many of each task, or where the budget holds not one.
+    Raises `UserError` where it keeps a fixed number of each task, or where the budget holds not one sample.
     """
     if budget is None or not method.stores_samples or method.sees_all_tasks:
         return {}
@@ -271,5 +273,5 @@ def within_budget(name: str, method: Method, budget: int | str | None, sequence:
     each = method.sample_bytes(math.prod(sequence.tasks[0].train.images.shape[1:]), classes)
     count = bytes_of(budget) // each if isinstance(budget, str) else budget
     if count < 1:
-        raise UserError(f"memory_budget: {budget} hold no sample of {name}, of {each} bytes each; raise it")
+        raise UserError(f"memory_budget: {budget} is too little: a sample of {name} takes {each} bytes; raise it")
     return {"memory_budget": count}

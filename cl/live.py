@@ -41,7 +41,7 @@ class LiveTable:
             self._note(run.method, f"seed {run.seed}: finished before")
         elif event["event"] == "resumed":
             self._share[run] = self._before[run] = (event["index"] + 1) / event["tasks"]
-            self._note(run.method, f"seed {run.seed}: goes on from before")
+            self._note(run.method, f"seed {run.seed}: continues earlier work")
         elif event["event"] == "trial":
             where = f"seed {run.seed}: task {event['index'] + 1}/{event['tasks']} {event['phase']}"
             self._note(run.method, f"{where} {chosen_of(event['point'])}: {event['accuracy']:.1%}")
@@ -74,7 +74,7 @@ class LiveTable:
             reached = [self._accuracy[run] for run in own if run in self._accuracy]
             accuracy = f"{statistics.fmean(reached):.1%}" if reached else ""
             table.add_row(method, ProgressBar(1.0, share, width=20), accuracy, self._last[method])
-        hidden = f"{len(self._last) - len(fit)} methods more" if len(fit) < len(self._last) else ""
+        hidden = f"{len(self._last) - len(fit)} more methods" if len(fit) < len(self._last) else ""
         left = time_left(self._share.values(), self._before.values(), time.monotonic() - self._started)
         table.caption, table.caption_justify = "; ".join(filter(None, [hidden, left])), "left"
         return table

@@ -41,7 +41,7 @@ def drawn(split: Split, count: int, draw: torch.Generator) -> dict[str, Tensor]:
 
 
 def reservoir(seen: int, count: int, capacity: int, draw: torch.Generator) -> Tensor:
-    """Where each of `count` items goes that are offered one after the other, `seen` having been before: (count,).
+    """The slots (count,) of `count` items that are offered one after the other; `seen` items came before them.
 
     -1: nowhere. After n items each of them is kept with chance min(1, capacity / n), whatever its place (Vitter 1985,
     algorithm R): the n-th, counted from 0, draws from 0 to n, itself included.

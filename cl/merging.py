@@ -1,4 +1,4 @@
-"""What the methods share that merge the tasks' weights: training near the last task's, and answers by the merge."""
+"""What is shared by the methods that merge the tasks' weights: training near the last task's, answers by the merge."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def forward_transfer(zero_shot: Sequence[float], untrained: Sequence[float]) -> 
 
 
 def intransigence(matrix: Matrix, reference: Sequence[float]) -> float | None:
-    """(1/T) sum_k (a*[k] - a[k][k]): what is lacking of each task, just learned, to a model that saw all of them.
+    """(1/T) sum_k (a*[k] - a[k][k]): how far each task, just learned, falls short of a model that saw all of them.
 
     `reference`: a*, of joint training on all tasks. Chaudhry et al. 2018 define it with joint training on the tasks up
     to k. Negative where learning in turn was better. None where all tasks were learned at once.
@@ -143,9 +143,9 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which points no other is better than in one coordinate and no worse in the other (the Pareto front), in order.
+    """The indices of the points on the Pareto front, in order: those that no other point beats.
 
-    Points are compared by their values, the larger the better; equal ones do not beat each other.
+    One point beats another if it is no smaller in both coordinates and larger in one; equal points do not.
     """
 
     def beaten(a: tuple[float, float]) -> bool:

@@ -1,7 +1,7 @@
 """Begin a method of your own: `python -m cl.new_method elastic_anchor` writes its file, its test and its page.
 
-What it writes works: it pulls every weight back to where the last task left it. What is the author's to say begins
-with "To write", and the tests fail until it is said.
+What it writes works: it pulls every weight back to where the last task left it. What the author has to say is marked
+"To write", and the tests fail until it is said.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from cl.files import write_whole
 from cl.names import PACKAGE
 
 TO_WRITE = "To write:"
-"""What is left to the author begins so."""
+"""Marks what is left to the author."""
 EXAMPLE = ("elastic_anchor", "Elastic anchor", "An example; no paper.")
-"""Of which CONTRIBUTING.md shows the file."""
+"""Name, title and paper of the method whose file CONTRIBUTING.md shows."""
 
 METHOD = '''"""{title}: hold every weight near the last task's, all equally firmly.
 
@@ -56,7 +56,7 @@ class {cls}(Method):
         self.anchor_ = snapshot(self.shared)
 '''
 
-TEST = '''"""{title}. {to_write} of which equation the golden value is, worked out by hand."""
+TEST = '''"""{title}. {to_write} which equation gives the golden value, worked out by hand."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ with $\\theta^*$ the weights as the last task left them.
 ## Results
 
 <!-- results -->
-{to_write} nothing by hand: the two commands that `python -m cl.new_method` ends with.
+{to_write} nothing by hand; the last two commands that `python -m cl.new_method` prints fill it in.
 <!-- /results -->
 """
 
@@ -143,29 +143,29 @@ def files(name: str, title: str, paper: str) -> dict[str, str]:
 
 
 def class_name(name: str) -> str:
-    """ElasticAnchor, of elastic_anchor."""
+    """ElasticAnchor for elastic_anchor."""
     return "".join(word.capitalize() for word in name.split("_"))
 
 
 def write(name: str, title: str, paper: str, root: Path) -> list[Path]:
     """Write the three files; raises `UserError` for a name that cannot be used, and where one of them is there."""
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or name == "all":
-        raise UserError(f"{brief(name)}: has to be of small letters, digits and underscores, as elastic_anchor")
+        raise UserError(f"{brief(name)}: use lower-case letters, digits and underscores alone, as in elastic_anchor")
     texts = {root / path: text for path, text in files(name, title, paper).items()}
     for path in texts:
         if not path.parent.is_dir():
-            raise UserError(f"{path.parent}: is not there; a method is begun in a clone of the repository")
+            raise UserError(f"{path.parent}: does not exist; run this in a clone of the repository")
         if path.exists():
-            raise UserError(f"{path}: exists; choose another name, or remove it first")
+            raise UserError(f"{path}: exists already; choose another name, or remove it first")
     for path, text in texts.items():
         write_whole(path, text.encode())
     return list(texts)
 
 
 def main() -> int:
-    """Write the files, and say what comes next."""
+    """Write the three files, and say what comes next."""
     parser = argparse.ArgumentParser(prog="python -m cl.new_method", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("name", help="of the method and its files, as elastic_anchor")
+    parser.add_argument("name", help="of the method and its files, such as elastic_anchor")
     parser.add_argument("--title", help="its name in words; default: the name without underscores")
     parser.add_argument("--paper", help="authors, title, where and when it appeared")
     given = parser.parse_args()
@@ -174,7 +174,7 @@ def main() -> int:
     print("\n".join(str(path.relative_to(PACKAGE.parent)) for path in written))
     print(
         f"""
-It works as it is; now make it yours (CONTRIBUTING.md). What is left to write begins with "{TO_WRITE}". Then
+It works as it is; now make it yours (CONTRIBUTING.md). What is left to write is marked "{TO_WRITE}". Then run
 
     python -m benchmarks.tables                  # the tables of methods in README and docs
     python -m pytest tests/cl/methods/test_{given.name}.py tests/test_docs.py

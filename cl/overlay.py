@@ -231,10 +231,11 @@ def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             raise UserError(f"{named(path)}: extends: {error}") from None
         if os.path.realpath(under) in resolved:
             raise UserError(
-                f"{named(path)}: extends: has to be the name of a file, seen from this one, that does not extend it"
+                f"{named(path)}: extends: has to be the path of a file, relative to this one; files may not extend "
+                "each other in a circle"
             )
         if len(chain) == LONGEST_CHAIN:
-            raise UserError(f"{named(path)}: extends: more than {LONGEST_CHAIN} files on one another")
+            raise UserError(f"{named(path)}: extends: a chain of more than {LONGEST_CHAIN} files")
         path = under
 
 

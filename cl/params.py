@@ -44,7 +44,7 @@ def _knob(value: Any) -> Any:
     """A value that some knob may have; whether this one may, its method checks."""
     for item in value if isinstance(value, list) else [value]:
         if not isinstance(item, Scalar) or (isinstance(item, float) and not math.isfinite(item)):
-            raise ValueError(f"has to be a finite number, true or false, a word, or a list of such, not {shown(value)}")
+            raise ValueError(f"has to be a finite number, true, false, a word, or a list of these, not {shown(value)}")
     return value
 
 
@@ -159,7 +159,7 @@ class Scenario(Section):
     """What a new task brings, whether the task of an image is given at test, and how the data come."""
 
     name: Literal["task", "domain", "class"] = Field(
-        "task", description="incremental learning: a head for each task; the same classes in each; more classes in each"
+        "task", description="task: a head for each task; domain: the same classes in each; class: new classes in each"
     )
     online: bool = Field(False, description="one pass over a stream without task boundaries")
     batch_size: int = Field(10, ge=1, le=MOST, description="samples of a stream in a step")
@@ -253,7 +253,7 @@ class Champion(Section):
     @classmethod
     def _usable(cls, name: str | None) -> str | None:
         if name is not None and (not name.strip() or any(letter in "/:.'%\"" for letter in name)):
-            raise ValueError(f"{shown(name)} has to be some text without the characters / : . ' \" %")
+            raise ValueError(f"{shown(name)} has to be text without the characters / : . ' \" %")
         return name
 
 
@@ -379,7 +379,7 @@ def read(
 def validate(tree: dict[str, Any], source: str, laid: Mapping[str, str] = MappingProxyType({})) -> Params:
     """Check a parsed params.yaml; raises `UserError` with one sentence a fault, naming its source and the key.
 
-    That is `source`, or for what was laid over it, by key, the option or the file that did so.
+    The source is `source`, but for the keys of `laid`: each of these has the option or the file that set it.
     """
     origin = Origin(source, laid)
     try:

@@ -30,7 +30,7 @@ def expanded(text: str) -> str:
     whole_path = os.path.expanduser(text)
     if whole_path.startswith("~"):
         name = text.partition("/")[0]
-        raise ValueError(f"{text!r}: no home folder {name} is known; write ./{text} for what is named so")
+        raise ValueError(f"{text!r}: there is no home folder {name}; write ./{text} for a file of that name")
     return whole_path
 
 

@@ -79,7 +79,7 @@ def how_it_ended(code: int, log: Path) -> str:
     """What is known of a run that reported nothing itself: its exit status and the end of its log."""
     last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-    return f"{how}{': ' + last[0] if last else ''} (all of it in {log})"
+    return f"{how}{': ' + last[0] if last else ''} (the whole log: {log})"
 
 
 class Children:
@@ -167,7 +167,7 @@ RUN_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
-    # The C library (glibc) keeps freed memory for the next tensors: to get it from the kernel anew in every step took
+    # The C library (glibc) keeps freed memory for the next tensors. Getting it anew from the kernel in every step took
     # a seventh to a quarter of the time of a step of the SMALL net on batches of 200.
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
@@ -284,14 +284,14 @@ def check_out(out: Path, benchmark: Benchmark | None = None) -> None:
         apart("benchmark.path", Path(expanded(benchmark.path)), *places)
     for place in places[:5]:
         if os.path.lexists(place) and not place.is_dir():
-            raise UserError(f"{place}: no folder, and one is needed there; move it away, or choose another with --out")
+            raise UserError(f"{place}: is no folder, but one is needed there; move it away, or give another --out")
     work = out / ".work"
     try:
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=work):
             pass
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another with --out") from None
+        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
     for name in ("results", "checkpoints", "report", ".work"):
         sweep(out / name, below=True)
     for file in work.glob("params-*.json"):

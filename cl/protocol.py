@@ -156,7 +156,7 @@ class Protocol:
         return dict(zip(grid, self._all(study, "plasticity", planned), strict=True))
 
     def _all(self, study: Study, phase: str, planned: Sequence[_Planned]) -> list[Outcome]:
-        """The outcomes of the trials, those not known yet run: at once, where there are processes for that."""
+        """The outcomes of the trials. Those not known yet are run, at once where there are processes for that."""
         missing = [one for one in planned if study.known(one.number) is None]
         if self.pool is None or len(missing) < 2:
             for one in missing:
@@ -184,7 +184,7 @@ class Protocol:
         return decay_until_accepted(searched.knobs, declared, self.params.selection, searched.threshold, try_out)
 
     def _front(self, searched: Searched, attempts: list[Trial]) -> list[Trial]:
-        """More points of what the method can have of stability and of plasticity, beside the survey's attempts."""
+        """More points on the method's trade-off of stability and plasticity, besides the survey's attempts."""
         study = self._study(searched.index, "pareto", objectives=2)
         search = Front(study, self.learner.knobs, self.learner.method.knobs, self.params.selection)
         for number, trial in enumerate(attempts):

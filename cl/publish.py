@@ -48,11 +48,11 @@ def _leave_it() -> None:
 
 
 def publish(folder: Path, method: str, seed: int, out: Path, say: Say) -> None:
-    """Put the finished run's files where other programs read them; what is there already and right stays.
+    """Put the finished run's files where other programs read them; a file that is there already and right stays.
 
-    The run's lock is to be held. What others have put there stays too, but for files of the names of ours. A file of
-    the run's that is damaged is put back from there. Raises `DamagedFile` where it is damaged there too, and
-    `DamagedCheckpoint` for a checkpoint of the run's.
+    The caller holds the run's lock. Foreign files stay too, unless they have the name of one of ours. A damaged file of
+    the work folder is restored from its published copy. Raises `DamagedFile` where that is damaged too, and
+    `DamagedCheckpoint` for a checkpoint of the work folder.
     """
     target = out / "checkpoints" / method / f"seed-{seed}"
     places = {name: out / "results" / method / f"seed-{seed}{suffix}" for name, suffix in PUBLISHED.items()}
@@ -97,7 +97,7 @@ def publish(folder: Path, method: str, seed: int, out: Path, say: Say) -> None:
 
 @contextlib.contextmanager
 def _publishing(folder: Path) -> Iterator[None]:
-    """Runs of one method and seed with other params publish to the same place; one after the other, where possible."""
+    """Runs of one method and seed with different params publish to one place, one after the other where possible."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         wait_for(descriptor)

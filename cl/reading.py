@@ -99,7 +99,7 @@ def read_run(path: Path, method: str, seed: int) -> RunResult:
     """One result file with its two companions; UserError naming the file that is damaged or incomplete."""
     again = f"delete it and run `python -m flows.compare --methods {method} --seeds {seed}` again."
     if path.stem != f"seed-{seed}":
-        raise UserError(f"{path} is not how a result is named: rename it to seed-{seed}.json, or {again}")
+        raise UserError(f"{path} does not have the name of a result: rename it to seed-{seed}.json, or {again}")
     data = _read(path, RESULT, again)
     if (data["method"], data["seed"]) != (method, seed):
         raise UserError(f"{path} holds {data['method'][:80]}, seed {data['seed']}: put it where it belongs, or {again}")
@@ -147,7 +147,7 @@ def read_folder(folder: Path) -> tuple[Result | None, Trials | None, Cost | None
 
     Raises `UserError` for one that is damaged.
     """
-    again = "delete it, it will be written anew"
+    again = "delete it, and it is written anew"
     files = {folder / "result.json": RESULT, folder / "trials.json": TRIALS, folder / "cost.json": COST}
     result, trials, cost = (_read(file, schema, again) if file.exists() else None for file, schema in files.items())
     return result, trials, cost
@@ -196,7 +196,7 @@ def _contradiction(data: Mapping[str, Any]) -> str:
     at_once = all(value is None for row in data["accuracy"][:-1] for value in row)
     learned = [entry["task"] for entry in entries]
     if learned != names and not (at_once and len(learned) == 1):
-        return "per_task has not one entry for each of the tasks, in their order"
+        return "per_task does not have one entry for each task, in their order"
     if any(("zero_shot_accuracy" in entry) != ("untrained_accuracy" in entry) for entry in entries):
         return "per_task has one of zero_shot_accuracy and untrained_accuracy without the other"
     return ""
@@ -205,9 +205,9 @@ def _contradiction(data: Mapping[str, Any]) -> str:
 def defect(matrix: Any, tasks: int) -> str:
     """What is wrong with the accuracy matrix of a finished run; empty if nothing is."""
     if not isinstance(matrix, list) or len(matrix) != tasks or not tasks:
-        return f"its accuracy matrix has not one row for each of {count(tasks, 'task')}"
+        return f"its accuracy matrix does not have one row for each of {count(tasks, 'task')}"
     if not all(isinstance(row, list) and len(row) == tasks for row in matrix):
-        return f"a row of its accuracy matrix has not {count(tasks, 'value')}"
+        return f"a row of its accuracy matrix does not have {count(tasks, 'value')}"
     at_once = all(value is None for row in matrix[:-1] for value in row)
     for i in range(tasks - 1 if at_once else 0, tasks):
         if not all(type(value) in (float, int) and 0 <= value <= 1 for value in matrix[i][: i + 1]):

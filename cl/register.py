@@ -38,22 +38,22 @@ def cannot(name: str, scenario: Scenario) -> str | None:
     """Why a method cannot run in a scenario, by what it declares; None if it can."""
     method = method_class(name)
     if method.needs_task_id and scenario.name != "task":
-        return f"{name} needs the task of an image at test, which {scenario.name}-incremental learning does not tell"
+        return f"{name} needs the task of an image at test, which {scenario.name}-incremental learning does not give"
     if scenario.name not in method.scenarios:
         return f"{name} is for {listed(method.scenarios)} learning, not for {scenario.name}-incremental"
     if scenario.online and method.sees_all_tasks:
         return f"{name} learns all tasks at once, and an online stream shows them one after the other"
     if scenario.online and not method.online:
-        return f"{name} does its work at the boundaries between tasks, of which an online stream tells nothing"
+        return f"{name} does its work at the boundaries between tasks, which an online stream does not announce"
     return None
 
 
 def unbounded(name: str) -> str | None:
-    """Why one memory for all (`memory_budget`) cannot hold a method to it; None where it can, or keeps no samples."""
+    """Why the one `memory_budget` for all cannot bound a method's memory; None where it can, or there is no memory."""
     method = method_class(name)
     if not method.stores_samples or method.sees_all_tasks or "memory_budget" in method.knobs:
         return None
-    return f"memory_budget: {name} keeps so many samples of each task, however many tasks there are"
+    return f"memory_budget: {name} keeps a fixed number of samples of each task, however many tasks there are"
 
 
 def listed(increments: frozenset[Increment]) -> str:
@@ -62,10 +62,10 @@ def listed(increments: frozenset[Increment]) -> str:
 
 
 def checked(params: Params, say: Callable[[str], None] = print) -> Params:
-    """The params, their methods and knobs checked as only the methods' own files can, those that are not run too.
+    """The params, once the knobs of all methods, run or not, are checked against the methods' own files.
 
-    A method that cannot be run in the scenario, the search or the memory asked for is left out and said, where the
-    params leave such out. Raises `UserError` that names them all otherwise.
+    A method that cannot be run in the scenario, the search or the memory asked for is left out, and `say` is told, if
+    `scenario.unsupported` is leave-out; otherwise this raises `UserError`, naming them all.
     """
     for name, knobs in {**params.others, **params.methods}.items():
         for which, value in knobs.items():
@@ -78,7 +78,7 @@ def checked(params: Params, say: Callable[[str], None] = print) -> Params:
             decays = method_class(name).selection != "learning-rate"
             if decays and not method_class(name).stores_samples:
                 reasons[name] = (
-                    f"{name} keeps no samples to see stability on (selection.stability_on: holdout would do)"
+                    f"{name} keeps no samples on which to measure stability (set selection.stability_on=holdout)"
                 )
     left = {name: knobs for name, knobs in params.methods.items() if name not in reasons}
     if not reasons:

@@ -30,11 +30,11 @@ class Rehearsal(Method):
     """All of the memory: `images` as they are kept, `y`, `t`."""
 
     def slots(self, tasks: int) -> int:
-        """Samples that each task may keep while so many are being learned or have been."""
+        """Samples that each task may keep once so many tasks are learned or being learned."""
         raise NotImplementedError
 
     def capacity(self) -> int:
-        """m: the samples that the number drawn for a step counts, now that this task is being learned."""
+        """m: the memory's size, from which the number of samples drawn for a step follows (`per_step`)."""
         raise NotImplementedError
 
     def begin_task(self, data: Task) -> None:
@@ -64,7 +64,7 @@ class Rehearsal(Method):
         return torch.cat([x, old]), torch.cat([y, replay["y"][chosen]]), torch.cat([ids, replay["t"][chosen]])
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        """The new task weighs as much as all old ones together, and the old ones weigh the same."""
+        """The new task weighs as much as all old ones together, and the old ones weigh the same as one another."""
         if isinstance(t, int):
             return super().loss(x, y, t)
         each = F.cross_entropy(self.net(x, self.net.scope(t)), self.net.label(y, t), reduction="none")

@@ -35,7 +35,9 @@ def with_new_keys(tree: dict[str, Any], source: str | None = None) -> dict[str, 
             continue
         name = new.rpartition(".")[2]
         if name in values:
-            raise UserError(f"{source or 'params'}: {old} is the old name of {new}, and both are given; leave it out")
+            raise UserError(
+                f"{source or 'params'}: {old} is the old name of {new}, and both are given; leave the old one out"
+            )
         if source is not None:
             say(source, old, new)
         renamed[section] = {name if one == key else one: value for one, value in values.items()}

@@ -1,4 +1,4 @@
-"""What methods share that keep samples of the stream and learn from some of them in every step."""
+"""What is shared by the methods that keep samples of the stream and learn from some of them in every step."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Replay(Method):
         )
 
     def replayed(self, new: int) -> int:
-        """How many samples go with so many new ones."""
+        """How many samples are replayed beside so many new ones."""
         return self.replay_batch or new
 
     def present(self, **more: Tensor) -> Rows:
@@ -117,7 +117,7 @@ class Replay(Method):
         self.remember(self.present())
 
     def cross_entropies(self, logits: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        """Of each sample, (N,), from the logits that `MultiHead.scope` asks for."""
+        """The cross-entropy of each sample, (N,), from the logits that `MultiHead.scope` asks for."""
         return F.cross_entropy(logits, self.net.label(y, t), reduction="none")
 
 

@@ -19,7 +19,7 @@ OTHER_ACCURACY = ("task_agnostic_accuracy", "task_aware_accuracy")
 
 
 def _value(value: Any) -> Any:
-    """Of a knob: a number, a text, a yes or no, nothing, or a list of such."""
+    """The value of a knob: a number, a text, true or false, None, or a list of these."""
     for one in value if isinstance(value, list) else [value]:
         if not isinstance(one, bool | int | float | str | None):
             raise ValueError("is no value of a knob")
@@ -104,7 +104,7 @@ class Trials(Head):
 
 
 class TaskCost(TypedDict):
-    """What one task cost, in seconds: by phase on the clock, of processor time, and of that in training steps."""
+    """What one task cost, in seconds: by phase on the clock, and processor time, in all and in training steps."""
 
     task: Text
     seconds: dict[Text, Number]
@@ -132,7 +132,7 @@ class Record(TypedDict):
     other_accuracy: list[float] | None
     """Task-agnostic where `accuracy` is task-aware, and the other way round; None where there is none."""
     next_knobs: dict[str, Any]
-    """That the next task starts from."""
+    """The knobs that the next task starts from."""
     per_task: TaskResult
     trials: list[TrialResult]
 
@@ -140,7 +140,7 @@ class Record(TypedDict):
 def result_of(
     head: Head, tasks: Sequence[str], records: Sequence[Record], scenario: str, search: str, reduced: Mapping[str, int]
 ) -> Result:
-    """result.json, as far as things are; a single record that covers all tasks is of tasks learned at once."""
+    """result.json so far; a single record that covers all tasks is of tasks learned at once."""
     matrix = matrix_of([record["accuracy"] for record in records], len(tasks))
     result: Result = {
         **head,  # type: ignore[typeddict-item]  # what need not be there follows
@@ -163,8 +163,8 @@ def result_of(
 
 
 def matrix_of(rows: Sequence[Sequence[float]], tasks: int) -> Matrix:
-    """A row for each task, filled as far as things are; of tasks learned at once, the last row alone."""
-    # A record holds what was there to test, whatever tasks come later: so a task more changes none of them.
+    """A row for each task, filled as far as tasks were learned; of tasks learned at once, the last row alone."""
+    # A record holds the tasks there were when it was written, so a further task changes none of the records.
     filled: Matrix = [[*row, *[None] * (tasks - len(row))] for row in rows]
     empty: Matrix = [[None] * tasks for _ in range(tasks - len(rows))]
     return empty + filled if len(rows[0]) > 1 else filled + empty

@@ -75,7 +75,7 @@ class Run:
             snapshot, record = checkpoint.load(place, self.trials.chain_key(index), self.learner.device)
         except ForeignCheckpoint:  # of these params, so of other data
             if not self.learner.method.sees_all_tasks:  # which is to be expected where a task has come
-                self._warn(f"the data up to task {index + 1} are not those it was learned from; learning it again")
+                self._warn(f"the data up to task {index + 1} changed since it was learned; learning it again")
             return False
         except DamagedCheckpoint as error:
             self._warn(f"{error}: refused; learning task {index + 1} again")
@@ -87,7 +87,7 @@ class Run:
         cost, peak = cost_noted(self.folder, index) or (None, 0)
         if cost is None:
             lost = self.folder / f"cost-{index:03d}.json"
-            self._warn(f"{lost}: missing or damaged; as what task {index + 1} cost is lost, there is no cost.json")
+            self._warn(f"{lost}: missing or damaged, so the cost of task {index + 1} is lost and there is no cost.json")
         self.costs.append(cost)
         self.peak_memory = max(peak, self.peak_memory)
         return True
@@ -179,7 +179,7 @@ class Run:
         return []
 
     def _write_results(self) -> float:
-        """Write result.json, trials.json and cost.json as far as things are; return the average accuracy."""
+        """Write result.json, trials.json and cost.json so far; return the average accuracy."""
         learner, params = self.learner, self.params
         sequence = learner.sequence
         head: Head = {

@@ -1,7 +1,7 @@
 """One run - a method with a seed - as a process of its own: `python -m cl.run ...`.
 
-The same command whoever starts it (the plain runner, a Prefect task, DVC), one torch thread, one line of JSON per
-event on standard output. Its folder under `<out>/.work/` is keyed by everything that went in.
+The command is the same whoever starts it (the plain runner, a Prefect task, DVC). It uses one torch thread and prints
+one line of JSON per event. Its folder under `<out>/.work/` is keyed by everything that went in.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
                 )
                 pool = functools.partial(_submit, executor)
             except OSError as error:  # its semaphores are files in /dev/shm
-                say(warning(f"trials one after the other, as processes cannot share /dev/shm ({error.strerror})"))
+                say(warning(f"trials run one after the other: processes cannot share /dev/shm ({error.strerror})"))
         tidy(folder, lambda message: say(warning(message)))
         parts = to_json(parts_of(params, method, seed))
         if not (folder / RUN).exists() or (folder / RUN).read_bytes() != parts:
@@ -138,7 +138,7 @@ def _settle() -> None:
 
 
 def _die_with(parent: int) -> None:
-    """No life after the parent, also where it died before this call."""
+    """End with the parent, even if it died before this call."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -151,14 +151,14 @@ def _say(event: Event) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Execute one run; 0 when it is finished, 2 with one readable line for an error that the user can mend."""
+    """Execute one run; ends with status 0 when it is finished, and 2 with one line for an error the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m cl.run", description=main.__doc__)
     parser.add_argument("--params", type=Path, required=True)
     parser.add_argument("--method", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--trial-workers", type=int, default=1)
-    parser.add_argument("--parent", type=int, default=os.getppid(), help="the process to die with")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="the process with whose end this one ends")
     given = parser.parse_args(arguments)
     _die_with(given.parent)
     try:

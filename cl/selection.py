@@ -108,7 +108,7 @@ class StudyJournal:
         try:
             self._storage = _storage(path, last)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
-            warn(f"{path}: this version of Optuna cannot read it ({error}); its trials are made again")
+            warn(f"{path}: this version of Optuna cannot read it ({error}); its trials are run again")
             path.unlink()
             self._storage = _storage(path, "")
 

@@ -1,7 +1,7 @@
 """What of each run is done, what would be learned, and why: `python -m cl.status`, which changes nothing.
 
-A run's work folder holds `unit.json`, which names everything but the data that decides its bytes, and a checkpoint per
-task, whose key names the data up to that task as well. These are compared with what the run would need now.
+A run's work folder holds `unit.json`, which names everything that decides its bytes except the data, and a checkpoint
+per task, whose key names the data up to that task as well. These are compared with what the run would need now.
 """
 
 from __future__ import annotations
@@ -71,11 +71,7 @@ def _why(folder: Path, parts: Mapping[str, Any], done: int, tasks: Sequence[Mapp
         new = [task["name"] for task in tasks[len(before) :]]
         return f"new: {', '.join(new)}" if new else f"the checkpoint of task {done + 1} is missing or damaged"
     if (folder / RUN).exists():
-        return (
-            "interrupted, goes on from there"
-            if done or (folder / "studies.log").exists()
-            else "begun, nothing finished"
-        )
+        return "interrupted, continues" if done or (folder / "studies.log").exists() else "begun, nothing finished"
     told = [differences(theirs, parts) for other in earlier(folder) if (theirs := noted(other))]
     told.sort(key=len)  # the nearest first
     return "; ".join(told[0]) if told else "never run"

@@ -47,7 +47,7 @@ class Trainable:
     """Within the epoch, from 0 on."""
     steps_per_epoch: int
     indices: Tensor
-    """Which of `data.train` are in the batch of this step, (N,): so its images as they are stored can be had."""
+    """Which samples of `data.train` are in the batch of this step, (N,), so that their stored images can be found."""
     _key: Key
     _draws: dict[str, torch.Generator]
 

@@ -19,9 +19,9 @@ class Searched:
     """The outcome of the plasticity search of a task, from which the attempts start."""
 
     index: int
-    """Of the experience: what is learned in turn."""
+    """The index of the experience, which is what is learned in one go."""
     knobs: Knobs
-    """That the task started with."""
+    """The knobs that the task started with."""
     winner: int
     learning_rate: float
     trained: Outcome

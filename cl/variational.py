@@ -236,7 +236,7 @@ class Variational(Posterior, Method):
         return super().penalty() if self.prior_ is not None else None
 
     def end_task(self, data: Task) -> None:
-        """Train q further, since validation accuracy does not show how far the variances are; q is the next prior."""
+        """Train q further: validation accuracy does not show how far the variances have come. q is the next prior."""
         self.prior_ = self.prior_ or {}
         self.fit(data, "settling", learning_rate=self.learning_rate, epochs=self.training.epochs, keep="last")
         self.prior_ = snapshot(dict(self.net.named_parameters()))

@@ -1,8 +1,8 @@
 """Which files of a run's work folder are as they were written. Needs no torch.
 
 `finished.json` says that all is learned and has the SHA-256 of each file that is published; what a task cost is in a
-file of its own. Both are sealed. Checkpoints (`cl.files`) and the journal (`cl.journal`) vouch for themselves.
-Damage is reported, and the file is made again from those that vouch for themselves.
+file of its own. Both are sealed. Checkpoints (`cl.checkpoint_files`) and the journal (`cl.journal`) vouch for
+themselves. Damage is reported, and the file is made again from those that vouch for themselves.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Finished:
 def whole(path: Path, sha256: str, copy: Path | None = None, warn: Warn = warnings.warn) -> bytes:
     """What is in a file of this digest; raises `DamagedFile` where that is not what was written.
 
-    If there is a copy that is, it is put back from there, and `warn` told.
+    Where `copy` still has that digest, the file is restored from it, and `warn` is told.
     """
     data = _bytes(path)
     if _sha256(data) == sha256:
@@ -62,7 +62,7 @@ def whole(path: Path, sha256: str, copy: Path | None = None, warn: Warn = warnin
     damaged = f"{path}: missing or damaged (its sha256 is not that of {FINISHED})"
     if copy is None or _sha256(data := _bytes(copy)) != sha256:
         raise DamagedFile(damaged)
-    warn(f"{damaged}: put back from {copy}")
+    warn(f"{damaged}: restored from {copy}")
     make_way(path, warn)
     write_bytes(path, data)
     return data

@@ -1,8 +1,8 @@
 """YAML 1.2 of params files, read into dicts and lists whose scalars keep their text.
 
 What a scalar without quotes stands for depends on its key, which `cl.literal` knows: `010` is a number under
-`training.epochs` and a name in `benchmark.order`. Merge keys, anchors and comments are read as DVC reads them, which
-looks at the same file. Tags are refused: a text that names its own Python type has no place in settings.
+`training.epochs` and a name in `benchmark.order`. Merge keys, anchors and comments are read as by DVC, which
+reads the same file. Tags are refused: a text that names its own Python type has no place in settings.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _text(path: Path) -> str:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise UserError(
-            f"{named(path)}: more than {MOST_BYTES // 1_000_000} MB, no params file; give one with --params"
+            f"{named(path)}: more than {MOST_BYTES // 1_000_000} MB, so no params file; give one with --params"
         )
     try:
         return data.decode("utf-8-sig")
@@ -111,7 +111,7 @@ class _Document:
         next(self._events)  # the document's end
         more = next(self._events)
         if not isinstance(more, yaml.StreamEndEvent):
-            raise _fault("a second document begins, where one is wanted", more.start_mark)
+            raise _fault("a second document begins; the file may hold only one", more.start_mark)
         return document
 
     def _node(self, event: yaml.Event, depth: int) -> Any:
@@ -152,7 +152,7 @@ class _Document:
                 continue
             for below in reversed(value if isinstance(value, list) else [value]):
                 if not isinstance(below, dict):
-                    raise _fault("<< has to be followed by a mapping, or a list of some, as *name", key.start_mark)
+                    raise _fault("<< needs a mapping or a list of mappings behind it, such as *name", key.start_mark)
                 merged |= below
         return {**merged, **mapping}
 
@@ -162,7 +162,7 @@ class _Document:
             raise _fault(f"*{name}: nothing above has the anchor &{name}", event.start_mark)
         anchored = self._anchors[event.anchor]
         if anchored is None:
-            raise _fault(f"*{name} stands within what it stands for", event.start_mark)
+            raise _fault(f"*{name} stands within the value that it refers to", event.start_mark)
         size, deep = _extent(anchored)
         self._count(size, depth + deep, event)
         return copy.deepcopy(anchored)  # what is laid over one of them is not meant for the others

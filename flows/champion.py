@@ -46,8 +46,8 @@ def crown(params: Params, out: Path, engine: Engine, method: str | None = None, 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     made = cli.parser("flows.champion", main.__doc__)
-    made.add_argument("--method", help="register this method instead of the best")
-    made.add_argument("--seed", type=int, help="register this seed instead of the best on validation data")
+    made.add_argument("--method", help="register the best model of this method instead of the best of all")
+    made.add_argument("--seed", type=int, help="register this seed instead of the one that is best on validation data")
     return made
 
 

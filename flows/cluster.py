@@ -79,7 +79,7 @@ def work(job: Job) -> Ended:
         return Ended(refused=f"{host} does not see {folder}: {shared}")
     with leash:
         if _let_go(leash):
-            return Ended(refused=f"{host} can lock {folder / LEASH} too: the disk has to know locks across machines")
+            return Ended(refused=f"{host} can lock {folder / LEASH} too: the disk has to support locks across machines")
         params = read(folder / "params.json")
         if run_key(params, job.method, job.seed) != job.key:
             same = "install the same commit and the same versions on all machines"
@@ -154,7 +154,7 @@ class Dask:
         if execution.address is None:
             if execution.gpus_per_run:
                 raise UserError(
-                    "execution.gpus_per_run: Dask's workers say themselves which GPUs they have; start them as "
+                    "execution.gpus_per_run: Dask's workers declare their GPUs themselves; start them as "
                     "docs/scaling.md shows and give execution.address"
                 )
             self._cluster = distributed.LocalCluster(
@@ -183,7 +183,7 @@ class Dask:
 
 
 class Ray:
-    """A Ray cluster: a run takes one CPU, and of the GPUs what is asked for."""
+    """A Ray cluster: a run takes one CPU and the GPUs that are asked for."""
 
     def __init__(self, execution: Execution) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -64,7 +64,7 @@ def within(seconds: float, body: Callable[[], T]) -> T:
         value, error = ended.get(timeout=seconds)
     except queue.Empty:
         leave_behind(thread)
-        value, error = None, TimeoutError(f"no whole answer within {seconds:g} s")
+        value, error = None, TimeoutError(f"no complete answer within {seconds:g} s")
     if error is not None:
         raise error
     return value  # type: ignore[return-value]  # None where the body returns it

@@ -1,6 +1,6 @@
-"""What a Prefect server can start: the flows that prefect.yaml deploys. Their parameters are the fields of its form.
+"""The flows that a Prefect server can start: prefect.yaml deploys them. A flow's parameters are the fields of its form.
 
-A field that is left empty is as params.yaml says; any other key of that file can be set by `settings`.
+A field that is left empty takes its value from params.yaml; `settings` sets any other key of that file.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def compare(
 
     Args:
         benchmark: Which tasks, and from which data. Empty: benchmark.name of params.yaml.
-        methods: Who is compared. Empty: the methods of params.yaml, each with its knobs there.
+        methods: Which methods are compared. Empty: those of params.yaml, each with its knobs there.
         seeds: Every method is run with each of these. Empty: the seeds of params.yaml.
         settings: Any key of params.yaml, as KEY.PATH=VALUE, for instance training.epochs=20.
-        out: The folder of the results, from the project's folder. What is finished there is not done again.
+        out: The output folder, relative to the project's folder. What is finished there is not done again.
     """
     with configured_engine() as engine:
         comparison.compare(chosen(benchmark, methods, seeds, settings), option("out")(out), engine)
@@ -88,10 +88,10 @@ def nightly(
 
     Args:
         benchmark: Which tasks, and from which data. Empty: benchmark.name of params.yaml.
-        methods: Who is compared. Empty: the methods of params.yaml, each with its knobs there.
-        seeds: Every method is run with each of these; pairs of seeds are what nights are compared by.
+        methods: Which methods are compared. Empty: those of params.yaml, each with its knobs there.
+        seeds: Every method is run with each of these, and nights are compared seed by seed. Empty: as in params.yaml.
         settings: Any key of params.yaml, as KEY.PATH=VALUE, for instance training.epochs=20.
-        out: The nights are in its folder `nights`, one each.
+        out: The output folder. Each night is a folder in its `nights`.
     """
     with configured_engine() as engine:
         nights.nightly(chosen(benchmark, methods, seeds, settings), option("out")(out), engine, datetime.now(UTC))
@@ -109,12 +109,12 @@ def add_task(
     """Learn the tasks that have been added: what was learned before is not learned again.
 
     Args:
-        tasks: How many tasks there are now (benchmark.tasks). Empty: all the benchmark, or its folder, has.
+        tasks: How many tasks there are now (benchmark.tasks). Empty: all tasks of the benchmark or of its folder.
         benchmark: Which tasks, and from which data. Empty: benchmark.name of params.yaml.
-        methods: Who goes on. Empty: the methods of params.yaml, each with its knobs there.
-        seeds: Of the models that go on. Empty: the seeds of params.yaml.
-        settings: Any key of params.yaml, as KEY.PATH=VALUE; other ones than before make a model learn anew.
-        out: The folder of the results so far.
+        methods: Which methods learn them. Empty: those of params.yaml, each with its knobs there.
+        seeds: With which seeds. Empty: the seeds of params.yaml.
+        settings: Any key of params.yaml, as KEY.PATH=VALUE. A setting that differs from before makes a run learn anew.
+        out: The output folder with the results so far.
     """
     more = [f"benchmark.tasks={'null' if tasks is None else tasks}"]
     params = chosen(benchmark, methods, seeds, [*(settings or []), *more])
@@ -132,10 +132,10 @@ def report(
     """Build the leaderboard and the report page from what has been learned.
 
     Args:
-        methods: Which ones. Empty: the methods of params.yaml.
-        seeds: Of which seeds. Empty: the seeds of params.yaml.
+        methods: Which methods. Empty: those of params.yaml.
+        seeds: Which seeds. Empty: those of params.yaml.
         settings: Any key of params.yaml, as KEY.PATH=VALUE.
-        out: The folder of the results.
+        out: The output folder with the results.
     """
     with configured_engine() as engine:
         reports.report(chosen(None, methods, seeds, settings), option("out")(out), engine)

@@ -2,9 +2,9 @@
 
     python -m flows.nightly [--params FILE] [--set KEY=VALUE] [--methods A,B] [--seeds 0,1] [--out DIR]
 
-A night is a folder of its own, `<out>/nights/<time>/`, with results and report as of any comparison, and `night.json`
-and `morning.html` besides; `<out>/nights/latest.html` is the last one's page. MLflow has it in the experiment
-`<benchmark> nightly`. The command ends with status 1 where something got worse beyond noise (`flows.nights.verdict`),
+A night is a folder of its own, `<out>/nights/<time>/`, with results and report like any comparison, and also with
+`night.json` and `morning.html`; `<out>/nights/latest.html` is the last one's page. MLflow has it in the experiment
+`<benchmark> nightly`. The command ends with status 2 where something got worse beyond noise (`flows.nights.verdict`),
 which fails the flow run in Prefect.
 """
 
@@ -144,7 +144,7 @@ def _alone(home: Path) -> Iterator[None]:
     folder = home / "nights"
 
     def busy() -> None:
-        raise UserError(f"{folder}: another night is running; this one is not begun")
+        raise UserError(f"{folder}: another night is running, so this one does not start; try again when it is done")
 
     with alone(folder / ".lock", busy):
         sweep(folder)
@@ -152,7 +152,7 @@ def _alone(home: Path) -> Iterator[None]:
 
 
 def main() -> int:
-    """Run a night: everything anew, compared with the last good night."""
+    """Learn everything anew, compare with the last good night, and say what got worse."""
     given = cli.parser("flows.nightly", main.__doc__).parse_args()
     params = cli.params_of(given)
     engine = configured_engine()

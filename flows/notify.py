@@ -1,4 +1,4 @@
-"""Have a URL called when a night fails: `python -m flows.notify URL`, with `PREFECT_API_URL` set.
+"""Call a URL whenever a night fails: `python -m flows.notify URL`, with `PREFECT_API_URL` set.
 
 The command makes, or changes, a Webhook block and an automation on the Prefect server, which calls the URL from then
 on; both can be seen, switched off and changed in the UI. The body is JSON: `run`, `state`, `message` and `url` of the
@@ -67,9 +67,9 @@ def notify(url: str, deployment: str = "nightly/nightly") -> str:
 
 
 def main() -> int:
-    """Have a URL called when a night fails."""
+    """Make the Prefect server call a URL whenever a night fails."""
     parser = argparse.ArgumentParser(prog="python -m flows.notify", description=main.__doc__)
-    parser.add_argument("url", help="to POST to")
+    parser.add_argument("url", help="the URL to which the message is POSTed")
     given = parser.parse_args()
     if not re.match(r"https?://[^/\s]+", given.url):
         raise UserError("the URL has to begin with http:// or https:// and the name of a host")
@@ -86,7 +86,9 @@ def main() -> int:
     except Exception as error:  # Prefect's client raises many kinds where a server fails or answers nonsense
         said = without_password(" ".join(str(error).split()).replace(given.url, "the URL"))[:200]
         where = without_password(engine.url or "")
-        raise UserError(f"the Prefect server at {where} has not taken it ({type(error).__name__}: {said})") from None
+        raise UserError(
+            f"the Prefect server at {where} has not accepted the automation ({type(error).__name__}: {said})"
+        ) from None
     print(f"automation {NAME}: {made}")
     return 0
 

@@ -27,7 +27,7 @@ def prepare(params: Params, out: Path, engine: Engine) -> None:
 
 
 def main() -> int:
-    """Prepare the benchmark of the params file."""
+    """Turn the raw data of the params file's benchmark into one array for each task and split."""
     ends_with_dvc()
     given = cli.parser("flows.prepare", main.__doc__).parse_args()
     origin.recordable(given.out)

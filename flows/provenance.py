@@ -41,7 +41,7 @@ def describe(params: Params, out: Path) -> str:
         page = comparison_url(served or "http://127.0.0.1:5000", where).split("?")[0]
         lines += [f"  {seed:16} {f'{page}/{run}' if run else 'no run in this MLflow'}" for seed, run in ids.items()]
     if params.tracking.enabled and not served and where.database.exists():
-        lines += ["MLflow's pages are there while this runs:", f"  {ui_command(where)}"]
+        lines += ["these pages of MLflow can be opened while this command runs:", f"  {ui_command(where)}"]
     return "\n".join(lines)
 
 
@@ -71,7 +71,7 @@ def _commit_with(md5: str) -> str:
 
 
 def main() -> int:
-    """Say where the results come from and where they are kept: git commits, DVC's hashes, MLflow's runs."""
+    """Print where the results come from and where they are kept: git commits, DVC's hashes, MLflow runs."""
     given = cli.parser("flows.provenance", main.__doc__).parse_args()
     print(describe(cli.params_of(given), given.out))
     return 0

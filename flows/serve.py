@@ -215,16 +215,21 @@ def port(text: str) -> int:
 
 
 def main() -> int:
-    """Start, stop or show the servers of this project."""
+    """Start, stop or show the servers of this project: Prefect with a worker, and MLflow."""
     parser = argparse.ArgumentParser(prog="python -m flows.serve", description=main.__doc__)
     parser.add_argument("what", choices=("start", "stop", "status"))
-    parser.add_argument("--params", type=option("--params"), default=Path("params.yaml"))
     parser.add_argument(
-        "--out", type=option("--out"), default=Path("out"), help="whose MLflow database is shown; default: out"
+        "--params", type=option("--params"), default=Path("params.yaml"), help="the params file; default: params.yaml"
     )
-    parser.add_argument("--prefect-port", type=port, default=4200)
-    parser.add_argument("--mlflow-port", type=port, default=5000)
-    parser.add_argument("--worker-port", type=port, default=8080)
+    parser.add_argument(
+        "--out",
+        type=option("--out"),
+        default=Path("out"),
+        help="the output folder whose MLflow database is shown; default: out",
+    )
+    parser.add_argument("--prefect-port", type=port, default=4200, help="default: 4200")
+    parser.add_argument("--mlflow-port", type=port, default=5000, help="default: 5000")
+    parser.add_argument("--worker-port", type=port, default=8080, help="of its health check; default: 8080")
     given = parser.parse_args()
     if given.what == "stop":
         print(f"stopped: {', '.join(stop()) or 'nothing was running'}")

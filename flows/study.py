@@ -13,7 +13,7 @@ from cl.paths import option
 def main() -> int:
     """Print the params of a study, with all that it extends and every default."""
     parser = cli.parser("flows.study", main.__doc__)
-    parser.add_argument("params", type=option("STUDY"), metavar="STUDY", help="instead of --params")
+    parser.add_argument("params", type=option("STUDY"), metavar="STUDY", help="its params file, instead of --params")
     params = cli.params_of(parser.parse_args())
     print(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False), end="")
     return 0

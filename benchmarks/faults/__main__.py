@@ -47,11 +47,15 @@ GRACE_SECONDS = 60.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table of what was tried and what held, and a line for each case that failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=WHOLE_MINUTES, help="until then no case is begun; default: 20")
+    parser.add_argument(
+        "--minutes", type=float, default=WHOLE_MINUTES, help="after so many minutes no further case begins; default: 20"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the cases; default: 0")
     parser.add_argument("--kinds", default=",".join(KINDS), metavar="A,B", help=f"default: {','.join(KINDS)}")
-    parser.add_argument("--only", metavar="KIND:NUMBER", help="this case alone, as a failure names it")
-    parser.add_argument("--least", default="", metavar="KIND=COUNT,...", help="fewer tried cases are a failure")
+    parser.add_argument("--only", metavar="KIND:NUMBER", help="run only this case, named as in a failure")
+    parser.add_argument(
+        "--least", default="", metavar="KIND=COUNT,...", help="fail where fewer cases than these were tried"
+    )
     parser.add_argument("--out", type=Path, help="keep the folders of failed cases here; default: none is kept")
     given = parser.parse_args(arguments)
     only = given.only.split(":") if given.only else None
@@ -197,7 +201,7 @@ def _least(text: str, minutes: float, names: Sequence[str]) -> dict[str, int]:
     for part in filter(None, text.split(",")):
         name, _, count = part.partition("=")
         if not count.isdecimal():
-            raise UserError(f"--least {text}: has to be counts as in kills=100,files=300")
+            raise UserError(f"--least {text}: has to give counts, as in kills=100,files=300")
         counts[_known([name])[0]] = int(count)
     return counts
 

@@ -30,7 +30,7 @@ DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOF
 
 @contextlib.contextmanager
 def alone(folder: Path, say: Say | None) -> Iterator[None]:
-    """Hold the folder's lock, so that no two processes write the same file; raises `UserError` for what cannot be."""
+    """Hold the folder's lock, so that no two processes write the same file; raises `UserError` if that fails."""
 
     def busy() -> None:
         if say is not None:

@@ -52,8 +52,8 @@ WHITE_IS_ZERO, UNSIGNED, APART, NO_SUBSAMPLING, CMYK_INKS = 0, 1, 2, (1, 1), 1
 WHOLE_RANGE = (0, 255, 128, 255, 128, 255)
 """ReferenceBlackWhite of YCbCr whose samples use all 8 bits."""
 PNG_DEPTH = 24
-"""Where in a PNG its bits a sample stand."""
-NO_WHITE = "signed, floating-point or 32-bit samples, of which nobody knows the white; save it with 8 or 16 bits"
+"""Where in a PNG its bits per sample stand."""
+NO_WHITE = "signed, floating-point or 32-bit samples, which do not say how bright white is; save it with 8 or 16 bits"
 Place = tuple[int, int, int]
 """Of a member of a zip archive that is not packed: where it begins, how many bytes it has, and their CRC-32."""
 
@@ -131,7 +131,7 @@ def _unpacked(name: str, archive: Archive) -> bytes | None:
 
 
 def _stored(archive: int, start: int, length: int, checksum: int) -> bytes | None:
-    """The bytes of a member that is not packed, several times as fast as the library reads it; None: let it do so."""
+    """The bytes of a member that is not packed, several times as fast as the library; None: leave it to that."""
     header = os.pread(archive, HEADER, start)
     if length > MAX_BYTES or len(header) < HEADER or not header.startswith(MEMBER):
         return None
@@ -164,16 +164,16 @@ def _mend_or_refuse(image: Image.Image, data: bytes) -> None:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image)
         colours = image.tag_v2.get(ExifTags.Base.ColorMap, ())
-        if image.mode in ("P", "PA") and max(colours) < 256:  # by old programs, of 8 bits where the standard has 16
+        if image.mode in ("P", "PA") and max(colours) < 256:  # old programs wrote 8 bits, not the standard's 16
             image.palette = ImagePalette.raw("RGB;L", bytes(colours))
     elif image.format == "PNG" and image.mode != "P" and "transparency" in image.info:
         depth = data[PNG_DEPTH]
         if depth == 16:
-            raise BadImage("one colour of 16 bits stands for what is transparent; save it with an alpha channel")
+            raise BadImage("one 16-bit colour stands for transparency; save it with an alpha channel")
         if image.mode == "L":  # whose samples Pillow spreads over 8 bits, but not the one that is transparent
             image.info["transparency"] = image.info["transparency"] * 255 // (2**depth - 1)
     elif image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
-        raise BadImage("CMYK without Adobe's mark, so that nobody knows which end is ink; save it as RGB")
+        raise BadImage("CMYK without Adobe's mark, which says whether 0 or 255 is full ink; save it as RGB")
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
@@ -186,12 +186,12 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     if tags.get(ExifTags.Base.PlanarConfiguration) == APART and tags.get(ExifTags.Base.SamplesPerPixel, 1) > 1:
         readable = image.mode in ("RGB", "CMYK") or (image.mode == "RGBA" and extra)
         if not readable or not (packed or set(tags[ExifTags.Base.BitsPerSample]) == {8}):
-            raise BadImage("a TIFF with each channel apart; save it with the channels of a pixel together")
+            raise BadImage("a TIFF that stores its channels apart; save it with the channels of a pixel together")
     if image.mode == "YCbCr" and (  # not packed, as libtiff makes RGB of those
         tags.get(ExifTags.Base.YCbCrSubSampling) != NO_SUBSAMPLING
         or tuple(tags.get(ExifTags.Base.ReferenceBlackWhite, WHOLE_RANGE)) != WHOLE_RANGE
     ):
-        raise BadImage("YCbCr neither packed nor whole; save it as RGB")
+        raise BadImage("uncompressed YCbCr with subsampling or a reduced range; save it as RGB")
     if image.mode == "CMYK" and tags.get(ExifTags.Base.InkSet, CMYK_INKS) != CMYK_INKS:
         raise BadImage("inks that are not CMYK; save it as RGB")
 

@@ -34,7 +34,7 @@ TIMEOUT = 30.0
 PAUSES = (1.0, 3.0, 9.0)
 """Seconds before each new try of a dropped connection; after as many in a row without a byte more, we give up."""
 TRY_AGAIN = {408, 429, 500, 502, 503, 504}
-"""HTTP statuses that may be gone in a moment."""
+"""HTTP statuses of faults that may pass in a moment."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _wanted(missing: Sequence[Remote], folder: Path, error: _Failed) -> str:
     sums = [f" (md5 {remote.md5})" if remote.md5 else "" for remote in missing]
     files = [f"fetch {r.url}{md5} and put it at {folder / r.name}" for r, md5 in zip(missing, sums, strict=True)]
     return (
-        f"{missing[0].url}: cannot be fetched ({error}). Start again where there is a network, or by hand: "
+        f"{missing[0].url}: cannot be fetched ({error}). Run this again where there is a network, or do it by hand: "
         f"{'; '.join(files)} (or set benchmark.path to the folder that has {'them' if len(files) > 1 else 'it'})"
     )
 
@@ -120,9 +120,7 @@ def _fetch_one(remote: Remote, path: Path, say: Say | None) -> None:
     part, validator = _part_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if part.exists() and not validator.exists():
-        raise UserError(
-            f"{part}: was not begun by us, so it is not gone on with; move it away, and {remote.url} is fetched"
-        )
+        raise UserError(f"{part}: is no download that can be continued; move it away, and {remote.url} is fetched")
     if say is not None:
         say(f"fetching {remote.url}")
     furthest, failures = _size(part), 0
@@ -173,7 +171,7 @@ def _receive(remote: Remote, part: Path, validator: Path, say: Say | None) -> No
                 if _numbers(error.headers)[1] == start:
                     return  # it was whole already
                 part.unlink()
-                raise _Dropped("the part that is here does not fit the file") from None
+                raise _Dropped("the part downloaded so far is no part of the file") from None
         kind = _Dropped if error.code in TRY_AGAIN else _Failed
         raise kind(f"the server answers {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:
@@ -184,7 +182,7 @@ def _receive(remote: Remote, part: Path, validator: Path, say: Say | None) -> No
             first = _numbers(response.headers)[0]
             if first != start:
                 part.unlink()
-                raise _Dropped("the server answers with another part than asked for")
+                raise _Dropped("the server sent another part than it was asked for")
         _keep_validator(response, validator)
         with part.open("ab" if first else "wb") as file:
             _copy(response, file, remote.bytes if length is None else first + length, remote.name, say)
@@ -206,9 +204,9 @@ def _copy(response: Any, file: BinaryIO, total: int | None, name: str, say: Say 
 
 
 def _keep_validator(response: Any, validator: Path) -> None:
-    """What names this version of the file on the server: a strong ETag, the time of its last change, or nothing.
+    """Keep what names this version of the file on the server: a strong ETag, the time of its last change, or nothing.
 
-    That the file is there also says that the part beside it is ours.
+    The validator's mere presence says that the part beside it is ours.
     """
     etag = response.headers.get("ETag") or ""
     value = response.headers.get("Last-Modified") if not etag or etag.startswith("W/") else etag
@@ -257,8 +255,10 @@ def _check(path: Path, remote: Remote, say: Say | None, fetched: bool = False) -
     else:
         return
     if fetched:
-        raise UserError(f"{remote.url}: what came is not the file we know ({fault}); it was dropped, try again later")
-    raise UserError(f"{path}: damaged or another file ({fault}); delete it, and it is fetched anew from {remote.url}")
+        raise UserError(
+            f"{remote.url}: the download is not the expected file ({fault}); it was deleted, so try again later"
+        )
+    raise UserError(f"{path}: damaged or another file ({fault}); delete it, and {remote.url} is fetched again")
 
 
 def _memo(path: Path) -> Path:

@@ -100,7 +100,7 @@ def raw_tasks(
                 continue  # only to name all that is bad at once
             _check_classes(listing, splits, skipped)
             if skipped and say is not None:
-                say(f"{listing.name}: {len(skipped)} bad images skipped, named in the manifest")
+                say(f"{listing.name}: {len(skipped)} bad images skipped; manifest.json names them")
             notes = {"skipped": [vars(fault) for fault in skipped]}
             yield RawTask(listing.name, listing.classes, splits, notes, files)
     if bad and on_bad_image == "refuse":
@@ -148,7 +148,7 @@ def _readable(root: Path) -> Iterator[None]:
 
 
 def write_header(file: BinaryIO, count: int, size: int) -> None:
-    """What a .npy file of so many images begins with: always as long, since numpy leaves room for any count."""
+    """Write the head of a .npy file of so many images; numpy leaves room for any count, so its length is fixed."""
     shape = (count, 3, size, size)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
@@ -233,7 +233,7 @@ class _Readers:
         return files, splits, sorted(bad, key=lambda fault: fault.path)
 
     def _close_up(self, reading: _Reading, kept: Sequence[int]) -> None:
-        """Leave these images alone in the file."""
+        """Keep only these images in the file."""
         length = 3 * self.size**2
         with writing(reading.path, "r+b") as file:
             for place, index in enumerate(kept):
@@ -261,7 +261,7 @@ class _Readers:
 
 
 def _nameless_file() -> int:
-    """The descriptor of a file in memory; of one on the disk where the system has no such (macOS)."""
+    """The descriptor of a file in memory, or on the disk where the system has no files in memory (macOS)."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("images")
     with tempfile.TemporaryFile() as file:
@@ -301,12 +301,12 @@ class _Reader:
             last = self.complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
             raise UserError(
                 f"a process that reads images died between {names[0]} and {names[-1]} (code {code}: {last}); "
-                "is there enough memory? If it dies of one of these files again, remove that file"
+                "is there enough memory? If it dies at the same files again, remove the one at fault"
             )
         answer = json.loads(line)
         if "error" in answer:
             raise OSError(*answer["error"])
-        # Row by row, red, green and blue: to bring these apart is faster here than in Pillow.
+        # Row by row, red, green and blue: taking these apart is faster here than in Pillow.
         rows = np.frombuffer(self.memory, np.uint8).reshape(-1, self.size, 3, self.size)[: len(names)]
         channels_first = np.ascontiguousarray(rows.transpose(0, 2, 1, 3))
         return channels_first, {int(index): reason for index, reason in answer["faults"].items()}

@@ -166,12 +166,12 @@ def in_the_way(target: Path) -> str | None:
     if not target.exists():
         return None
     if not target.is_dir():
-        return f"{target}: a file, where the prepared data would be a folder; {away}"
+        return f"{target}: is a file, but the prepared data need a folder there; {away}"
     stranger = foreign(target, FILES.fullmatch)
     if stranger is not None:
-        return f"{stranger}: was not prepared by us, and would be removed with what was; {away}"
+        return f"{stranger}: is not of the prepared data, and would be removed with them; {away}"
     if any(target.iterdir()) and not is_prepared(target):
-        return f"{target}: has no manifest.json of ours, so it is not replaced; {away}"
+        return f"{target}: has no manifest.json of prepared data, so it is not replaced; {away}"
     return None
 
 
@@ -229,7 +229,7 @@ def check_options(options: Benchmark) -> None:
     for name in Benchmark.model_fields:
         if name not in known and getattr(options, name) != getattr(usual, name):
             raise UserError(
-                f"benchmark.{name}: {options.name} has no use for it; leave it out (it takes {', '.join(known[1:])})"
+                f"benchmark.{name}: {options.name} has no use for it; leave it out (its keys: {', '.join(known[1:])})"
             )
 
 
@@ -252,7 +252,7 @@ def one_label_space(tasks: Mapping[str, Sequence[str]], labels: LabelsAre) -> No
             raise UserError(
                 "scenario.name: domain-incremental tasks share their classes, but those of "
                 f"{name} are not those of {first} ({_apart(first, wanted, name, classes)}); "
-                "give them the same classes, or use task or class"
+                "give them the same classes, or set scenario.name to task or class"
             )
 
 
@@ -329,7 +329,7 @@ def writing(path: Path, mode: str) -> Iterator[BinaryIO]:
         with path.open(mode) as file:
             yield cast(BinaryIO, file)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); earlier results are whole") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); earlier results are intact") from None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -171,6 +171,6 @@ def source(root: Path) -> Folder:
 
 @functools.lru_cache(maxsize=1)
 def _archive(root: Path, state: str) -> Archive:
-    """To read the table of contents of a large archive takes a good part of a second."""
+    """The archive, opened once: reading the table of contents of a large one takes a good part of a second."""
     del state  # one that was replaced is opened again
     return Archive(root)

@@ -19,7 +19,7 @@ def chosen(
     """The first `options.tasks` of the tasks, in the order that `options.order` names or lists (default: as given).
 
     Raises `UserError` for an order or a task that is not known, a task that stands twice, and more tasks than there
-    are, `where` they were looked for.
+    are; `where` names the place in the message.
     """
     orders, where = orders or {}, where or options.name
     wanted = options.order
@@ -36,7 +36,7 @@ def chosen(
         twice = next(name for name in ordered if ordered.count(name) > 1)
         raise UserError(f"benchmark.order: {twice!r} stands twice; name each task once, of: {', '.join(names)}")
     if options.tasks is not None and options.tasks > len(ordered):
-        raise UserError(f"benchmark.tasks: {len(ordered)} tasks to take from {where}, not {options.tasks}")
+        raise UserError(f"benchmark.tasks: {where} has {len(ordered)} tasks to learn, not {options.tasks}")
     return ordered[: options.tasks]
 
 

@@ -17,11 +17,11 @@ from cl.data.prepare import AGAIN, REDUCING, SPLITS, Format, LabelsAre, digest, 
 from cl.errors import UserError
 
 TaskIds: TypeAlias = int | Tensor
-"""Whose task samples (N,) are of: one for all of them, or (N,)."""
+"""The tasks of samples (N,): one task for all of them, or (N,)."""
 CHUNK_BYTES, CHUNK_SAMPLES = 4 * 2**20, 1000
-"""Outside training as many samples go through a network at once: a batch, or more where images are small."""
+"""Outside training, so many samples go through a network at once: a batch, or more where images are small."""
 ROOM = 4
-"""A split of raw images is kept on the GPU if it takes no more than this part of what is free there."""
+"""A split of raw images is kept on the GPU if it fits this many times into what is free there."""
 RESIDENT_BYTES = 256 * 2**20
 """A split that takes no more than this as floats is converted once and kept; a larger one batch by batch."""
 
@@ -198,7 +198,7 @@ def seen_shape(shape: list[int], crop: int | None) -> tuple[int, int, int]:
     channels, height, width = shape
     if crop is not None and crop > min(height, width):
         raise UserError(
-            f"training.augmentation.crop: {crop} of images of {height}x{width} pixels; "
+            f"training.augmentation.crop: {crop} is more than the {height}x{width} pixels of the images; "
             "make it smaller, or benchmark.image_size larger"
         )
     return (channels, crop or height, crop or width)
@@ -213,7 +213,7 @@ def _reader(folder: Path, split: dict[str, dict[str, str]], index: int) -> Calla
 
 
 def _array(path: Path, sha256: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """The array in the file; once a process and split all of it is read to see that it is what was prepared."""
+    """The array in the file; each process reads all of it once, to see that it is what was prepared."""
     if not is_whole(path, sha256):
         raise UserError(f"{path}: missing, cut short or altered since it was prepared; {AGAIN}")
     # Copy-on-write: torch wants writable memory, and nobody's write may reach the file.

@@ -92,7 +92,9 @@ class HAT(Method):
         if self.head == "continued" and self.task > 0:
             before, after = self.net.classes()[self.task - 1 : self.task + 1]
             if before != after:
-                raise UserError(f"methods.hat.head: continued needs tasks of as many classes, not {before} and {after}")
+                raise UserError(
+                    f"methods.hat.head: continued needs tasks of one size, not {before} and {after} classes; use fresh"
+                )
             self.net.heads[self.task].load_state_dict(self.net.heads[self.task - 1].state_dict())
 
     def _let_through(self) -> Tensors:

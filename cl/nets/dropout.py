@@ -9,7 +9,7 @@ from cl.rng import seed_of
 
 
 class Dropout(nn.Module):
-    """In training sets each number to zero with probability p and scales the others by 1 / (1 - p)."""
+    """In training, it sets each number to zero with probability p and scales the others by 1 / (1 - p)."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

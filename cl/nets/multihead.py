@@ -2,8 +2,8 @@
 
 The three kinds of head in the survey's code come down to this one. A head nobody trains stays as it was, bit for
 bit (swap-in heads); a head whose old outputs are distilled goes on learning (stacked heads); the heads side by side
-are the slices of one wide head. So they are in class-incremental learning too, where the network is asked among the
-classes of all heads; in domain-incremental learning all tasks have the one head.
+are the slices of one wide head. The same holds in class-incremental learning, where the network chooses among the
+classes of all heads. In domain-incremental learning all tasks share one head.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class MultiHead(nn.Module):
         return wide.masked_fill(task_of_column != t.unsqueeze(1), -math.inf)
 
     def scope(self, t: int | Tensor) -> int | Tensor | None:
-        """Among which logits the network is asked about samples of task t: its head's, or all (see `logits`)."""
+        """The logits among which samples of task t are told apart: their head's, or all (see `logits`)."""
         return t if self.increment == "task" else None
 
     def label(self, y: Tensor, t: int | Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class MultiHead(nn.Module):
         return y if self.increment == "task" and isinstance(t, int) else self.column(y, t)
 
     def groups(self, tasks: int) -> list[slice]:
-        """The columns of the first tasks, those together that are told apart in one softmax."""
+        """The columns of the first tasks, in one slice for each softmax."""
         if self.increment == "task":
             ends = torch.tensor(self.classes()[:tasks]).cumsum(0).tolist()
             return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]

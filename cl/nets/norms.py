@@ -1,4 +1,4 @@
-"""Batch normalisation, and what it knows as tensors that a method can keep for each task."""
+"""Batch normalisation, and its state as tensors that a method can keep for each task."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from cl.nets.multihead import MultiHead
 def is_reduced(precision: str, net: MultiHead, device: torch.device) -> bool:
     """Whether `training.precision` means bfloat16 for this network on this device.
 
-    `auto` does for networks with convolutions, where the processor or GPU has instructions for it: about twice as fast
-    there (docs/nets.md), while for small linear layers the conversions take longer than they save.
+    `auto` means it for networks with convolutions, where the processor or GPU has instructions for it: about twice as
+    fast there (docs/nets.md), while for small linear layers the conversions take longer than they save.
     """
     if precision != "auto":
         return precision == "bfloat16"

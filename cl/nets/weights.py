@@ -29,8 +29,8 @@ def load_weights(backbone: nn.Module, model: Model) -> None:
     """Put the weights that `model.weights` names, if any, into the backbone that `build` made of this model.
 
     That is "imagenet", or the path of a file (.safetensors, or a state dict that torch saved), its tensors by
-    torchvision's names. Raises `UserError` where they cannot be had, or naming the tensors that are missing, unknown
-    or of another shape.
+    torchvision's names. Raises `UserError` where they cannot be read, naming the tensors that are missing,
+    unknown or of another shape.
     """
     name, source = model.name, model.weights
     if source is None:

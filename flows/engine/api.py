@@ -23,7 +23,7 @@ class PrefectRun:
         self.tags: list[str] = list(dict.fromkeys([*(parent.tags if parent else ()), *tags]))
         self.parent = parent
         self.id = identity
-        """At the server; None until the server has said it."""
+        """The id at the server; None until the server has given it."""
         self.ended = False
         self.below: list[PrefectRun] = []
         if parent is not None:
@@ -36,7 +36,7 @@ class PrefectRun:
 
 
 def settings_for(url: str) -> Any:
-    """A context in which Prefect's client asks this address, and nothing twice."""
+    """A context in which Prefect's client asks this address and repeats no request."""
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     return temporary_settings({PREFECT_API_URL: encoded(url), PREFECT_CLIENT_MAX_RETRIES: 0})

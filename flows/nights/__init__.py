@@ -1,4 +1,4 @@
-"""What nights are judged and shown by; `flows.nightly` is the command that runs them.
+"""How nights are judged and shown; `flows.nightly` is the command that runs them.
 
 - `history`: the nights that have ended, by their `night.json`, and what is kept of older ones;
 - `verdict`: tonight against the last good night: what got worse, what better, and what is noise;

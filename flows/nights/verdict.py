@@ -91,7 +91,7 @@ class Verdict:
     def headline(self) -> str:
         """The night in a sentence."""
         if self.failures:
-            return f"{len(self.failures)} runs failed: {', '.join(sorted(self.failures))}"
+            return f"{len(self.failures)} of the runs failed: {', '.join(sorted(self.failures))}"
         if self.worse:
             first = "; ".join(f"{c.method}: {c.measure} {c.said}" for c in self.worse[:3])
             more = f"; and {len(self.worse) - 3} more" if len(self.worse) > 3 else ""

@@ -14,7 +14,7 @@ from flows.tracking.settings import tracking_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build the report of the methods and seeds of the params file, or print the last one's leaderboard."""
+    """Build the report of the methods and seeds of the params file, or with --show print the last leaderboard."""
     ends_with_dvc()
     parser = cli.parser("flows.report", main.__doc__)
     parser.add_argument("--show", action="store_true", help="print the last leaderboard and where to look next")

@@ -49,7 +49,7 @@ def build(
     """Read the results under `out` (of these methods and seeds; None: all), write `<out>/report/`, and sum up.
 
     `versions` (name -> version or commit) is shown as given under "How it was run". Runs that have `failed` this time,
-    as `ewc/seed-0`, count as missing, whatever was left of an earlier time. Raises UserError where there are no
+    as `ewc/seed-0`, count as missing, even if files of an earlier time are left. Raises UserError where there are no
     results, a file is damaged, results are not of one task sequence, or writing fails.
     """
     runs = read_runs(out, methods, seeds, failed)
@@ -95,7 +95,7 @@ def check_folder(out: Path) -> Path:
     folder = out / "report"
     there = [folder / name for name in OWN if (folder / name).is_file()]
     if there and not any(OWN[path.name] in path.read_bytes() for path in there):
-        raise UserError(f"{there[0]}: is no report of ours, and would be replaced; move it away, or give another --out")
+        raise UserError(f"{there[0]}: is no file of the report, and would be replaced; move it, or give another --out")
     return folder
 
 

@@ -159,7 +159,7 @@ def tradeoff(summary: Summary) -> Figure:
             points[row.method] = (x, y)
     if not points:
         where: dict[str, Any] = {"ha": "center", "color": MUTED, "transform": axes.transAxes}
-        axes.text(0.5, 0.5, "needs a method that learns at least two tasks one after the other", **where)
+        axes.text(0.5, 0.5, "This figure needs a method that learns at least two tasks one after the other.", **where)
         axes.set_axis_off()
         return figure
     axes.margins(0.12)

@@ -35,7 +35,7 @@ def leaderboard(summary: Summary) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     notes = [
         "Mean ± half width of the 95 % t-interval over seeds. forgetting: average, in percentage points.",
-        "time: computing time relative to finetune, selection included. state: carried on besides the network.",
+        "time: computing time relative to finetune, selection included. state: what is carried on besides the network.",
     ]
     if bounds := [f"{mark} {bound}, not ranked" for bound, mark in MARKS.items() if summary.has(bound)]:
         notes.append("  ".join(bounds))
@@ -65,7 +65,7 @@ def second_ranking(summary: Summary) -> list[str]:
         mark = MARKS[row.bound] if row.bound else str(next(ranks))
         lines.append(f"| {mark:>4} | {row.method.ljust(width)} | {percent(row.other_accuracy):>18} |")
     if aware_only := [row.method for row in summary.rows if row.other_accuracy is None]:
-        lines += ["", f"Need the task: {', '.join(aware_only)}."]
+        lines += ["", f"Left out, as they need the task of an image: {', '.join(aware_only)}."]
     return ["", *lines]
 
 

@@ -36,7 +36,7 @@ class Row:
     relative_time: float | None  # process seconds over those of finetune
     measures: dict[str, Estimate | None]  # those of `MEASURES`
     searched: list[TrialResult]  # the first seed's trials that measured stability, where a front was searched for
-    other_accuracy: Estimate | None  # average accuracy, task-agnostic where the scenario is task-aware, or aware
+    other_accuracy: Estimate | None  # average accuracy, task-agnostic where the scenario is task-aware, and vice versa
 
     @property
     def seeds(self) -> str:

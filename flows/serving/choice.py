@@ -135,7 +135,7 @@ def _as_learned(run: RunResult, checkpoint: Path | None) -> None:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{checkpoint}: not a checkpoint of this version; {again}") from None
     if noted != [run.accuracy[-1], run.other_accuracy and run.other_accuracy[-1], run.per_task[-1]]:
-        raise UserError(f"{run.path}: is not what was learned ({checkpoint / 'record.json'}); {again}")
+        raise UserError(f"{run.path}: differs from what was learned ({checkpoint / 'record.json'}); {again}")
 
 
 def _validation(params: Params, out: Path, method: str, seed: int) -> list[float]:

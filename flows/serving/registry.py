@@ -71,7 +71,7 @@ def _register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> 
     if champion is not None and not _ours(champion.tags):
         raise UserError(
             f"champion.name: version {held} of {name} in MLflow ({tracking.target}) is {ALIAS}, and was not registered "
-            "from here, so there is nothing to compare by; take another name, or take the alias from it"
+            "from here, so there is nothing to compare with; give another name, or remove its alias"
         )
     ruled_out = barred(champion.tags["method"], params.champion) if champion else None
     moves, why = decide(champion.tags if champion else None, str(held), ruled_out, tags, number, digests)

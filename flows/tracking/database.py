@@ -64,7 +64,7 @@ def check_database(path: Path) -> None:
         if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
             raise  # it is locked, or the disk is full
         raise UserError(
-            f"{path} is damaged ({error}); move it away, then it is made anew and filled from what is here"
+            f"{path} is damaged ({error}); move it away, and it is made anew and filled from the results here"
         ) from None
 
 

@@ -88,7 +88,7 @@ def tag(tracking: Tracking, tags: Mapping[str, Mapping[str, str]]) -> None:
 def record(
     tracking: Tracking, name: str, values: Mapping[str, float], tags: Mapping[str, str], texts: Mapping[str, str]
 ) -> None:
-    """Log an MLflow run of something else than a run, such as a whole night: once, however often it is tried.
+    """Log an MLflow run of something other than a run, such as a whole night: once, however often it is tried.
 
     Raises `UserError` where MLflow refuses.
     """

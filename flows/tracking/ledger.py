@@ -128,7 +128,7 @@ class Ledger:
             if not sound:
                 aside = self._path.with_name(f"{self._path.name}.damaged-{uuid.uuid4().hex[:8]}")
                 self._path.rename(aside)
-                said = f"{self._path} was damaged: it is {aside.name} now, and made anew from what MLflow has"
+                said = f"{self._path} was damaged: it is {aside.name} now, and a new one is made from what MLflow has"
                 print(f"tracking: {said}", file=sys.stderr, flush=True)
             if self._known_id() != data["id"]:
                 write_whole(self._id, f"{data['id']}\n".encode())

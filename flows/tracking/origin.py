@@ -77,7 +77,7 @@ def recordable(out: Path) -> None:
     if not out.resolve().is_relative_to(root.resolve()):
         raise UserError(
             f"{out}: leads to {out.resolve()}, out of the git repository, and DVC records nothing there; "
-            f"have a folder in its place, or run python -m flows.compare --out {out}, which needs no DVC"
+            f"put a folder in its place, or run python -m flows.compare --out {out}, which needs no DVC"
         )
     if tracked:
         raise UserError(
@@ -110,7 +110,7 @@ def _kept(file: Path) -> dict[Path, str]:
         return {Path(kept["path"]): str(kept["md5"]) for stage in stages for kept in stage.get("outs", ())}
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
         remedy = f"git checkout {file} brings back the committed one"
-        raise UserError(f"{file}: damaged, or half of a merge; {remedy}") from None
+        raise UserError(f"{file}: damaged, or in the middle of a merge; {remedy}") from None
 
 
 def folder_hash(folder: Path) -> str:

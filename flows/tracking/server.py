@@ -66,7 +66,7 @@ class _InTime:
                 raise
             except Exception as error:  # MLflow does not understand the answer
                 nonsense = f"{type(error).__name__}: {error}"
-            raise ConnectionError(f"what answers is no MLflow server ({nonsense})")
+            raise ConnectionError(f"something other than an MLflow server answers ({nonsense})")
 
         return asked
 
@@ -116,7 +116,7 @@ class Server:
                     raise
             experiment = self.client.get_experiment_by_name(name)
         if experiment is None or experiment.name != name:
-            raise ConnectionError("what answers is no MLflow server")
+            raise ConnectionError("something other than an MLflow server answers")
         if experiment.lifecycle_stage != "active":
             raise UserError(f"experiment {name} was deleted in MLflow: restore it or set tracking.experiment")
         if artifacts is not None and experiment.artifact_location != artifacts:

@@ -61,7 +61,7 @@ def test_looks_are_so_many_steps_apart(prepared: dict[int, Path], tmp_path: Path
     assert {b - a for a, b in itertools.pairwise(steps)} <= {3, 4, 5}
 
 
-@pytest.mark.parametrize(("every", "why"), [(0, "1 step or more"), (10**6, "look more often")])
+@pytest.mark.parametrize(("every", "why"), [(0, "1 step or more"), (10**6, "measure more often")])
 def test_a_task_that_would_not_be_looked_at_is_named(
     every: int, why: str, prepared: dict[int, Path], tmp_path: Path
 ) -> None:
@@ -91,5 +91,5 @@ def test_joint_training_has_no_in_between(prepared: dict[int, Path], tmp_path: P
 
 def test_looks_that_never_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["cl.anytime", "--every", "0"])
-    with pytest.raises(UserError, match="--every 0: has to be 1 or more"):
+    with pytest.raises(UserError, match="--every 0: has to be 1 step or more"):
         anytime.main()

@@ -200,7 +200,7 @@ def test_other_cuts_leave_every_image_in_its_split(name: str) -> None:
     assert members(classes_per_task=5) == usual
     assert len(made(name, classes_per_task=5)) == len(usual["train"]) // 8 // 5
     assert members(seed=1) != usual
-    with pytest.raises(UserError, match=r"benchmark\.classes_per_task: 100? classes, 3 a task, leave a rest; take 2, "):
+    with pytest.raises(UserError, match=r"benchmark\.classes_per_task: 100? classes make no tasks of 3 each; take 2, "):
         made(name, classes_per_task=3)
 
 
@@ -217,7 +217,7 @@ def test_tasks_in_the_order_and_number_asked_for() -> None:
     for name in (*SPLIT, *WHOLE):
         with pytest.raises(UserError, match=r"benchmark\.order: no task 'other'"):
             made(name, order=["other"])
-    with pytest.raises(UserError, match=r"benchmark\.tasks: 5 tasks to take from split-mnist, not 6"):
+    with pytest.raises(UserError, match=r"benchmark\.tasks: split-mnist has 5 tasks to learn, not 6"):
         made("split-mnist", tasks=6)
     assert not (Path("downloads") / "cifar10").exists(), "what cannot be is found before anything is fetched"
 
@@ -380,14 +380,14 @@ PLAIN = bytes([0, 0, 8, 1]) + (100).to_bytes(4, "big") + bytes(100)
         (LABELS, gzip.compress(b""), "not an array of 1 dimensions"),
         (LABELS, gzip.compress(b"\0\0\x0d\1" + PLAIN[4:]), "not an array of 1 dimensions"),
         (IMAGES, gzip.compress(PLAIN), "not an array of 3 dimensions"),
-        (LABELS, idx(np.zeros(99, np.uint8)), r"99 labels of 100 images in train-images-idx3-ubyte\.gz"),
-        (LABELS, idx(np.full(100, 10, np.uint8)), "a label 10 of 10 classes"),
+        (LABELS, idx(np.zeros(99, np.uint8)), r"99 labels for 100 images in train-images-idx3-ubyte\.gz"),
+        (LABELS, idx(np.full(100, 10, np.uint8)), "holds label 10, but there are 10 classes"),
     ],
     ids=["plain", "cut", "short", "empty", "other type", "other shape", "other length", "other label"],
 )
 def test_a_damaged_file_of_mnist(file: str, data: bytes, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spoilt(monkeypatch, file, data)
-    with pytest.raises(UserError, match=rf"downloads/mnist/{file}: {words}.*; delete it, and it is fetched anew"):
+    with pytest.raises(UserError, match=rf"downloads/mnist/{file}: {words}.*; delete it, and it is downloaded again"):
         made("split-mnist")
 
 
@@ -397,7 +397,7 @@ def test_a_damaged_file_of_mnist(file: str, data: bytes, words: str, monkeypatch
         (lambda files: files.pop("data_batch_3.bin"), r"lacks data_batch_3\.bin"),
         (lambda files: files.update({"test_batch.bin": files["test_batch.bin"][:-1]}), "cut short within an image"),
         (lambda files: files.update({"test_batch.bin": b""}), "cut short within an image"),
-        (lambda files: files.update({"batches.meta.txt": b"a\nb\n"}), "a label 9 of 2 classes"),
+        (lambda files: files.update({"batches.meta.txt": b"a\nb\n"}), "holds label 9, but there are 2 classes"),
         (lambda data: data[:-1000], "cannot be read .*ended before"),
         (lambda data: data[:9000] + bytes(9) + data[9009:], "cannot be read .*CRC check failed"),
     ],
@@ -414,7 +414,7 @@ def test_a_damaged_archive_of_cifar(spoil: Callable[[Any], Any], words: str, tmp
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(data)
     remote = dataclasses.replace(_cifar.CIFAR10.remote, md5=None)
     source = dataclasses.replace(_cifar.CIFAR10, remote=remote)
-    with pytest.raises(UserError, match=rf"cifar-10-binary\.tar\.gz: {words}.*; delete it, and it is fetched anew"):
+    with pytest.raises(UserError, match=rf"cifar-10-binary\.tar\.gz: {words}.*; delete it, and it is downloaded again"):
         _cifar.read(source, Benchmark(name="split-cifar10", path=str(tmp_path)), None)
 
 

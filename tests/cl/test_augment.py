@@ -69,7 +69,7 @@ def test_outside_training_the_middle_is_taken() -> None:
     assert torch.equal(middle(x, 5), x[:, :, 0:5, 0:5])
     assert seen_shape([3, 6, 6], 4) == (3, 4, 4)
     assert seen_shape([3, 6, 6], None) == (3, 6, 6)
-    with pytest.raises(UserError, match=r"training.augmentation.crop: 8 of images of 6x6"):
+    with pytest.raises(UserError, match=r"training.augmentation.crop: 8 is more than the 6x6"):
         seen_shape([3, 6, 6], 8)
 
 

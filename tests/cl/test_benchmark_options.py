@@ -84,7 +84,7 @@ def test_what_a_benchmark_has_no_use_for_is_refused(name: str, option: str, tmp_
     if option in benchmark_file(name).OPTIONS:
         check_options(options)
         return
-    with pytest.raises(UserError, match=rf"^benchmark\.{option}: {name} has no use for it; leave it out \(it takes "):
+    with pytest.raises(UserError, match=rf"^benchmark\.{option}: {name} has no use for it; leave it out \(its keys: "):
         prepare(options, RAW, tmp_path / "p", say=lambda line: None)
     assert list(tmp_path.iterdir()) == []
 

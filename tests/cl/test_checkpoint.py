@@ -145,7 +145,7 @@ def test_manifest_without_a_file_is_refused(folder: Path) -> None:
 
 
 def test_foreign_key_is_refused(folder: Path) -> None:
-    with pytest.raises(DamagedCheckpoint, match=r"manifest\.json: of another run"):
+    with pytest.raises(DamagedCheckpoint, match=r"manifest\.json: is of another run"):
         checkpoint.load(folder, "other")
     assert verify(folder) == verify(folder, "key")
 

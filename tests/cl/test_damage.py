@@ -144,7 +144,7 @@ def test_a_manifest_without_a_key(finished: bool, copies: str, whole: Path, out:
     learned = f"{path}: missing or damaged: refused; learning task 2 again"
     said = f"{path}: missing or damaged (its sha256 is not that of finished.json)"
     copy = out / f"checkpoints/{METHOD}/seed-0/task-1/manifest.json"
-    expected = {(True, "kept"): [f"{said}: put back from {copy}"], (True, "lost"): [f"{said}: made again", learned]}
+    expected = {(True, "kept"): [f"{said}: restored from {copy}"], (True, "lost"): [f"{said}: made again", learned]}
     assert warnings == expected.get((finished, copies), [learned])
     assert published(out) == published(whole)
 
@@ -166,7 +166,7 @@ def test_what_a_task_cost_is_lost(damage: Callable[[Path], None], whole: Path, o
     assert again(out) == []
     work(out, "finished.json").unlink()
     warnings = again(out)
-    assert f"{work(out, 'cost-000.json')}: missing or damaged; as what task 1 cost is lost" in warnings[-1]
+    assert f"{work(out, 'cost-000.json')}: missing or damaged, so the cost of task 1 is lost" in warnings[-1]
     assert published(out) == published(whole)
     assert not (out / f"results/{METHOD}/seed-0.cost.json").exists()
     assert again(out) == []
@@ -191,7 +191,7 @@ def test_a_trial_that_was_altered_is_made_again(whole: Path, out: Path) -> None:
         lines[number] = re.sub(r'("accuracy":)[\d.]+', r"\g<1>0.0" + "1" * (number == altered), lines[number])
     journal.write_text("".join(lines))
     (warning,) = again(out)
-    assert f"{journal}: damaged; the trials from there on are made again" in warning
+    assert f"{journal}: damaged; the trials after the damage are run again" in warning
     assert published(out) == published(whole)
 
 
@@ -254,7 +254,7 @@ def test_no_run_is_stopped_by_the_files_of_another(whole: Path, out: Path) -> No
     results.unlink()
     result = results / "seed-0.json"
     result.mkdir(parents=True)
-    assert again(out) == [f"{result}: in the way of a file of ours; moved to seed-0.json.aside-1"]
+    assert again(out) == [f"{result}: stood where a file of the results belongs; renamed to seed-0.json.aside-1"]
     shutil.rmtree(work(out))
     work(out).write_text("a file")
     children = Children(PARAMS, out, lambda run, event: None)
@@ -266,7 +266,9 @@ def test_no_run_is_stopped_by_the_files_of_another(whole: Path, out: Path) -> No
 def test_no_other_command_goes_by_what_is_damaged(damage: Callable[[Path], None], out: Path) -> None:
     run = RunId(METHOD, 0)
     damage(work(out, "trials.json"))
-    with pytest.raises(UserError, match=r"trials\.json: missing or damaged .*; make it whole first: flows\.compare"):
+    with pytest.raises(
+        UserError, match=r"trials\.json: missing or damaged .*; repair it first: python -m flows\.compare"
+    ):
         anytime.trace(PARAMS, run, out, 1)
     damage(work(out, "finished.json"))
     with pytest.raises(UserError, match="ewc/seed-0 is not learned"):

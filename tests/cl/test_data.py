@@ -302,7 +302,7 @@ def test_what_was_not_prepared_is_never_removed(tmp_path: Path) -> None:
         place = target / name
         place.parent.mkdir(parents=True)
         place.write_text("thesis")
-        with pytest.raises(UserError, match=r"was not prepared by us.*move it elsewhere, or give another --out"):
+        with pytest.raises(UserError, match=r"is not of the prepared data.*move it elsewhere, or give another --out"):
             prepare(Benchmark(), tmp_path, target)
         assert contents(tmp_path) == {f"p/{name}": b"thesis"}
         shutil.rmtree(target)
@@ -313,7 +313,7 @@ def test_what_was_not_prepared_is_never_removed(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"p.aside-1/task-000/train-images.npy": b"thesis"}
     shutil.rmtree(tmp_path / "p.aside-1")
     target.write_text("thesis")
-    with pytest.raises(UserError, match="a file, where the prepared data would be a folder"):
+    with pytest.raises(UserError, match="is a file, but the prepared data need a folder"):
         prepare(Benchmark(), tmp_path, target)
     assert contents(tmp_path) == {"p": b"thesis"}
 
@@ -323,7 +323,7 @@ def test_what_somebody_has_put_beside_prepared_data_is_never_removed(tmp_path: P
     (folder / "task-001/notes.txt").write_text("thesis")
     before = contents(tmp_path)
     made(folder)
-    with pytest.raises(UserError, match=r"p/task-001/notes\.txt: was not prepared by us"):
+    with pytest.raises(UserError, match=r"p/task-001/notes\.txt: is not of the prepared data"):
         made(folder, tasks=1)
     assert contents(tmp_path) == before
     (folder / "task-001/notes.txt").rename(folder / "task-001/.DS_Store")

@@ -243,7 +243,7 @@ def test_the_brightness_is_that_of_the_picture(name: str, tmp_path: Path) -> Non
 SIGNED, WHITE, APART, TIFF = (
     "signed, floating-point or 32-bit",
     "0 is black or white",
-    "each channel apart",
+    "stores its channels apart",
     "a TIFF of a kind",
 )
 REFUSED = {
@@ -265,18 +265,21 @@ REFUSED = {
     "tiff alpha apart": (tiff(8, 2, apart(WITH_ALPHA), samples=4, t284=2, zipped=True), APART),
     "tiff grey alpha apart": (tiff(8, 1, apart(GREY_ALPHA), samples=2, t284=2, t338=2, zipped=True), APART),
     "tiff lab apart": (tiff(8, 8, apart(RGB), samples=3, t284=2), APART),
-    "tiff halved colours": (tiff(8, 6, HALVED.tobytes() + bytes(99), samples=3, t530=(2, 2)), "YCbCr neither packed"),
-    "tiff usual colours": (tiff(8, 6, HALVED.tobytes() + bytes(99), samples=3), "YCbCr neither packed"),
+    "tiff halved colours": (
+        tiff(8, 6, HALVED.tobytes() + bytes(99), samples=3, t530=(2, 2)),
+        "uncompressed YCbCr with",
+    ),
+    "tiff usual colours": (tiff(8, 6, HALVED.tobytes() + bytes(99), samples=3), "uncompressed YCbCr with"),
     "tiff other inks": (tiff(8, 5, INK.tobytes(), samples=4, t332=2), "inks that are not CMYK"),
-    "png 16, one clear": (png(16, 0, rows(WIDE, 16), tRNS=struct.pack(">H", WIDE[2, 3])), "one colour of 16 bits"),
+    "png 16, one clear": (png(16, 0, rows(WIDE, 16), tRNS=struct.pack(">H", WIDE[2, 3])), "one 16-bit colour"),
     "png rgb 16, one clear": (
         png(16, 2, rows(RGB.astype(np.uint16) << 8, 16), tRNS=struct.pack(">HHH", *(RGB[2, 3].astype(int) << 8))),
-        "one colour of 16 bits",
+        "one 16-bit colour",
     ),
     "pfm": (b"Pf 8 8 -1.0\n" + (GREY / 255).astype("<f4").tobytes(), "32-bit"),
     "jpeg cmyk of somebody": (
         without_adobe(saved(Image.fromarray(INK, "CMYK"), "JPEG", quality=100, subsampling=0)),
-        "nobody knows which end is ink",
+        "whether 0 or 255 is full ink",
     ),
 }
 

@@ -253,7 +253,7 @@ def test_nothing_left_to_send(server: Server, part: bytes, requests: int, tmp_pa
 def test_a_part_of_somebody_else_is_left_alone(server: Server, tmp_path: Path) -> None:
     """As a browser makes it beside what it downloads."""
     (tmp_path / "file.bin.part").write_bytes(DATA[:HALF])
-    with pytest.raises(UserError, match=r"file\.bin\.part: was not begun by us.*move it away"):
+    with pytest.raises(UserError, match=r"file\.bin\.part: is no download that can be continued.*move it away"):
         fetch([server.of()], tmp_path, None)
     assert (tmp_path / "file.bin.part").read_bytes() == DATA[:HALF]
     assert server.asked == []
@@ -269,7 +269,7 @@ def test_killed_in_the_last_moment_of_a_fetch(server: Server, tmp_path: Path) ->
 
 def test_another_part_than_asked_for_is_not_taken(server: Server, tmp_path: Path) -> None:
     server.cuts, server.shift = [HALF], 7
-    assert "another part than asked for" in fetched(server, tmp_path)[2]
+    assert "another part than it was asked for" in fetched(server, tmp_path)[2]
     assert [asked.get("Range") for asked in server.asked] == [None, f"bytes={HALF}-", None]
 
 
@@ -308,7 +308,7 @@ def test_without_a_network_it_says_so_at_once(tmp_path: Path, monkeypatch: pytes
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
     with pytest.raises(
-        UserError, match=r"\(Name or service not known\)\. Start again where there is a network.* has it"
+        UserError, match=r"\(Name or service not known\)\. Run this again where there is a network.* has it"
     ):
         fetch([Remote("http://nowhere.invalid/x", "x", None)], tmp_path, None)
 

@@ -320,7 +320,7 @@ def test_order_and_number_of_tasks(tmp_path: Path) -> None:
     for options, words in (
         ({"order": ["a", "d"]}, "benchmark.order: no task 'd' in .*; there are: a, b, c"),
         ({"order": ["a", "b", "a"]}, "benchmark.order: 'a' stands twice; .*: a, b, c"),
-        ({"tasks": 4}, "benchmark.tasks: 3 tasks to take from .*, not 4"),
+        ({"tasks": 4}, "benchmark.tasks: .* has 3 tasks to learn, not 4"),
     ):
         with pytest.raises(UserError, match=words):
             read(root, **options)
@@ -537,7 +537,7 @@ def test_bad_images_are_skipped_and_named_in_the_manifest(tmp_path: Path) -> Non
     left = placed(task)
     gone = expected(["animals/cat/01.png"], 0) | expected(["animals/dog/03.png"], 1)
     assert left == {split: files - gone for split, files in whole.items()}  # and the others stay where they were
-    assert lines == ["animals: 2 bad images skipped, named in the manifest"]
+    assert lines == ["animals: 2 bad images skipped; manifest.json names them"]
     out = prepare(options(root, on_bad_image="skip"), RAW, tmp_path / "out", say=lambda line: None).parent
     entries = read_manifest(out)["tasks"]
     assert [fault["path"] for fault in entries[0]["skipped"]] == sorted(spoilt)
@@ -607,7 +607,7 @@ def test_a_disk_that_fills_while_images_are_read_is_named(tmp_path: Path, monkey
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may grow beyond: as on a full disk
     try:
-        with pytest.raises(UserError, match=r"\.npy: cannot be written \(File too large\); earlier results are whole"):
+        with pytest.raises(UserError, match=r"\.npy: cannot be written \(File too large\); earlier results are intact"):
             prepare(options(root), RAW, tmp_path / "out", say=lambda line: None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))

@@ -114,7 +114,7 @@ def test_a_table_longer_than_the_terminal_shows_who_was_heard_last() -> None:
     console.print(table)
     lines = console.export_text().rstrip().splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == ["a", "b", "c", "f", "g"], "in the order they were given"
-    assert lines[-1].strip() == "2 methods more"
+    assert lines[-1].strip() == "2 more methods"
     assert len(lines) < console.height
 
 

@@ -52,7 +52,7 @@ def test_the_method_works_and_its_test_waits_for_the_value(repository: Path, mon
 
 @pytest.mark.parametrize("name", ["Anchor", "soft-anchor", "2anchor", "", "class", "all", "a/b", "é"])
 def test_names_that_cannot_be_used(name: str, repository: Path) -> None:
-    with pytest.raises(UserError, match="small letters, digits and underscores"):
+    with pytest.raises(UserError, match="lower-case letters, digits and underscores"):
         write(name, "Anchor", "A paper.", repository)
     assert not [path for path in repository.rglob("*") if path.is_file()]
 
@@ -61,7 +61,7 @@ def test_names_that_cannot_be_used(name: str, repository: Path) -> None:
 def test_what_is_there_is_not_overwritten(kind: int, repository: Path) -> None:
     there = repository / list(files("soft_anchor", "Soft anchor", "A paper."))[kind]
     there.write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match="exists; choose another name"):
+    with pytest.raises(UserError, match="exists already; choose another name"):
         write("soft_anchor", "Soft anchor", "A paper.", repository)
     assert [path.read_text(encoding="utf-8") for path in repository.rglob("*") if path.is_file()] == ["mine"]
 

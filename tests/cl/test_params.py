@@ -49,16 +49,16 @@ def refused(folder: Path, text: str | bytes, *said: str, overrides: Sequence[str
         ("training: [1]\n", ("training: has to be a section", "[1]")),
         ("training: null\n", ("training", "None")),
         ("selection: {learning_rates: [0.1, 0.1]}\n", ("selection.learning_rates", "twice")),
-        ("selection: {learning_rates: []}\n", ("selection.learning_rates", "at least 1")),
+        ("selection: {learning_rates: []}\n", ("selection.learning_rates", "at least one")),
         ("selection: {drop_margin: 1.5}\n", ("selection.drop_margin", "less than or equal to 1", "1.5")),
         ("selection: {decay: 1}\n", ("selection.decay", "less than 1")),
         ("selection: {max_attempts: 0}\n", ("selection.max_attempts", "0")),
         ("seeds: [0, 0]\n", ("seeds", "twice")),
-        ("seeds: []\n", ("seeds", "at least 1")),
+        ("seeds: []\n", ("seeds", "at least one")),
         ("seeds: [-1]\n", ("seeds.0", "-1")),
         ("seeds: 3\n", ("seeds", "list", "3")),
         ("model: {name: vgg}\n", ("model.name", "'mlp'", "'vgg'")),
-        ("model: {hidden: []}\n", ("model.hidden", "at least 1")),
+        ("model: {hidden: []}\n", ("model.hidden", "at least one")),
         ("benchmark: {name: permuted-digit}\n", ("benchmark.name", "did you mean 'permuted-digits'?")),
         ("benchmark: {tasks: 0}\n", ("benchmark.tasks", "0")),
         ("execution: {device: gpu}\n", ("execution.device", "'cuda'", "'gpu'")),
@@ -74,12 +74,12 @@ def test_bad_values(tmp_path: Path, text: str, said: tuple[str, ...]) -> None:
     [
         ("methods: {ewd: {}}\n", ("methods", "unknown method 'ewd'", "did you mean 'ewc'?")),
         ("methods: {zzzzzz: {}}\n", ("unknown method 'zzzzzz'", "known:", "finetune")),
-        ("methods: {}\n", ("methods: has to hold at least 1, not {}",)),
+        ("methods: {}\n", ("methods: has to hold at least one item, not {}",)),
         ("methods: [ewc, si]\n", ("methods", "mapping")),
         ("methods: null\n", ("methods", "mapping")),
         ("seeds: [0]\n", ("methods", "required")),
         ("methods: {ewc: {strenght: 1.0}}\n", ("methods.ewc.strenght", "did you mean 'strength'?")),
-        ("methods: {ewc: {strength: -1}}\n", ("methods.ewc.strength", "has to lie in 0 to", "-1")),
+        ("methods: {ewc: {strength: -1}}\n", ("methods.ewc.strength", "has to lie between 0 and", "-1")),
         ("methods: {ewc: {strength: high}}\n", ("methods.ewc.strength", "float", "'high'")),
         ("methods: {ewc: {strength: [1]}}\n", ("methods.ewc.strength",)),
         ("methods: {ewc: {estimator: exact}}\n", ("methods.ewc.estimator", "per-sample, batch-sum", "'exact'")),
@@ -301,7 +301,7 @@ def test_one_spelling_of_a_method_everywhere(tmp_path: Path) -> None:
             "params.yaml: others.gss.memroy_budget: GSS has no such knob; did you",
         ),
         ("others: {gss: {subsets: many}}", [], "params.yaml: others.gss.subsets: has to be of type int, not 'many'"),
-        ("others: {gss: {subsets: 0}}", [], "params.yaml: others.gss.subsets: has to lie in 1 to"),
+        ("others: {gss: {subsets: 0}}", [], "params.yaml: others.gss.subsets: has to lie between 1 and"),
         ("others: {gss: 3}", [], "params.yaml: others.gss: has to be a mapping"),
         ("others: {gss: {subsets: {a: 1}}}", [], "params.yaml: others.gss.subsets: has to be a finite number"),
         (
@@ -356,9 +356,9 @@ def test_a_method_has_the_knobs_of_both_sections(tmp_path: Path) -> None:
         (".".join("x" * 1000) + "=3", "has to read key.path=value"),
         ("training.epochs=", "--set training.epochs=: gives no value; write null for none"),
         ("methods=3", "--set methods=3: methods: has to be a mapping from a method's name"),
-        ("methods.ewc=3", "--set methods.ewc=3: methods.ewc: has to be a mapping, as {strength: 1.0}, not 3"),
-        ("seeds=5", "--set seeds=5: seeds: has to be a list, as [1, 2], not 5"),
-        ("seeds=0,1", "seeds: has to be a list, as [1, 2], not '0,1'"),
+        ("methods.ewc=3", "--set methods.ewc=3: methods.ewc: has to be a mapping, such as {strength: 1.0}, not 3"),
+        ("seeds=5", "--set seeds=5: seeds: has to be a list, such as [1, 2], not 5"),
+        ("seeds=0,1", "seeds: has to be a list, such as [1, 2], not '0,1'"),
         ("seeds=[&a [*a]]", "--set seeds=[&a [*a]]: not a YAML value: line 1, column 6: *a stands within"),
         ("seeds=" + "[" * 1000, "nested more than 20 deep"),
         ("benchmark=5", "--set benchmark=5: benchmark: has to be a section with keys of its own, not 5"),
@@ -370,7 +370,7 @@ def test_a_method_has_the_knobs_of_both_sections(tmp_path: Path) -> None:
         ("benchmark.path=~", "benchmark.path: ~ alone is null in YAML; write null for none, or put it in quotes"),
         ("training.epochs=" + "9" * 5000, "... (5002 characters)"),
         ("selection.enabled=yes", "selection.enabled: has to be true or false, not 'yes'"),
-        ("training.momentum=a bit", "training.momentum: has to be a number, as 0.1 or 1e-3, not 'a bit'"),
+        ("training.momentum=a bit", "training.momentum: has to be a number, such as 0.1 or 1e-3, not 'a bit'"),
     ],
 )
 def test_more_bad_overrides(override: str, words: str, tmp_path: Path) -> None:
@@ -430,8 +430,8 @@ def test_a_file_may_extend_another(tmp_path: Path) -> None:
     assert params.training.batch_size == 9
     assert params.methods == {"gem": {"margin": 2, "memory_per_task": 7}, "ewc": {}}
     for text, words in (
-        ("extends: over.yaml\n", "does not extend it"),
-        ("extends: [3]\n", "has to be the name of a file"),
+        ("extends: over.yaml\n", "each other in a circle"),
+        ("extends: [3]\n", "has to be the path of a file"),
         ("extends: gone.yaml\n", r"gone\.yaml: cannot be read"),
     ):
         over.write_text(text)

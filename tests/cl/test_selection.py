@@ -380,7 +380,7 @@ def test_of_a_damaged_journal_all_before_the_damage_is_kept(journal: bytes, tmp_
         path.write_bytes(data)
         warnings: list[str] = []
         StudyJournal(path, warnings.append)
-        assert warnings == [f"{path}: damaged; the trials from there on are made again where they are needed"]
+        assert warnings == [f"{path}: damaged; the trials after the damage are run again where they are needed"]
         assert path.read_bytes() == journal[: journal.rfind(b"\n", 0, place) + 1]
 
 

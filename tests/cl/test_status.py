@@ -73,7 +73,7 @@ def test_other_data_and_an_interruption_are_told_apart(prepared: dict[int, Path]
     (folder / "finished.json").unlink()
     (folder / "task-001" / "manifest.json").unlink()
     found = stands("ewc", out)
-    assert (found.would, found.why) == ("learn task 2", "interrupted, goes on from there")
+    assert (found.would, found.why) == ("learn task 2", "interrupted, continues")
 
 
 def test_changed_code_is_named_by_file() -> None:

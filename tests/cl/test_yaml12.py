@@ -34,8 +34,8 @@ def said(path: Path) -> str:
         ("a: !!binary aGk=", "!!binary: tags are not read"),
         (BOMB, "more than 20000 values, aliases included"),
         (NESTED, "nested more than 20 deep"),
-        ("seeds: &a [*a]", "*a stands within what it stands for"),
-        ("a: &a {b: *a}", "*a stands within what it stands for"),
+        ("seeds: &a [*a]", "*a stands within the value that it refers to"),
+        ("a: &a {b: *a}", "*a stands within the value that it refers to"),
         ("a: *b", "*b: nothing above has the anchor &b"),
         ("[" * 100_000, "nested more than 20 deep"),
         ("{a: " * 5000, "nested more than 20 deep"),
@@ -49,7 +49,7 @@ def said(path: Path) -> str:
         ("training:\n\tepochs: 3", "line 2, column 1: found character '\\t'"),
         (GOOD + "---\n" + GOOD, "line 2, column 1: a second document begins"),
         ("%YAML 1.1\n---\n" + GOOD, "lines that begin with % are not read"),
-        ("methods: {ewc: {<<: 3}}", "<< has to be followed by a mapping"),
+        ("methods: {ewc: {<<: 3}}", "<< needs a mapping"),
         ("? [a]\n: 3", "a key has to be a name"),
         ("? {a: b}\n: 3", "a key has to be a name"),
         ("1: 2\n1: 3", "the key '1' stands twice"),
@@ -118,8 +118,8 @@ def test_a_long_chain(tmp_path: Path) -> None:
     for i in range(100):
         (tmp_path / f"{i}.yaml").write_text(f"extends: {i + 1}.yaml\n")
     (tmp_path / "100.yaml").write_text(GOOD)
-    assert "19.yaml: extends: more than 20 files on one another" in said(tmp_path / "0.yaml")
+    assert "19.yaml: extends: a chain of more than 20 files" in said(tmp_path / "0.yaml")
     assert read(tmp_path / "81.yaml").methods == {"ewc": {"strength": 3}}
     for base in ('"a\\0b"', '"\\ud800"', "[a]", "81.yaml"):
         (tmp_path / "81.yaml").write_text(f"extends: {base}\n")
-        assert "81.yaml: extends: has to be the name of a file" in said(tmp_path / "81.yaml")
+        assert "81.yaml: extends: has to be the path of a file" in said(tmp_path / "81.yaml")

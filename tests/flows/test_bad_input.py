@@ -60,7 +60,7 @@ def line_of(done: Done, *words: str, before: dict[str, bytes], out: Path) -> str
         ("training.epochs=0", ["training.epochs", "greater than or equal to 1", "0"]),
         ("training.batch_size=many", ["training.batch_size", "integer", "'many'"]),
         ("selection.decay=1.5", ["selection.decay", "less than 1", "1.5"]),
-        ("selection.learning_rates=[]", ["selection.learning_rates", "at least 1"]),
+        ("selection.learning_rates=[]", ["selection.learning_rates", "at least one"]),
         ("seeds=[0, 0]", ["seeds", "same seed twice"]),
         ("seeds=[-1]", ["seeds", "-1"]),
         ("benchmark.name=permuted-digit", ["benchmark.name", "permuted-digit", "'permuted-digits'"]),

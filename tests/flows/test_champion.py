@@ -222,7 +222,7 @@ def test_a_result_that_is_not_what_was_learned_chooses_nothing(out: Path) -> Non
     path = out / "results/ewc/seed-1.json"
     result = json.loads(path.read_text())
     path.write_text(json.dumps({**result, "accuracy": [[1.0, None], [1.0, 1.0]]}))
-    with pytest.raises(UserError, match=rf"^{path}: is not what was learned .*; run `python -m flows.compare`"):
+    with pytest.raises(UserError, match=rf"^{path}: differs from what was learned .*; run `python -m flows.compare`"):
         choose(params, out)
     path.write_text(json.dumps(result))
     record = out / "checkpoints/ewc/seed-1/task-1/record.json"
@@ -362,9 +362,7 @@ def test_a_server_that_is_down_is_named_in_one_line(learned: Path) -> None:
 
 
 def test_a_name_that_mlflow_cannot_take_is_refused(learned: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"champion.name: 'a/b' has to be some text without the characters / : \. ' \" %"
-    ):
+    with pytest.raises(UserError, match=r"champion.name: 'a/b' has to be text without the characters / : \. ' \" %"):
         params_of(learned, "champion.name=a/b")
     with pytest.raises(UserError, match=r"champion\.name"):
         params_of(learned, "champion.name=' '")

@@ -377,7 +377,7 @@ def test_a_worker_that_does_not_see_the_folder_refuses(job: cluster.Job, tmp_pat
 def test_a_worker_that_can_take_the_lock_of_its_driver_refuses(job: cluster.Job) -> None:
     ended = cluster.work(job)
     assert ended.refused is not None
-    assert "the disk has to know locks across machines" in ended.refused
+    assert "the disk has to support locks across machines" in ended.refused
 
 
 def test_a_worker_with_other_code_refuses(job: cluster.Job) -> None:

@@ -90,7 +90,7 @@ def test_another_pipe_that_breaks_is_an_error() -> None:
     """As that of a child, or of a connection."""
     done = command("r, w = os.pipe(); os.close(r); os.write(w, b'x')", shell="{} | cat; exit ${{PIPESTATUS[0]}}")
     assert done.returncode == 2
-    assert done.stderr == b"error: Broken pipe; earlier results are whole\n"
+    assert done.stderr == b"error: Broken pipe; earlier results are intact\n"
 
 
 @pytest.mark.parametrize("unbuffered", [False, True])
@@ -99,7 +99,7 @@ def test_output_on_a_full_disk_is_an_error(unbuffered: bool) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(b"error: ")
-    assert b"No space left on device; earlier results are whole" in line
+    assert b"No space left on device; earlier results are intact" in line
     assert command("return 2 * sys.stderr.write('x')", shell="{} 2> /dev/full").returncode == 2
 
 
@@ -227,7 +227,7 @@ def test_without_shared_memory_trials_run_one_after_the_other(tmp_path: Path) ->
     words = " ".join(f"'{word}'" for word in given)
     done = contained(f"mount -t tmpfs -o ro none /dev/shm; {sys.executable} -m cl {words}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "finetune/seed-0: warning: trials one after the other, as processes cannot share /dev/shm" in done.stdout
+    assert "finetune/seed-0: warning: trials run one after the other: processes cannot share /dev/shm" in done.stdout
     assert len(learned(done.stdout)) == 2
 
 
@@ -366,7 +366,7 @@ def test_a_damaged_file_of_dvc_is_named(
     monkeypatch.chdir(tmp_path)
     Path(name).write_text(text)
     read = origin.recorded if name == "dvc.lock" else origin.tags
-    with pytest.raises(UserError, match=rf"^{name}: damaged, or half of a merge; git checkout {name}"):
+    with pytest.raises(UserError, match=rf"^{name}: damaged, or in the middle of a merge; git checkout {name}"):
         read(finished.out)
 
 

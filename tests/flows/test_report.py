@@ -474,7 +474,7 @@ def test_intervals_wider_than_there_can_be_are_drawn_as_far_as_there_is(tmp_path
 def test_a_page_of_somebody_else_is_not_replaced(name, small):
     (small / "report").mkdir()
     (small / "report" / name).write_text("<title>My thesis</title>")
-    with pytest.raises(UserError, match=f"{name}: is no report of ours.*--out"):
+    with pytest.raises(UserError, match=f"{name}: is no file of the report.*--out"):
         build(small)
     assert (small / "report" / name).read_text() == "<title>My thesis</title>"
     (small / "report" / name).unlink()
@@ -561,7 +561,7 @@ def test_the_other_setting_is_a_ranking_of_its_own(tmp_path):
         "ewc",
     ]
     assert "| 45.00 |" in re.sub(" +", " ", other)
-    assert "Need the task: hat." in other
+    assert "Left out, as they need the task of an image: hat." in other
     assert "hat" in told
     assert json.loads((out / "report/summary.json").read_text())["si"]["task_agnostic_accuracy"] == 0.45
     page = (out / "report/index.html").read_text()

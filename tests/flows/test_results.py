@@ -175,7 +175,7 @@ def changed(kind: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
             changed("", lambda d: d["per_task"][0]["knobs"].update(strength={})),
             r"knobs\.strength: .*no value",
         ),
-        (changed("", lambda d: d["per_task"].pop(1)), "not one entry for each of the tasks"),
+        (changed("", lambda d: d["per_task"].pop(1)), "not have one entry for each task"),
         (changed("", lambda d: d["per_task"].reverse()), "in their order"),
         (changed("", lambda d: d["per_task"][1].pop("zero_shot_accuracy")), "without the other"),
         (changed("", lambda d: d["accuracy"][0].__setitem__(2, 0.5)), "row 1 .* not learned yet"),

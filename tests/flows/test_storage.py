@@ -327,10 +327,10 @@ def test_files_of_dvc_that_are_none_are_named(
     (tmp_path / "prepared").symlink_to(prepared[2])
     for name in ("data.dvc", "dvc.lock"):
         Path(name).write_text(text)
-    with pytest.raises(UserError, match=r"data\.dvc: damaged, or half of a merge; git checkout data\.dvc"):
+    with pytest.raises(UserError, match=r"data\.dvc: damaged, or in the middle of a merge; git checkout data\.dvc"):
         origin.tags(tmp_path)
     if text != "outs: 3":
-        with pytest.raises(UserError, match=r"dvc\.lock: damaged, or half of a merge"):
+        with pytest.raises(UserError, match=r"dvc\.lock: damaged, or in the middle of a merge"):
             origin.recorded(tmp_path)
 
 

@@ -567,7 +567,7 @@ def test_a_damaged_file_costs_one_line(out: Path, capfd: pytest.CaptureFixture[s
     track.close()
     first, last = capfd.readouterr().err.splitlines()
     assert f"{fake.folder / 'result.json'} cannot be read" in first
-    assert "delete it, it will be written anew" in first
+    assert "delete it, and it is written anew" in first
     assert last == "tracking: not sent to MLflow (embedded): ewc/seed-0; the next run sends it"
     shutil.rmtree(fake.folder)  # nothing is left that could be sent
     tracker(out).close()
@@ -602,7 +602,7 @@ def test_a_damaged_database_is_said_with_the_remedy(out: Path, damage: str, capf
         said = "MLflow (embedded): MlflowException: Detected out-of-date database schema"
         assert "then run 'mlflow db upgrade <database_uri>'" in first
     else:
-        said = "; move it away, then it is made anew and filled from what is here"
+        said = "; move it away, and it is made anew and filled from the results here"
         assert f"{path} is damaged (" in first
         assert f"{said}; training goes on" in first
     assert last == "tracking: not sent to MLflow (embedded): ewc/seed-0; the next run sends it"
@@ -896,7 +896,7 @@ def test_a_server_that_drips_holds_no_process(tmp_path: Path) -> None:
         process = child(out, FakeRun(out).learn(), "hastily", bad.url)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1  # it asserts that the fake was sent
-    assert "TimeoutError: no whole answer within 2 s" in said
+    assert "TimeoutError: no complete answer within 2 s" in said
 
 
 def test_what_is_said_of_an_error_holds_no_password() -> None:

@@ -159,4 +159,4 @@ def test_what_is_gone_and_what_is_new_is_told() -> None:
 def test_failed_runs_are_no_good_night() -> None:
     verdict = compare_nights(night(BEFORE), night(BEFORE), {"lwf/seed-0": "killed by SIGKILL"})
     assert not verdict.good
-    assert verdict.headline == "1 runs failed: lwf/seed-0"
+    assert verdict.headline == "1 of the runs failed: lwf/seed-0"

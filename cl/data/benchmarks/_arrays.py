@@ -18,7 +18,7 @@ VALIDATION_FRACTION = 0.2
 """Of each class's training images, as in the survey."""
 OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class"})
 """The keys of `benchmark` that any of them knows."""
-MEND = "delete it, and it is fetched anew"
+MEND = "delete it, and it is downloaded again"
 Splits = dict[str, tuple[Images, Labels]]
 
 
@@ -58,13 +58,13 @@ def splits_of(data: Arrays, options: Benchmark, classes: range) -> Splits:
 def cut(classes: int, options: Benchmark, usual: int) -> dict[str, range]:
     """The classes of each task: all in their order, `options.classes_per_task` (default `usual`) a task.
 
-    Tasks are called `classes-<first>-<last>`. Raises `UserError` for a cut that leaves a rest, and for an order or
+    Tasks are called `classes-<first>-<last>`. Raises `UserError` for a cut that leaves a remainder, and for an order or
     a number of tasks that cannot be.
     """
     size = options.classes_per_task or usual
     if classes % size:
         known = ", ".join(str(number) for number in range(2, classes + 1) if classes % number == 0)
-        raise UserError(f"benchmark.classes_per_task: {classes} classes, {size} a task, leave a rest; take {known}")
+        raise UserError(f"benchmark.classes_per_task: {classes} classes make no tasks of {size} each; take {known}")
     width = len(str(classes - 1))
     parts = {
         f"classes-{first:0{width}d}-{first + size - 1:0{width}d}": range(first, first + size)

@@ -109,5 +109,5 @@ def _records(archive: Path, data: bytes, before: int, classes: int) -> tuple[Ima
     table = np.frombuffer(data, np.uint8).reshape(count, before + PIXELS)
     labels = table[:, before - 1].astype(np.int64)
     if labels.max() >= classes:
-        raise UserError(f"{archive}: a label {labels.max()} of {classes} classes; {MEND}")
+        raise UserError(f"{archive}: holds label {labels.max()}, but there are {classes} classes; {MEND}")
     return table[:, before:].reshape(count, 3, SIDE, SIDE), labels

@@ -14,7 +14,7 @@ from cl.params import Benchmark
 
 FORMAT = Format(scale=16.0, mean=(0.0,), deviation=(1.0,))
 OPTIONS = frozenset({"train_per_class", "validation_per_class", "image_size"})
-"""The last to be refused with what else would do."""
+"""image_size is among them only to be refused with a remedy."""
 FILE = "digits/digits.csv.gz"
 SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
 TEST_FRACTION = 0.2
@@ -27,8 +27,8 @@ def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
     del say
     if options.image_size is not None:
         raise UserError(
-            f"benchmark.image_size: the digits of {options.name} are 8x8 and stay so; leave it out, and take "
-            "model.name=mlp, or split-mnist"
+            f"benchmark.image_size: the digits of {options.name} are 8x8 and cannot be scaled; leave it out and "
+            "take model.name=mlp, or take split-mnist"
         )
     path = raw / FILE
     if not path.exists():
@@ -36,7 +36,7 @@ def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
     actual = hashlib.sha256(path.read_bytes()).hexdigest()
     if actual != SHA256:
         raise UserError(
-            f"{path}: damaged (sha256 {actual[:12]}..., not {SHA256[:12]}...); dvc checkout --force data.dvc"
+            f"{path}: damaged (sha256 {actual[:12]}..., not {SHA256[:12]}...); run dvc checkout --force data.dvc"
         )
     return actual
 

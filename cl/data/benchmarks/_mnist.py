@@ -1,6 +1,6 @@
 """MNIST (LeCun, Cortes and Burges, 1998) and Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017), in the format of MNIST.
 
-Where their files are, and what is in them byte for byte, torchvision knows.
+Torchvision knows where their files are, and their checksums.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def read(name: Name, options: Benchmark, say: Say | None) -> Arrays:
 def _pairs(images_path: Path, labels_path: Path, classes: int) -> tuple[Images, Labels]:
     images, labels = _idx(images_path, 3), _idx(labels_path, 1)
     if len(images) != len(labels):
-        raise UserError(f"{labels_path}: {len(labels)} labels of {len(images)} images in {images_path.name}; {MEND}")
+        raise UserError(f"{labels_path}: {len(labels)} labels for {len(images)} images in {images_path.name}; {MEND}")
     if labels.size and labels.max() >= classes:
-        raise UserError(f"{labels_path}: a label {labels.max()} of {classes} classes; {MEND}")
+        raise UserError(f"{labels_path}: holds label {labels.max()}, but there are {classes} classes; {MEND}")
     return images[:, None], labels.astype(np.int64)
 
 

@@ -185,7 +185,7 @@ READERS: Mapping[str, Callable[[Path, int], tuple[Named, Named]]] = {
 }
 """In the survey's order."""
 PARTS: Mapping[str, Callable[[Path, Sequence[str]], Iterator[Image.Image]]] = {"actions": people, "svhn": digits}
-"""How the pictures are had where they are no files of their own."""
+"""How pictures are read that are no files of their own."""
 
 
 def _rows(folder: Path, name: str, columns: int) -> list[list[str]]:

@@ -8,7 +8,7 @@ from cl.data.fetch import Remote
 from cl.errors import UserError
 
 DEEPEST = 3
-"""Folders between that of a set and what we look for there: archives bring some of their own."""
+"""How many folders may lie between that of a set and what it needs: archives bring folders of their own."""
 NEEDED = {
     "flowers": ("jpg", "imagelabels.mat", "setid.mat"),
     "scenes": ("Images", "TrainImages.txt", "TestImages.txt"),

@@ -166,7 +166,7 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _called(folder: Path, names: list[str]) -> dict[str, str]:
-    """The folder of each name: an accented letter is the same whether it is composed or not, as some systems do."""
+    """The folder of each name: an accented letter is the same whether a system composes it or not."""
     spellings: dict[str, str] = {}
     for name in names:
         if spellings.setdefault(composed(name), name) != name:

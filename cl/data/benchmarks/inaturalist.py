@@ -43,7 +43,7 @@ PLACES = {
     "Reptilia": (3, 6),
 }
 """The place of each task in the survey's orders: from Aves, the largest, always on to what is most (first number) or
-least (second) like the tasks before it. Its random order is this, the alphabet."""
+least (second) like the tasks before it. The order that the survey calls random is this one, the alphabet's."""
 ORDERS = {
     "random": list(PLACES),
     "related": sorted(PLACES, key=lambda name: PLACES[name][0]),

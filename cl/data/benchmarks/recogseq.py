@@ -79,7 +79,7 @@ def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
 
 
 def _folders(options: Benchmark, say: Say | None = None) -> dict[str, Path]:
-    """The folders of the chosen sets, in order; what cannot be had is said before anything is fetched."""
+    """The folders of the chosen sets, in order; what cannot be fetched is reported before anything is."""
     names = chosen(list(READERS), options)
     first = sorted(names, key=lambda name: options.path is None and name not in NOWHERE)
     folders = {name: _folder(name, options, say) for name in first}
