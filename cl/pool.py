@@ -198,9 +198,10 @@ PATIENCE_SECONDS = 5.0
 
 
 def chosen_of(values: dict[str, Any]) -> str:
-    """`learning rate 0.05, strength 400`."""
-    named = (f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
-    return ", ".join(named)
+    """`learning rate 0.05, strength 400`; without a learning rate, where nothing was searched: `in one pass`."""
+    given = {name: value for name, value in values.items() if value is not None}
+    named = (f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in given.items())
+    return ", ".join(named) or "in one pass"
 
 
 def time_left(shares: Iterable[float], before: Iterable[float], elapsed: float) -> str:
