@@ -32,6 +32,7 @@ WHEN = {
     "wrap": "once, on the fresh network",
     "grow": "once a task, when the network has got the task's head",
     "attach": "before `begin_task`, and again before `end_task`",
+    "trains": "before a task is learned",
     "begin_task": "at the start of every trial; not in a stream",
     "stiffness": "after `begin_task`, once a trial",
     "optimizer": "at the start of every training",
@@ -41,6 +42,7 @@ WHEN = {
     "on_grad": "in every step, when the loss has been differentiated",
     "penalty": "in every step, after `on_grad`",
     "on_step": "in every step, when the optimizer has made it",
+    "observe": "instead of steps, for each batch of the one pass over the data",
     "end_task": "after the training of a trial; not in a stream",
     "predict": "for every accuracy but those of the epochs, and for these where `judged_by` is `inference`",
     "kept": "after every trial of a search for a front with `stability_on: memory`",
@@ -172,6 +174,7 @@ def selection() -> str:
         "stability-decay": "both phases as above",
         "consolidation-decay": "both phases, but an attempt restores the best model of phase 1 and consolidates it",
         "learning-rate": "the method itself is trained at each learning rate, and the best is kept",
+        "one-pass": "no gradient steps, so no learning rate: one pass over the data, with the knobs as given",
     }
     lines = ["| `selection` | methods | what happens |", "|---|---|---|"]
     for way, happens in what.items():

@@ -184,4 +184,4 @@ def factor(matrix: Tensor, ridge: float) -> Tensor:
         lower, fault = torch.linalg.cholesky_ex(matrix + ridge * torch.eye(len(matrix)).to(matrix))
         if not fault:
             return lower  # type: ignore[no-any-return]
-        ridge = 10 * ridge or TINY * float(matrix.diagonal().mean())
+        ridge = 10 * ridge or TINY * (float(matrix.diagonal().mean()) or 1.0)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cl.closed_form import ClosedForm, factor, gram, plus, symmetric
@@ -22,7 +23,7 @@ WIDER, WIDEST = 10, 2000
 """Without a size of its own the projection has ten times as many numbers as there are features, and at most 2000."""
 RIDGES = [10.0**power for power in range(-8, 9)]
 HELD = 5
-"""One sample in so many is held out where the ridge is chosen."""
+"""One sample of a class in so many is held out where the ridge is chosen."""
 ALIKE = 1e-4
 """By how much a number of the projection differs at most between processors."""
 Sums = dict[str, Tensor]
@@ -37,8 +38,8 @@ class RanPAC(ClosedForm):
     sums_: dict[str, Sums] | None = None
     """`G`, the numbers on and below its diagonal, and `C` as (K, M): of the earlier tasks (`old`), and of the current
     task those of the samples held out (`held`) and of the others (`fitted`). In a stream all is one task."""
-    offered_: int = 0
-    """Samples of the current task so far."""
+    offered_: Tensor | None = None
+    """Samples of each class in the current task so far, (K,)."""
     ridge_: float = 1.0
     """Lambda of the last task learned."""
     seed_: int | None = None
@@ -48,22 +49,23 @@ class RanPAC(ClosedForm):
     _drawn: Tensor | None = None
 
     def add(self, z: Tensor, k: Tensor) -> None:
-        """Add to the sums; where lambda is to be chosen, the first sample of a task and every fifth after it apart."""
-        h = self._projected(z)
-        place = torch.arange(len(z), device=z.device) + self.offered_
-        held = place % HELD == 0
+        """Add to the sums; to choose lambda, the second sample of a class and every fifth after it apart."""
+        h, of_class = self._projected(z), F.one_hot(k, self.classes)
+        before = plus(self.offered_, of_class.new_zeros(self.classes))
+        place = (before + of_class.cumsum(0)).gather(1, k.unsqueeze(1)).squeeze(1)
+        held = place % HELD == 2
         parts = {"fitted": held | ~held} if self.ridge else {"fitted": ~held, "held": held}
         sums = dict(self.sums_ or {})
         for name, chosen in parts.items():
             cross = h.new_zeros(self.classes, h.shape[1]).index_add(0, k[chosen], h[chosen])
             sums[name] = added(sums.get(name), {"G": gram(h[chosen]), "C": cross})
         self.sums_ = sums
-        self.offered_ += len(z)
+        self.offered_ = before + of_class.sum(0)
 
     def end_task(self, data: Task) -> None:
         """Choose lambda for this task, and count its samples to those of the earlier ones."""
         self.ridge_ = self._chosen()
-        self.sums_, self.offered_ = {"old": self.total()}, 0
+        self.sums_, self.offered_ = {"old": self.total()}, None
 
     def total(self) -> Sums:
         """G and C over all samples seen, as in `sums_`."""
@@ -88,7 +90,7 @@ class RanPAC(ClosedForm):
 
     def _chosen(self) -> float:
         """Lambda: that of the least squared error on the samples held out, by the weights that the others give."""
-        if self.ridge or self.offered_ < 2:
+        if self.ridge or self.offered_ is None or self.offered_.max() < 2:
             return self.ridge or self.ridge_
         assert self.sums_ is not None
         fitted, held = self.sums_["fitted"], self.sums_["held"]
