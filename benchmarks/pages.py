@@ -96,6 +96,12 @@ def main() -> int:
     parser.add_argument(
         "--class", type=option("--class"), default=Path("out/class"), dest="classes", help="class-incremental"
     )
+    parser.add_argument(
+        "--closed",
+        type=option("--closed"),
+        default=Path("out/closed"),
+        help="class-incremental, of the methods without gradients",
+    )
     parser.add_argument("--knobs", type=option("--knobs"), default=Path("out/knobs"), help="of benchmarks.knobs")
     parser.add_argument("--methods", metavar="A,B", help="only their rows of --all, into their own pages")
     given = parser.parse_args()
@@ -113,7 +119,8 @@ def main() -> int:
         table = (given.out / "report" / "leaderboard.md").read_text(encoding="utf-8").partition("The same models")[0]
         own = "\n".join(line for line in table.splitlines() if line.startswith("|"))
         fill(Path("README.md"), "leaderboard", own)
-    for block, out in {"online": given.online, "class": given.classes, "all": given.all}.items():
+    tables = {"online": given.online, "class": given.classes, "closed": given.closed, "all": given.all}
+    for block, out in tables.items():
         if (out / "report").exists():
             fill(SCENARIOS, block, board(out))
     if any(given.all.glob("results/*/*.anytime.json")):
