@@ -199,7 +199,7 @@ def learn(learner: Learner, stage: Task, scale: Scale, epochs: int) -> tuple[flo
     started = now(learner.device)
     trained = learner.train("learn", 0, rate, knobs, plain=False)
     training = now(learner.device) - started
-    if trained.epochs != epochs:
+    if trained.epochs != epochs and learner.trains:
         raise UserError(
             f"{learner.name}: ended after {trained.epochs} of {epochs} epochs, by a loss that is not finite or by the "
             "method's own patience, so its time means nothing; give it fewer --epochs"

@@ -114,6 +114,12 @@ def main() -> int:
         help="output folder of a class-incremental comparison",
     )
     parser.add_argument(
+        "--closed",
+        type=option("--closed"),
+        default=Path("out/closed"),
+        help="output folder of a class-incremental comparison of the methods without gradients",
+    )
+    parser.add_argument(
         "--knobs", type=option("--knobs"), default=Path("out/knobs"), help="output folder of benchmarks.knobs"
     )
     parser.add_argument(
@@ -134,7 +140,8 @@ def main() -> int:
         table = (given.out / "report" / "leaderboard.md").read_text(encoding="utf-8").partition("The same models")[0]
         own = "\n".join(line for line in table.splitlines() if line.startswith("|"))
         fill(Path("README.md"), "leaderboard", own)
-    for block, out in {"online": given.online, "class": given.classes, "all": given.all}.items():
+    tables = {"online": given.online, "class": given.classes, "closed": given.closed, "all": given.all}
+    for block, out in tables.items():
         if (out / "report").exists():
             fill(SCENARIOS, block, board(out))
     if any(given.all.glob("results/*/*.anytime.json")):

@@ -53,10 +53,14 @@ def images(benchmark: Benchmark) -> list[int]:
 def passes(params: Params) -> int:
     """Images that go through a training step, over all methods and one seed."""
     per_task, epochs, total = images(params.benchmark), 1 if params.scenario.online else params.training.epochs, 0
-    if not params.selection.enabled:
-        return epochs * sum(per_task) * len(params.methods)
     for name in params.methods:
         method = method_class(name)
+        if method.selection == "one-pass":
+            total += sum(per_task)
+            continue
+        if not params.selection.enabled:
+            total += epochs * sum(per_task)
+            continue
         grids = [len(params.selection.first_task_learning_rates)] + [len(params.selection.learning_rates)] * len(
             per_task[1:]
         )

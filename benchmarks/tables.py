@@ -32,6 +32,8 @@ WHEN = {
     "wrap": "once, on the fresh network",
     "grow": "once a task, after the network got the task's head",
     "attach": "before `begin_task`, and again before `end_task`",
+    "trains": "before a task is learned",
+    "trains": "before a task is learned",
     "begin_task": "at the start of every trial; not in a stream",
     "stiffness": "after `begin_task`, once a trial",
     "optimizer": "at the start of every training",
@@ -41,6 +43,7 @@ WHEN = {
     "on_grad": "in every step, after the loss's backward pass",
     "penalty": "in every step, after `on_grad`",
     "on_step": "in every step, after the optimizer's step",
+    "observe": "instead of steps, for each batch of the one pass over the data",
     "end_task": "after the training of a trial; not in a stream",
     "predict": "for every accuracy; for those after each epoch only if `judged_by` is `inference`",
     "kept": "after every trial that a Pareto search with `stability_on: memory` compares",
@@ -172,6 +175,7 @@ def selection() -> str:
         "stability-decay": "both phases as above",
         "consolidation-decay": "both phases, but an attempt restores the best model of phase 1 and consolidates it",
         "learning-rate": "the method itself is trained at each learning rate, and the best is kept",
+        "one-pass": "no gradient steps, so no learning rate: one pass over the data, with the knobs as given",
     }
     lines = ["| `selection` | methods | what happens |", "|---|---|---|"]
     for way, happens in what.items():

@@ -12,7 +12,7 @@ from cl.errors import UserError
 from cl.live import shown
 from cl.metrics import average_accuracy, average_forgetting, interval
 from cl.params import Params
-from cl.pool import RunId, check_out, explain, run_all, runs_of
+from cl.pool import RunId, advice, check_out, explain, run_all, runs_of
 from cl.reading import read_run
 
 
@@ -24,6 +24,8 @@ def run(params: Params, out: Path) -> dict[str, str]:
     params = checked(params)
     prepare(params.benchmark, cli.RAW, out / "prepared", say=_say)
     check_prepared(params, out / "prepared")
+    if said := advice(params, out / "prepared"):
+        _say(f"warning: {said}")
     runs = runs_of(params)
     with shown(runs, _say) as hear:
         failures = run_all(params, out, runs, hear)

@@ -81,7 +81,7 @@ def trace(params: Params, run: RunId, out: Path, every: int) -> list[Moment]:
         if plain:  # what was kept is the best model of the plasticity search, consolidated
             searched = [trial for trial in trials if trial["task_index"] == index and trial["phase"] == "plasticity"]
             kept = next(trial for trial in searched if trial["learning_rate"] == kept["learning_rate"])
-        judged = learner.method.judged_by == "inference"
+        judged = learner.method.judged_by == "inference" or not learner.trains
         last = steps_before
 
         def look(step: int, index: int = index, start: int = steps_before, judged: bool = judged) -> None:

@@ -28,7 +28,7 @@ from cl.params import Params, Training, bytes_of
 from cl.register import cannot, make, unbounded
 from cl.rng import generator
 from cl.selection import Knobs, Outcome
-from cl.train import Fit, Snapshot, fit
+from cl.train import Fit, Snapshot, fit, show
 from cl.trainable import Trainable
 
 
@@ -74,6 +74,11 @@ class Learner:
         """Whether nothing has been learned yet."""
         return self.method.sees_all_tasks or self.task.index == 0
 
+    @property
+    def trains(self) -> bool:
+        """Whether the current task is learned by gradient steps; if not, there is no learning rate."""
+        return self.method.trains(first=self.is_first, online=self.params.scenario.online)
+
     def open(self, task: Task) -> None:
         """Give the network the task's head and remember the model every trial starts from."""
         self.task = task
@@ -93,10 +98,10 @@ class Learner:
         self._make_ready(self.experiences[index].index)
         snapshot.restore(self.method)
 
-    def attach(self, method: Method, phase: str, trial: int, learning_rate: float) -> tuple[int | str, ...]:
+    def attach(self, method: Method, phase: str, trial: int, learning_rate: float | None) -> tuple[int | str, ...]:
         """Tell the method its task and trial, and give it the loop for trainings of its own; return the trial's key."""
         key = (self.seed, self.task.index, phase, trial)
-        method.attach(self.method.net, self.task.index, self.training, learning_rate, key)
+        method.attach(self.method.net, self.task.index, self.training, learning_rate or 0.0, key)
         method.data = self.task
 
         def own_fit(data: Task, purpose: str, other: Trainable | None = None, **settings: Any) -> Fit:
@@ -134,7 +139,7 @@ class Learner:
         self,
         phase: str,
         trial: int,
-        learning_rate: float,
+        learning_rate: float | None,
         knobs: Knobs,
         *,
         plain: bool,
@@ -142,7 +147,8 @@ class Learner:
     ) -> Outcome:
         """Train from the model of the task before; leaves the trained model in place, not yet consolidated.
 
-        `plain`: by plain finetuning, within what the method leaves free to it. `watch`: see `cl.train.fit`.
+        `learning_rate`: None where the task is not learned by gradient steps. `plain`: by plain finetuning, within what
+        the method leaves free to it. `watch`: see `cl.train.fit`.
         """
         self.base.restore(self.method)
         self._set(knobs)
@@ -153,6 +159,10 @@ class Learner:
         learner.plain = plain
         if not self.params.scenario.online:
             learner.begin_task(self.task)
+        if not self.trains:
+            shown = show(learner, self.task, key, watch)
+            return Outcome(shown.accuracy, shown.epochs, shown.steps, shown.step_seconds)
+        assert learning_rate is not None
         instability = instability_of(learner, learning_rate)
         keep: Literal["best", "last"] = "last" if self.params.scenario.online or self._classes_come else "best"
         trained = fit(learner, self.task, key, learning_rate=learning_rate, keep=keep, watch=watch)
@@ -183,10 +193,14 @@ class Learner:
     def _task_aware(self) -> bool | None:
         return True if self._classes_come else None
 
-    def consolidate(self, phase: str, trial: int, learning_rate: float, knobs: Knobs, trained: Outcome) -> Outcome:
+    def consolidate(
+        self, phase: str, trial: int, learning_rate: float | None, knobs: Knobs, trained: Outcome
+    ) -> Outcome:
         """End the task on the trained model; the accuracy is then that of the method's inference."""
         self._set(knobs)
-        self.attach(self.method, phase, trial, learning_rate)
+        key = self.attach(self.method, phase, trial, learning_rate)
+        if self.method.selection == "one-pass" and self.trains:  # what was trained is its network
+            show(self.method, self.task, key)
         if not self.params.scenario.online:
             self.method.end_task(self.task)
         reached = accuracy(self.method, self.task.validation, inference=True, task_aware=self._task_aware)
@@ -204,7 +218,7 @@ class Learner:
     @property
     def searches_front(self) -> bool:
         """Whether stability is measured too: there are old tasks, and the params ask for it."""
-        decays = self.method.selection != "learning-rate"
+        decays = self.method.selection not in ("learning-rate", "one-pass")
         return bool(self.params.selection.title) and decays and not self.is_first
 
     def _stability(self) -> float:

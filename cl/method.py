@@ -7,7 +7,7 @@ knows no method's name.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from cl.nets import MultiHead
     from cl.train import Fit
 
+Choosing: TypeAlias = Literal["stability-decay", "learning-rate", "consolidation-decay", "one-pass"]
+"""Ways of choosing hyperparameters; `Method.selection` says what they are."""
 LABEL_BYTES = 8
 """Of a stored label (int64)."""
 ALL: frozenset[Increment] = frozenset({"task", "domain", "class"})
@@ -54,10 +56,11 @@ class Method(Trainable):
     method's hooks with `self.plain` set, instead of none."""
     shares_first_task: ClassVar[bool] = True
     """Trains the first task as plain finetuning does, so that all such methods go on from one and the same model."""
-    selection: ClassVar[Literal["stability-decay", "learning-rate", "consolidation-decay"]] = "stability-decay"
+    selection: ClassVar[Choosing] = "stability-decay"
     """How hyperparameters are chosen. `learning-rate`: the method itself is trained at each learning rate and
     the best is kept. `stability-decay`: the survey's two phases. `consolidation-decay`: the same, but an attempt
-    goes on from the model of the plasticity search and only consolidates it (`end_task`)."""
+    goes on from the model of the plasticity search and only consolidates it (`end_task`). `one-pass`: it takes no
+    gradient steps; the data are shown to it once (`observe`), with the knobs as given, so nothing is searched."""
     scenarios: ClassVar[frozenset[Increment]] = frozenset({"task"})
     """Those of task-, domain- and class-incremental learning in which it works (`cl.register.cannot` says why not)."""
     online: ClassVar[bool] = False
@@ -106,6 +109,10 @@ class Method(Trainable):
     def grow(self, net: MultiHead, task: int, draw: torch.Generator) -> None:
         """Add to the network what this task needs besides its head, which is there; structure only, no data."""
 
+    def trains(self, *, first: bool, online: bool) -> bool:
+        """Whether it learns the next task by gradient steps; if not, it is shown the data once."""
+        return self.selection != "one-pass"
+
     def begin_task(self, data: Task) -> None:
         """Prepare for a task; the network already has its head."""
 
@@ -119,6 +126,10 @@ class Method(Trainable):
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
         """The loss of the task, a scalar."""
         return cross_entropy(self.net, x, y, t)
+
+    def observe(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
+        """Learn from a batch without a gradient step: x (N, C, H, W), y (N,), t an int or (N,)."""
+        raise NotImplementedError
 
     def end_task(self, data: Task) -> None:
         """Consolidate; may train again through `self.fit`."""

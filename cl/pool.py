@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.events import FINISHED_BEFORE, Event, event_of, warning
 from cl.files import hold, make_way, remove_left, sweep
@@ -26,6 +27,7 @@ from cl.machine import processors
 from cl.params import Benchmark, Params
 from cl.paths import apart, expanded
 from cl.publish import publish_if_finished
+from cl.reading import count
 
 Hear = Callable[["RunId", Event], None]
 
@@ -62,6 +64,24 @@ def width(params: Params, runs: int) -> tuple[int, int]:
     if params.execution.workers is not None or runs <= cores:
         return min(runs, cores), max(1, cores // max(runs, 1))
     return -(-runs // (runs // cores)), 1
+
+
+def advice(params: Params, prepared: Path) -> str | None:
+    """What to change where a batch is larger than a task, so that an epoch is a single step; None where none is.
+
+    A benchmark of few images, in batches made for many, teaches next to nothing.
+    """
+    images, task = min((task["splits"]["train"]["samples"], task["name"]) for task in read_manifest(prepared)["tasks"])
+    if params.scenario.online or images > params.training.batch_size:
+        return None
+    from cl.register import method_class  # which needs torch, and takes a moment
+
+    if all(method_class(name).selection == "one-pass" for name in params.methods):
+        return None
+    return (
+        f"{task} has {count(images, 'training image')}, and a batch holds {params.training.batch_size}: an epoch is a "
+        f"single step, which teaches little; set training.batch_size={max(1, images // 10)}"
+    )
 
 
 def command_of(params_file: Path, run: RunId, out: Path) -> list[str]:
@@ -198,9 +218,10 @@ PATIENCE_SECONDS = 5.0
 
 
 def chosen_of(values: dict[str, Any]) -> str:
-    """`learning rate 0.05, strength 400`."""
-    named = (f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
-    return ", ".join(named)
+    """`learning rate 0.05, strength 400`; without a learning rate, where nothing was searched: `in one pass`."""
+    given = {name: value for name, value in values.items() if value is not None}
+    named = (f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in given.items())
+    return ", ".join(named) or "in one pass"
 
 
 def time_left(shares: Iterable[float], before: Iterable[float], elapsed: float) -> str:

@@ -86,10 +86,12 @@ class Protocol:
 
     def learn(self, index: int, knobs: Knobs, clock: Clock) -> Learned:
         """Learn the learner's current task, starting from these knobs."""
+        if not self.learner.trains:
+            return self._learn_as_given(index, None, knobs, clock)
         if not self.params.selection.enabled:
-            return self._learn_as_given(index, knobs, clock)
+            return self._learn_as_given(index, self.params.training.learning_rate, knobs, clock)
         method, is_first = self.learner.method, self.learner.is_first
-        own = method.selection == "learning-rate" or (is_first and method.shares_first_task)
+        own = method.selection in ("learning-rate", "one-pass") or (is_first and method.shares_first_task)
         with clock.phase("plasticity"):
             outcomes = self._plasticity(index, knobs, own=own)
         eta, best = best_learning_rate(outcomes)
@@ -131,11 +133,10 @@ class Protocol:
             AttemptJob(searched, kept.phase, kept.trial, kept.knobs).run(self.trials)
         return Learned(tried + attempts, kept, kept.outcome.accuracy, best, threshold, len(attempts), next_knobs)
 
-    def _learn_as_given(self, index: int, knobs: Knobs, clock: Clock) -> Learned:
-        """Selection off: one training at the learning rate and the knobs as given."""
-        learning_rate, learner = self.params.training.learning_rate, self.learner
-        study = self._study(index, "learn")
-        point: Knobs = {"learning_rate": learning_rate, **knobs}
+    def _learn_as_given(self, index: int, learning_rate: float | None, knobs: Knobs, clock: Clock) -> Learned:
+        """Nothing to search: one training at the learning rate, where there is one, and the knobs as given."""
+        learner, study = self.learner, self._study(index, "learn")
+        point: Knobs = knobs if learning_rate is None else {"learning_rate": learning_rate, **knobs}
         with clock.phase("learn"):
             trial = study.begin(0, point)
             trained = learner.train("learn", 0, learning_rate, knobs, plain=False)

@@ -49,7 +49,7 @@ class TaskResult(TypedDict):
     """How one task was learned."""
 
     task: Text
-    learning_rate: Number
+    learning_rate: Number | None
     plasticity_accuracy: Share | None
     threshold: Share | None
     knobs: Values
@@ -85,7 +85,7 @@ class TrialResult(TypedDict):
     task_index: Count
     phase: Text
     trial: Count
-    learning_rate: Number
+    learning_rate: Number | None
     knobs: Values
     accuracy: Share
     threshold: Share | None

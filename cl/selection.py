@@ -58,9 +58,10 @@ class Trial:
     """One trial as it is reported."""
 
     phase: str
-    """plasticity, stability, pareto, or learn (selection off)."""
+    """plasticity, stability, pareto, or learn (nothing was searched)."""
     trial: int
-    learning_rate: float
+    learning_rate: float | None
+    """None: no gradient steps were taken."""
     knobs: Knobs
     threshold: float | None
     outcome: Outcome

@@ -14,6 +14,7 @@ from torch import Tensor
 from cl.data import Task
 from cl.data.augment import Augment
 from cl.evaluate import accuracy
+from cl.method import Method
 from cl.nets import Dropout
 from cl.rng import Key, generator
 from cl.trainable import Trainable
@@ -166,6 +167,24 @@ def fit(
     if keep == "best" or diverged:
         best.restore(trainable)
     return Fit(0.0 if diverged else best_accuracy, epoch, steps, step_seconds, diverged)
+
+
+@torch.no_grad()
+def show(method: Method, data: Task, key: Key, watch: Callable[[int], None] | None = None) -> Fit:
+    """Show the attached method the training data once, in the order of a first epoch, without a gradient step.
+
+    Images are not augmented, and the network answers as at test. Takes `key` and `watch` as `fit` does.
+    """
+    method.net.eval()
+    method.data = data
+    started = time.process_time()
+    order = torch.randperm(len(data.train), generator=generator(*key, 0))
+    batches = data.train.batches(method.training.batch_size, order)
+    for number, (x, y, t) in enumerate(batches, start=1):
+        method.observe(x, y, t)
+        if watch is not None:
+            watch(number)
+    return Fit(0.0, 1, 0, time.process_time() - started)
 
 
 def _sum(loss: Tensor, penalty: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ from cl.events import Event
 from cl.keys import run_folder
 from cl.live import shown
 from cl.params import Params
-from cl.pool import Children, Hear, RunId, check_out, runs_of, width
+from cl.pool import Children, Hear, RunId, advice, check_out, runs_of, width
 from flows import cluster
 from flows.deadline import finish
 from flows.engine.plain import Engine
@@ -48,6 +48,8 @@ def train(params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | N
         at_once, trial_workers = cluster.at_once(params.execution, len(runs)), 1
 
     def body() -> None:
+        if said := advice(params, out / "prepared"):
+            engine.say(f"warning: {said}")
         with (
             Follower.of(params, out, {**origin.tags(out), **(tags or {})}) as mlflow,
             shown(runs, engine.say, lines=engine.url is not None) as show,

@@ -42,8 +42,16 @@ class Summary:
 
     @property
     def selected(self) -> bool:
-        """Whether the protocol chose the hyperparameters; otherwise they were taken as given."""
-        return all(entry["threshold"] is not None for row in self.rows for run in row.runs for entry in run.per_task)
+        """Whether the protocol chose the hyperparameters, where there is a learning rate; else they were as given."""
+        entries = [entry for row in self.rows for run in row.runs for entry in run.per_task]
+        thresholds = [entry["threshold"] for entry in entries if entry["learning_rate"] is not None]
+        return bool(thresholds) and None not in thresholds
+
+    @property
+    def in_one_pass(self) -> list[str]:
+        """The methods that learned a task without gradient steps, and so without a learning rate."""
+        entries = [(row.method, entry) for row in self.rows for run in row.runs for entry in run.per_task]
+        return list(dict.fromkeys(method for method, entry in entries if entry["learning_rate"] is None))
 
     @property
     def remarks(self) -> list[str]:

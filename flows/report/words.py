@@ -22,8 +22,8 @@ def share(value: float | None) -> str:
 
 
 def number(value: Any) -> str:
-    """A knob's value: numbers short, anything else as it is."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A knob's value: numbers short, anything else as it is; "–" for None."""
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def size(value: float | None) -> str:

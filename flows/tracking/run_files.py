@@ -88,7 +88,8 @@ class RunFiles:
             facts |= numbers
             progress |= numbers
             progress |= {f"accuracy/{key}": a for key, a in zip(names, matrix[row], strict=True) if a is not None}
-            params = flatten({"task": name, "learning_rate": entry["learning_rate"]} | knobs)
+            rate = {} if entry["learning_rate"] is None else {"learning_rate": entry["learning_rate"]}
+            params = flatten({"task": name} | rate | knobs)
             points = self._trials(name)
             points[0] = facts | points.get(0, {})
             tasks.append(Task(name, row + 1, start, end, params, points, progress))

@@ -239,7 +239,7 @@ def test_sample_bytes_are_those_of_the_rows() -> None:
     assert found == 20 * method.sample_bytes(4, 3)
 
 
-BACKBONE, HEAD, PIXELS, CLASSES = 64 * 16 + 16, 16 * 10 + 10, 64, 10
+BACKBONE, HEAD, PIXELS, CLASSES, FEATURES = 64 * 16 + 16, 16 * 10 + 10, 64, 10, 16
 """Numbers of the network of `params_for` on permuted digits."""
 GENERATOR = 2 * PIXELS * 6 + 2 * 6**2 + 3 * 6 * 2 + 4 * 6 + 2 * 2 + PIXELS
 GATE = 2 * PIXELS * 3 + 3 + PIXELS
@@ -261,6 +261,10 @@ GATE = 2 * PIXELS * 3 + 3 + PIXELS
         ("vcl", {"test_samples": 1}, 4 * 2 * (BACKBONE + 2 * HEAD)),
         ("vcl_coreset", {"test_samples": 1, "memory_budget": 40}, 4 * 4 * (BACKBONE + 2 * HEAD) + 40 * (PIXELS + 8)),
         ("expert_gate", {"code_size": 3, "gate_epochs": 1}, 4 * 2 * (BACKBONE + HEAD + GATE)),
+        ("ncm", {}, 8 * 2 * CLASSES * (FEATURES + 1)),
+        ("slda", {}, 8 * 2 * CLASSES * (FEATURES + 1) + 4 * FEATURES * (FEATURES + 1)),
+        ("fecam", {}, 8 * 2 * CLASSES * (FEATURES + 1) + 4 * 2 * CLASSES * FEATURES * (FEATURES + 1)),
+        ("ranpac", {"projection": 30}, 8 * 2 * CLASSES * (30 + 1) + 4 * 30 * (30 + 1)),
     ],
 )
 def test_bytes_carried_are_those_of_the_page(

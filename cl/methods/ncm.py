@@ -1,0 +1,30 @@
+"""Nearest class mean: the class whose mean feature is nearest answers.
+
+With cosines this is SimpleCIL: Zhou, Cai, Ye, Zhan and Liu, Revisiting class-incremental learning with pre-trained
+models: generalizability and adaptivity are all you need, arXiv 2303.07338, 2023.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl.closed_form import ClassMeans
+from cl.knob import knob
+
+
+class NCM(ClassMeans):
+    """argmax_k cos(z, mu_k), or argmin_k |z - mu_k|."""
+
+    metric: str = knob("cosine", choices=("cosine", "euclidean"), help="by which a mean is near")
+
+    def solve(self) -> Tensor:
+        """The means, of length 1 for cosines."""
+        means = self.means()
+        return F.normalize(means, dim=1) if self.metric == "cosine" else means
+
+    def scores(self, z: Tensor, classes: Tensor) -> Tensor:
+        """The cosines, or minus the distances."""
+        means: Tensor = self.solved[classes]
+        return F.normalize(z, dim=1) @ means.T if self.metric == "cosine" else -torch.cdist(z, means)

@@ -1,0 +1,127 @@
+"""RanPAC: ridge regression behind a fixed random projection of the features.
+
+McDonnell, Gong, Parvaneh, Abbasnejad and van den Hengel, RanPAC: Random projections and pre-trained models for
+continual learning, NeurIPS 2023; without its first phase, which adapts the backbone to the first task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl.closed_form import ClosedForm, factor, gram, plus, symmetric
+from cl.data import Task
+from cl.errors import UserError
+from cl.knob import knob
+from cl.rng import seed_of
+
+WIDER, WIDEST = 10, 2000
+"""Without a size of its own the projection has ten times as many numbers as there are features, and at most 2000."""
+RIDGES = [10.0**power for power in range(-8, 9)]
+HELD = 5
+"""One sample of a class in so many is held out where the ridge is chosen."""
+ALIKE = 1e-4
+"""By how much a number of the projection differs at most between processors."""
+Sums = dict[str, Tensor]
+
+
+class RanPAC(ClosedForm):
+    """Scores h (G + lambda I)^-1 C with h = ReLU(z W), G the sum of h'h, and C that of h' times the one-hot label."""
+
+    projection: int = knob(0, range=(0, 1e6), help="M: numbers in h; 0: ten times the features, at most 2000")
+    ridge: float = knob(0.0, range=(0, 1e15), help="lambda; 0: chosen on each task")
+
+    sums_: dict[str, Sums] | None = None
+    """`G`, the numbers on and below its diagonal, and `C` as (K, M): of the earlier tasks (`old`), and of the current
+    task those of the samples held out (`held`) and of the others (`fitted`). In a stream all is one task."""
+    offered_: Tensor | None = None
+    """Samples of each class in the current task so far, (K,)."""
+    ridge_: float = 1.0
+    """Lambda of the last task learned."""
+    seed_: int | None = None
+    """Of W, which is drawn again instead of being kept."""
+    probe_: float = 0.0
+    """A number of W, which shows whether it comes out the same."""
+    _drawn: Tensor | None = None
+
+    def add(self, z: Tensor, k: Tensor) -> None:
+        """Add to the sums; to choose lambda, the second sample of a class and every fifth after it apart."""
+        h, of_class = self._projected(z), F.one_hot(k, self.classes)
+        before = plus(self.offered_, of_class.new_zeros(self.classes))
+        place = (before + of_class.cumsum(0)).gather(1, k.unsqueeze(1)).squeeze(1)
+        held = place % HELD == 2
+        parts = {"fitted": held | ~held} if self.ridge else {"fitted": ~held, "held": held}
+        sums = dict(self.sums_ or {})
+        for name, chosen in parts.items():
+            cross = h.new_zeros(self.classes, h.shape[1]).index_add(0, k[chosen], h[chosen])
+            sums[name] = added(sums.get(name), {"G": gram(h[chosen]), "C": cross})
+        self.sums_ = sums
+        self.offered_ = before + of_class.sum(0)
+
+    def end_task(self, data: Task) -> None:
+        """Choose lambda for this task, and count its samples to those of the earlier ones."""
+        self.ridge_ = self._chosen()
+        self.sums_, self.offered_ = {"old": self.total()}, None
+
+    def total(self) -> Sums:
+        """G and C over all samples seen, as in `sums_`."""
+        total: Sums | None = None
+        for part in (self.sums_ or {}).values():
+            total = added(total, {name: numbers.clone() for name, numbers in part.items()})
+        assert total is not None
+        return total
+
+    def solve(self) -> Tensor:
+        """The weights (M, K)."""
+        return weights(self.total(), self._chosen())
+
+    def scores(self, z: Tensor, classes: Tensor) -> Tensor:
+        """Near 1 for the class, and near 0 for the others."""
+        return self._projected(z) @ self.solved[:, classes]  # type: ignore[no-any-return]
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Replace what was learned; W is drawn anew."""
+        super().load_state(state)
+        self._drawn = None
+
+    def _chosen(self) -> float:
+        """Lambda: that of the least squared error on the samples held out, by the weights that the others give."""
+        if self.ridge or self.offered_ is None or self.offered_.max() < 2:
+            return self.ridge or self.ridge_
+        assert self.sums_ is not None
+        fitted, held = self.sums_["fitted"], self.sums_["held"]
+        square, cross = symmetric(held["G"]), held["C"].T
+
+        def error(ridge: float) -> float:
+            """But for the sum of the squared labels, which is the same for all."""
+            found = weights(fitted, ridge)
+            return float((found * (square @ found - 2 * cross)).sum())
+
+        return min(RIDGES, key=error)
+
+    def _projected(self, z: Tensor) -> Tensor:
+        """h (N, M) of features (N, F)."""
+        if self._drawn is None:
+            fresh = self.seed_ is None
+            self.seed_ = seed_of(self._key[0], "projection") if self.seed_ is None else self.seed_
+            size = self.projection or min(WIDER * z.shape[1], WIDEST)
+            drawn = torch.randn(z.shape[1], size, generator=torch.Generator().manual_seed(self.seed_))
+            self.probe_ = float(drawn[0, 0]) if fresh else self.probe_
+            if abs(float(drawn[0, 0]) - self.probe_) > ALIKE:
+                raise UserError("ranpac: this version of torch draws another projection than the model was learned by")
+            self._drawn = drawn.to(z)
+        return (z @ self._drawn).relu()
+
+
+def weights(sums: Sums, ridge: float) -> Tensor:
+    """(G + lambda I)^-1 C, (M, K)."""
+    return torch.cholesky_solve(sums["C"].T, factor(symmetric(sums["G"]), ridge))
+
+
+def added(sums: Sums | None, more: Sums) -> Sums:
+    """Both together; `more` may have more classes."""
+    return more if sums is None else {name: plus(sums[name], numbers) for name, numbers in more.items()}
