@@ -26,6 +26,7 @@ from cl.nets import build, load_weights
 from cl.nets.precision import is_reduced
 from cl.params import Params, Training, bytes_of
 from cl.register import cannot, make, unbounded
+from cl.results import Backbone
 from cl.rng import generator
 from cl.selection import Knobs, Outcome
 from cl.train import Fit, Snapshot, fit
@@ -56,6 +57,17 @@ class Learner:
         self.method.net.increment = params.scenario.name
         self.method.net.backbone.reduced = is_reduced(params.training.precision, net, device)
         self.base = Snapshot.of(self.method)
+
+    @functools.cached_property
+    def backbone(self) -> Backbone | None:
+        """The pretrained network whose features are learned from, as results name it."""
+        of = self.sequence.backbone
+        if not of:
+            return None
+        setting = self.params.model.title
+        if self.params.model.weights is not None:
+            setting += f" with weights {of['weights'][:8]}"
+        return {"name": of["name"], "weights": of["weights"], "image_size": of["image_size"], "setting": setting}
 
     @functools.cached_property
     def experiences(self) -> tuple[Task, ...]:
@@ -268,7 +280,7 @@ def within_budget(name: str, method: Method, budget: int | str | None, sequence:
         raise UserError(why)
     counts = [len(task.classes) for task in sequence.tasks]
     classes = sum(counts) if increment == "class" else max(counts)
-    each = method.sample_bytes(math.prod(sequence.tasks[0].train.images.shape[1:]), classes)
+    each = method.sample_bytes(sequence.tasks[0].train.images[:1].nbytes, classes)
     count = bytes_of(budget) // each if isinstance(budget, str) else budget
     if count < 1:
         raise UserError(f"memory_budget: {budget} hold no sample of {name}, of {each} bytes each; raise it")

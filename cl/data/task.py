@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -162,6 +162,8 @@ class Sequence:
     reduced: Mapping[str, int] = field(default_factory=dict)
     """What the benchmark was scaled to by options, for instance image_size."""
     labels: LabelsAre = "places"
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+    """Whose features they are: its name, the size of the pictures and its weights' checksum; empty for pictures."""
 
 
 def load(folder: Path, device: torch.device | None = None, crop: int | None = None) -> Sequence:
@@ -190,7 +192,8 @@ def load(folder: Path, device: torch.device | None = None, crop: int | None = No
     given = {name: manifest["options"].get(name) for name in REDUCING}
     reduced = {name: value for name, value in given.items() if value is not None}
     shape, labels = seen_shape(manifest["input_shape"], crop), manifest.get("labels", "names")
-    return Sequence(manifest["benchmark"], shape, tuple(tasks), reduced, labels)
+    backbone = manifest.get("backbone") or {}
+    return Sequence(manifest["benchmark"], shape, tuple(tasks), reduced, labels, backbone)
 
 
 def seen_shape(shape: list[int], crop: int | None) -> tuple[int, int, int]:

@@ -30,7 +30,7 @@ def build(model: Model, input_shape: tuple[int, int, int], draw: torch.Generator
     Raises `UserError` where the images are too small for the network's poolings.
     """
     channels, side = input_shape[0], min(input_shape[1:])
-    if model.name == "mlp":
+    if model.name == "mlp" or model.on_features:
         sizes = [math.prod(input_shape), *model.hidden]
         net = MultiHead(nn.Sequential(nn.Flatten(), *_linear(sizes, model.dropout or 0.0)), sizes[-1])
         _initialise_uniform(net, draw)
