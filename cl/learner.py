@@ -24,8 +24,9 @@ from cl.method import Method, add_task
 from cl.methods.finetune import Finetune
 from cl.nets import build, load_weights
 from cl.nets.precision import is_reduced
+from cl.nets.pretrained import backbone_parameters, checksum
 from cl.params import Params, Training, bytes_of
-from cl.register import cannot, make, unbounded
+from cl.register import cannot, make, unbounded, unfit
 from cl.results import Backbone
 from cl.rng import generator
 from cl.selection import Knobs, Outcome
@@ -42,7 +43,7 @@ class Learner:
     def __init__(self, params: Params, method: str, seed: int, sequence: Sequence, device: torch.device) -> None:
         self.params, self.name, self.seed, self.device = params, method, seed, device
         self.sequence = sequence
-        if (why := cannot(method, params.scenario)) is not None:
+        if (why := cannot(method, params.scenario) or unfit(method, params.model)) is not None:
             raise UserError(why)
         self.method = make(method, params.methods.get(method, {}))
         self.knobs: Knobs = self.method.values() | within_budget(
@@ -54,6 +55,8 @@ class Learner:
         net = build(params.model, sequence.input_shape, generator(seed, "network"))
         load_weights(net.backbone, params.model)
         self.method.net = self.method.wrap(net).to(device)
+        for parameter in backbone_parameters(self.method.net):
+            parameter.rate = params.model.backbone_learning_rate  # type: ignore[attr-defined]
         self.method.net.increment = params.scenario.name
         self.method.net.backbone.reduced = is_reduced(params.training.precision, net, device)
         self.base = Snapshot.of(self.method)
@@ -61,13 +64,18 @@ class Learner:
     @functools.cached_property
     def backbone(self) -> Backbone | None:
         """The pretrained network whose features are learned from, as results name it."""
-        of = self.sequence.backbone
-        if not of:
+        model = self.params.model
+        if model.name != "features":
             return None
-        setting = self.params.model.title
-        if self.params.model.weights is not None:
-            setting += f" with weights {of['weights'][:8]}"
-        return {"name": of["name"], "weights": of["weights"], "image_size": of["image_size"], "setting": setting}
+        of = self.sequence.backbone if model.frozen else {"weights": checksum(model)}
+        size = of["image_size"] if model.frozen else self.sequence.input_shape[1]
+        given = f" with weights {of['weights'][:8]}" if model.weights is not None else ""
+        return {
+            "name": model.backbone,
+            "weights": of["weights"],
+            "image_size": size,
+            "setting": f"{model.title}{given}",
+        }
 
     @functools.cached_property
     def experiences(self) -> tuple[Task, ...]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl import cli
-from cl.data.features import place
+from cl.data.features import numbers, place
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.events import Event, Say, error, line_of, warning
@@ -80,7 +80,8 @@ def learner_of(params: Params, method: str, seed: int, out: Path) -> Learner:
     from cl.learner import Learner
 
     device = choose_device(params.execution.device)
-    return Learner(params, method, seed, load(place(params, out), device, params.training.augmentation.crop), device)
+    tasks = load(place(params, out), device, params.training.augmentation.crop, numbers(params))
+    return Learner(params, method, seed, tasks, device)
 
 
 # Trials in processes beside the run's own.

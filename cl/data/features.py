@@ -27,6 +27,7 @@ from cl.data.prepare import (
     FILES,
     SCHEMA,
     SPLITS,
+    Format,
     Say,
     benchmark_file,
     damaged,
@@ -73,19 +74,26 @@ def side(params: Params) -> int:
 def pictures(params: Params) -> Benchmark:
     """The benchmark as it is prepared for these params.
 
-    In front of a backbone, image files are prepared at the size that it takes, but not above the size that they have.
-    Arrays stay as they are, and the pass scales them: so they take no more room.
+    In front of a frozen backbone, image files are prepared at the size that it takes, but not above the size that they
+    have. Arrays stay as they are, and the pass scales them: so they take no more room.
     """
     options = params.benchmark
     if params.model.name != "features":
         return options
-    module = benchmark_file(options.name)
-    size = None
-    if "on_bad_image" in module.OPTIONS:
-        size = min(side(params), getattr(module, "LARGEST", side(params)))
-    elif not params.model.frozen:
-        size = side(params)
+    module, size = benchmark_file(options.name), side(params)
+    if params.model.frozen and "on_bad_image" in module.OPTIONS:
+        size = min(size, getattr(module, "LARGEST", size))
+    elif params.model.frozen:
+        return options.model_copy(update={"image_size": None})
     return options.model_copy(update={"image_size": size})
+
+
+def numbers(params: Params) -> Format | None:
+    """How pixels in [0, 255] become what a backbone that is trained takes; None where the benchmark's numbers hold."""
+    if params.model.name != "features" or params.model.frozen:
+        return None
+    about = backbones.backbone(params.model.backbone)
+    return Format(1.0, about.mean, about.deviation)
 
 
 @dataclass(frozen=True)

@@ -166,14 +166,19 @@ class Sequence:
     """Whose features they are: its name, the size of the pictures and its weights' checksum; empty for pictures."""
 
 
-def load(folder: Path, device: torch.device | None = None, crop: int | None = None) -> Sequence:
+def load(
+    folder: Path, device: torch.device | None = None, crop: int | None = None, numbers: Format | None = None
+) -> Sequence:
     """Open a prepared benchmark; nothing but the manifest is read until a split is touched.
 
-    `crop`: the network sees squares of this side, cut out of the images. Raises `UserError` where the manifest, or
+    `crop`: the network sees squares of this side, cut out of the images. `numbers`: the mean and deviation by which the
+    grey levels, in [0, 1], are normalised; default the benchmark's. Raises `UserError` where the manifest, or
     later an array, is missing or damaged.
     """
     manifest = read_manifest(folder)
     format = Format(manifest["scale"], tuple(manifest["mean"]), tuple(manifest["deviation"]))
+    if numbers is not None:
+        format = Format(format.scale, numbers.mean, numbers.deviation)
     normalise = Normalise(format, device or torch.device("cpu"), crop)
     tasks = []
     for index, entry in enumerate(manifest["tasks"]):

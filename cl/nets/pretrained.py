@@ -22,6 +22,7 @@ from cl import backbones
 from cl.backbones import Backbone
 from cl.errors import UserError
 from cl.nets.efficientnet_lite import EfficientNetLite0, renamed
+from cl.nets.norms import BatchNorm
 from cl.nets.weights import imagenet, put, read
 from cl.params import Model
 
@@ -64,6 +65,47 @@ class Pretrained(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features, or the scores of its own head where it has that."""
         return torch.cat([self.net(self.seen(part)) for part in images.split(BATCH)]).float()
+
+
+class Finetuned(nn.Module):
+    """A backbone that is trained further: pictures (N, C, H, W) as it takes them -> features (N, F, 1, 1).
+
+    It stays in evaluation: its batch normalisation goes on with the statistics that it came with, which a few pictures
+    of one task would only spoil, and scales and shifts are trained. Its weights are put in by `load_backbone`.
+    """
+
+    def __init__(self, about: Backbone) -> None:
+        super().__init__()
+        self.net = made(about, weighted=False, head=False)
+        for layer in self.net.modules():
+            if type(layer) is nn.BatchNorm2d:
+                layer.__class__ = BatchNorm  # which methods that keep them for each task know
+        self.features: int = about.features or self.net.num_features  # type: ignore[assignment]
+
+    def train(self, mode: bool = True) -> Finetuned:
+        """It stays as it is."""
+        del mode
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The features, as a map of one pixel."""
+        features: Tensor = self.net(x.expand(-1, RGB, -1, -1))
+        return features[:, :, None, None]
+
+
+def backbone_parameters(net: nn.Module) -> list[nn.Parameter]:
+    """The parameters of the backbone that is trained further, if there is one."""
+    return [p for part in net.modules() if isinstance(part, Finetuned) for p in part.parameters()]
+
+
+def load_backbone(backbone: nn.Module, model: Model) -> None:
+    """Put its weights into a backbone that is trained (`Finetuned`); a frozen one stands before what is built.
+
+    Raises `UserError` as `pretrained`.
+    """
+    for part in backbone.children():
+        if isinstance(part, Finetuned):
+            part.net.load_state_dict(pretrained(model).net.state_dict())
 
 
 def pretrained(model: Model, size: int | None = None, scale: float = 255.0, *, head: bool = False) -> Pretrained:

@@ -33,7 +33,11 @@ def load_weights(backbone: nn.Module, model: Model) -> None:
     or of another shape.
     """
     name, source = model.name, model.weights
-    if source is None:
+    if name == "features":
+        from cl.nets.pretrained import load_backbone
+
+        load_backbone(backbone, model)
+    if name == "features" or source is None:
         return
     given = imagenet(name) if source == "imagenet" else read(Path(source))
     given = {key: tensor for key, tensor in given.items() if not key.startswith(HEADS[name])}

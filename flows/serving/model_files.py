@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import statistics
 import sys
@@ -31,7 +32,8 @@ REQUIREMENTS = ("mlflow", "torch", "numpy", "pillow", "pydantic", "pyyaml", "saf
 
 def requirements(facts: Mapping[str, Any]) -> list[str]:
     """The packages that the model needs where it is served."""
-    origin = backbones.backbone(facts["backbone"]["name"]).origin if "backbone" in facts else "package"
+    name = facts["model"].get("backbone")
+    origin = backbones.backbone(name).origin if name is not None else "package"
     return [*REQUIREMENTS, *([origin] if origin != "package" else [])]
 
 
@@ -47,7 +49,10 @@ def facts_of(params: Params, out: Path, run: RunResult) -> dict[str, Any]:
     manifest, learned_from = read_manifest(out / "prepared"), read_manifest(place(params, out))
     seen = seen_shape(learned_from["input_shape"], params.training.augmentation.crop)
     net = build(params.model, seen, generator("only its shape"))
-    backbone = {"backbone": learned_from["backbone"], "seen": list(seen)} if params.model.on_features else {}
+    own = features.numbers(params)
+    more: dict[str, Any] = {} if own is None else {"mean": list(own.mean), "deviation": list(own.deviation)}
+    if params.model.on_features:
+        more = {"backbone": learned_from["backbone"], "seen": list(seen)}
     return {
         **{key: manifest[key] for key in ("benchmark", "input_shape", "scale", "mean", "deviation")},
         "tasks": [{key: task[key] for key in ("name", "classes")} for task in manifest["tasks"]],
@@ -58,7 +63,7 @@ def facts_of(params: Params, out: Path, run: RunResult) -> dict[str, Any]:
         "reduced": is_reduced(params.training.precision, net, torch.device("cpu")),
         "increment": params.scenario.name,
         "training": params.training.model_dump(mode="json"),
-        **backbone,
+        **more,
     }
 
 
@@ -98,11 +103,12 @@ def save(folder: Path, choice: Choice, facts: Mapping[str, Any], card: str, back
 
     with tempfile.TemporaryDirectory() as temporary:
         files = {"facts": Path(temporary, "facts.json"), "model_card": Path(temporary, "model_card.md")}
-        files["facts"].write_bytes(to_json(facts))
         files["model_card"].write_text(card, encoding="utf-8")
         if backbone is not None:
             files["backbone"] = Path(temporary, "backbone.safetensors")
             files["backbone"].write_bytes(backbone)
+            facts = {**facts, "backbone": {**facts["backbone"], "file": hashlib.sha256(backbone).hexdigest()}}
+        files["facts"].write_bytes(to_json(facts))
         # An image is a text or numbers, a task a name or an index. The task is optional here even where the method
         # needs it: the model then says so itself, with status 400, while MLflow would answer with 500.
         inputs = Schema([ColSpec(AnyType(), "image"), ColSpec(AnyType(), "task", required=False)])

@@ -38,7 +38,7 @@ from cl.errors import UserError
 from cl.files import from_json
 from cl.method import add_task
 from cl.nets import build
-from cl.nets.pretrained import Pretrained, pretrained
+from cl.nets.pretrained import Pretrained, pretrained, sha256_of
 from cl.params import Model, Training
 from cl.register import make
 from cl.rng import generator
@@ -65,17 +65,16 @@ class Classifier(PythonModel):
         Raises `MlflowException` where what the model is made of is damaged.
         """
         facts = Path(context.artifacts["facts"])
-        weights = context.artifacts.get("backbone")
+        backbone = context.artifacts.get("backbone", "")
         try:
-            self._build(
-                from_json(facts.read_bytes()), checkpoint.load(Path(context.artifacts["checkpoint"]))[0], weights
-            )
+            learned = checkpoint.load(Path(context.artifacts["checkpoint"]))[0]
+            self._build(from_json(facts.read_bytes()), learned, backbone)
         except DamagedCheckpoint as error:
             raise MlflowException(f"{error}; {AGAIN}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, UserError) as error:
             raise MlflowException(f"{facts}: damaged, or not of the checkpoint beside it ({error}); {AGAIN}") from None
 
-    def _build(self, facts: dict[str, Any], learned: Snapshot, weights: str | None) -> None:
+    def _build(self, facts: dict[str, Any], learned: Snapshot, backbone: str) -> None:
         self.tasks: dict[str, list[str]] = {task["name"]: task["classes"] for task in facts["tasks"]}
         self.shape: tuple[int, int, int] = tuple(facts["input_shape"])
         self.scale: float = facts["scale"]
@@ -86,7 +85,9 @@ class Classifier(PythonModel):
         model, seen = Model.model_validate(facts["model"]), seen_shape(list(self.shape), crop)
         self.features: Pretrained | None = None
         if "backbone" in facts:
-            own = model.model_copy(update={"weights": weights})
+            if sha256_of(Path(backbone)) != facts["backbone"]["file"]:
+                raise ValueError("the backbone's weights are not those it was registered with")
+            own = model.model_copy(update={"weights": backbone})
             self.features = pretrained(own, facts["backbone"]["image_size"], self.scale)
             self.normalise, seen = AsIs(torch.device("cpu")), facts["seen"]
         self.name: str = facts["method"]
