@@ -140,6 +140,10 @@ def extract(params: Params, out: Path, say: Say = print) -> Path:
 
 def features_current(params: Params, out: Path) -> bool:
     """Whether the features of what is prepared are there, whole and of these params."""
+    try:
+        check_features(params, out)
+    except UserError:  # before weights are looked for, which may have to be downloaded
+        return False
     manifest, about = read_manifest(out / "prepared"), _about(params)
     key = _key(params, about, manifest, _parts(manifest, about, out / "prepared"))
     return _is_current(out / "features", key, lambda line: None)
@@ -321,6 +325,8 @@ def _pass(params: Params, scale: float, parts: Sequence[_Part], work: Path, say:
     total = sum(part.count for part in parts)
     before = total - sum(min(CHUNK, part.count - start) for part, start, _ in left)
     progress = Progress(total, before, say)
+    if before:
+        say(f"features: going on; {before:,} of {total:,} pictures are done")
 
     def make(job: tuple[_Part, int, Path]) -> None:
         part, start, path = job

@@ -41,11 +41,6 @@ class Pretrained(nn.Module):
 
     def __init__(self, about: Backbone, net: nn.Module, size: int, scale: float) -> None:
         super().__init__()
-        if about.one_size and size != about.image_size:
-            raise UserError(
-                f"benchmark.image_size: {about.name} takes pictures of {about.image_size} pixels a side alone, not of "
-                f"{size}; leave the size out"
-            )
         self.net, self.size = net, size
         # So a grey level from 0 to `scale` becomes what the network was trained on.
         self.register_buffer("mean", scale * torch.tensor(about.mean).view(1, -1, 1, 1), persistent=False)
@@ -115,6 +110,11 @@ def pretrained(model: Model, size: int | None = None, scale: float = 255.0, *, h
     Raises `UserError` where the weights cannot be had or are others, and for a size that it does not take.
     """
     about = backbones.backbone(model.backbone)
+    if about.one_size and size not in (None, about.image_size):
+        raise UserError(
+            f"benchmark.image_size: {about.name} takes pictures of {about.image_size} pixels a side alone, not of "
+            f"{size}; leave the size out"
+        )
     net = made(about, weighted=False, head=head)
     file = weights_file(model)
     if file is None:
