@@ -32,13 +32,12 @@ from cl.data.prepare import Format
 from cl.data.task import Normalise
 from cl.errors import UserError
 from cl.learner import Learner
-from cl.machine import machine, resident
+from cl.machine import choose_device, machine, resident
 from cl.names import names_in
 from cl.nets import build
 from cl.params import Model, Params, validate
 from cl.register import method_class
 from cl.rng import generator
-from cl.run import choose_device
 from cl.selection import Knobs
 from cl.train import Snapshot
 

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 
 from cl import cli
 from cl.errors import UserError
+from cl.machine import choose_device
 from cl.nets import build
 from cl.nets.precision import is_reduced
 from cl.params import Benchmark, Params, read
 from cl.register import method_class
 from cl.rng import generator
-from cl.run import choose_device
 
 STUDIES = Path("studies")
 # Training images a task: as published (De Lange et al. 2021, Table 2); of the digits as prepared here.

@@ -82,6 +82,7 @@ def blocks() -> dict[tuple[Path, str], str]:
         (readme, "keep no samples"): _names(lambda cls: not _keeps_samples(cls) and not _is_bound(cls)),
         (readme, "keep samples"): _names(_keeps_samples),
         (readme, "need id"): no_id,
+        (Path("docs/features.md"), "need layers"): _names(lambda cls: cls.needs_shared_layers),
         (protocol, "selection"): selection(),
         (protocol, "isolate"): _names(lambda cls: cls.isolates_parameters),
         (protocol, "first task"): _names(lambda cls: not cls.shares_first_task),

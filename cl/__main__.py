@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from cl import cli
+from cl.data.features import extract, pictures
 from cl.data.prepare import check_prepared, prepare
 from cl.errors import UserError
 from cl.live import shown
@@ -22,8 +23,10 @@ def run(params: Params, out: Path) -> dict[str, str]:
 
     check_out(out, params.benchmark)
     params = checked(params)
-    prepare(params.benchmark, cli.RAW, out / "prepared", say=_say)
+    prepare(pictures(params), cli.RAW, out / "prepared", say=_say)
     check_prepared(params, out / "prepared")
+    if params.model.on_features:
+        extract(params, out, _say)
     if said := advice(params, out / "prepared"):
         _say(f"warning: {said}")
     runs = runs_of(params)

@@ -15,6 +15,7 @@ class Holding(Method):
     De Lange et al. 2021, section 4: there is no factor 1/2.
     """
 
+    needs_shared_layers = True
     scenarios = ALL
 
     strength: float = knob(400.0, decay=shrink, range=(0, 1e12), help="lambda")

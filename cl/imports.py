@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import functools
+import hashlib
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -29,15 +30,18 @@ NO_PART = {
     "cl.events": "what a run tells while it learns",
     "cl.checkpoint_files": "whole folders or none, whatever is in them",
     "cl.files": "whole files or none, whatever is in them",
+    "cl.imports": "which code decides, not what it does",
     "cl.keys": "names results",
     "cl.machine": "what is reported of the machine",
     "cl.names": "words",
     "cl.params": "what it reads is in the key by value",
+    "cl.sections": "what it reads is in the key by value",
     "cl.work": "what of a run's folder can be believed",
     "cl.locks": "who may write, not what",
     "cl.paths": "where files are, not what is in them",
     "cl.data.manifest": PREPARED,
     "cl.data.prepare": PREPARED,
+    "cl.data.features": PREPARED,
     "cl.data.progress": "words",
 }
 """Modules that decide no result, and why; what they import is no part either unless something else imports it."""
@@ -120,9 +124,25 @@ def prepare_dependencies() -> list[str]:
     return sorted({"cl/data/benchmarks", *(name for name in names if not name.startswith("cl/data/benchmarks/"))})
 
 
+def features_dependencies() -> list[str]:
+    """The code of DVC's features stage: of the backbones, and of the pass."""
+    stop = set(NO_PART) - {"cl.data.features"}
+    files = {path_of(module) for module in closure(["cl.data.features", "cl.nets.pretrained"], stop)}
+    return sorted(path.relative_to(PACKAGE.parent).as_posix() for path in files)
+
+
+def features_code() -> str:
+    """SHA-256 over that code."""
+    hasher = hashlib.sha256()
+    for name in features_dependencies():
+        hasher.update(f"{name}\0".encode() + hashlib.sha256((PACKAGE.parent / name).read_bytes()).digest())
+    return hasher.hexdigest()
+
+
 def with_dependencies(text: str) -> str:
     """dvc.yaml with the dependencies that follow from the code in place of those between its marks."""
-    for name, files in (("prepare", prepare_dependencies()), ("train", train_dependencies())):
+    found = {"prepare": prepare_dependencies(), "features": features_dependencies(), "train": train_dependencies()}
+    for name, files in found.items():
         block = re.compile(rf"( *)# code of {name}: .*\n(?:\1- cl/.*\n)*")
         if (place := block.search(text)) is None:
             raise UserError(f"dvc.yaml: has no line `# code of {name}: ...` with its dependencies below it")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cl.checkpoint_files import DamagedCheckpoint, verify, write_folder
+from cl.data.features import place
 from cl.data.prepare import digest, read_manifest
 from cl.files import read_object
 from cl.imports import code_of
@@ -130,7 +131,7 @@ def adopt(params: Params, method: str, seed: int, out: Path) -> int:
     at_once = method_class(method).sees_all_tasks
     parts = parts_of(params, method, seed)
     folder = run_folder(params, method, seed, out)
-    tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
+    tasks = [task["digest"] for task in read_manifest(place(params, out))["tasks"]]
     keys = chain(parts, tasks, at_once)
     if learned(folder, keys) > 0:
         return 0

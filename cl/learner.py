@@ -24,8 +24,10 @@ from cl.method import Method, add_task
 from cl.methods.finetune import Finetune
 from cl.nets import build, load_weights
 from cl.nets.precision import is_reduced
+from cl.nets.pretrained import backbone_parameters, checksum
 from cl.params import Params, Training, bytes_of
-from cl.register import cannot, make, unbounded
+from cl.register import cannot, make, unbounded, unfit
+from cl.results import Backbone
 from cl.rng import generator
 from cl.selection import Knobs, Outcome
 from cl.train import Fit, Snapshot, fit, show
@@ -41,7 +43,7 @@ class Learner:
     def __init__(self, params: Params, method: str, seed: int, sequence: Sequence, device: torch.device) -> None:
         self.params, self.name, self.seed, self.device = params, method, seed, device
         self.sequence = sequence
-        if (why := cannot(method, params.scenario)) is not None:
+        if (why := cannot(method, params.scenario) or unfit(method, params.model)) is not None:
             raise UserError(why)
         self.method = make(method, params.methods.get(method, {}))
         self.knobs: Knobs = self.method.values() | within_budget(
@@ -53,9 +55,27 @@ class Learner:
         net = build(params.model, sequence.input_shape, generator(seed, "network"))
         load_weights(net.backbone, params.model)
         self.method.net = self.method.wrap(net).to(device)
+        for parameter in backbone_parameters(self.method.net):
+            parameter.rate = params.model.backbone_learning_rate  # type: ignore[attr-defined]
         self.method.net.increment = params.scenario.name
         self.method.net.backbone.reduced = is_reduced(params.training.precision, net, device)
         self.base = Snapshot.of(self.method)
+
+    @functools.cached_property
+    def backbone(self) -> Backbone | None:
+        """The pretrained network whose features are learned from, as results name it."""
+        model = self.params.model
+        if model.name != "features":
+            return None
+        of = self.sequence.backbone if model.frozen else {"weights": checksum(model)}
+        size = of["image_size"] if model.frozen else self.sequence.input_shape[1]
+        given = f" with weights {of['weights'][:8]}" if model.weights is not None else ""
+        return {
+            "name": model.backbone,
+            "weights": of["weights"],
+            "image_size": size,
+            "setting": f"{model.title}{given}",
+        }
 
     @functools.cached_property
     def experiences(self) -> tuple[Task, ...]:
@@ -284,7 +304,7 @@ def within_budget(name: str, method: Method, budget: int | str | None, sequence:
         raise UserError(why)
     counts = [len(task.classes) for task in sequence.tasks]
     classes = sum(counts) if increment == "class" else max(counts)
-    each = method.sample_bytes(math.prod(sequence.tasks[0].train.images.shape[1:]), classes)
+    each = method.sample_bytes(sequence.tasks[0].train.images[:1].nbytes, classes)
     count = bytes_of(budget) // each if isinstance(budget, str) else budget
     if count < 1:
         raise UserError(f"memory_budget: {budget} is too little: a sample of {name} takes {each} bytes; raise it")

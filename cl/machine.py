@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cl.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -48,6 +50,17 @@ def _limits() -> list[int]:
             if group == room:
                 break
     return quotas
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name; `auto` is a GPU if there is one. Raises `UserError` if it is missing."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("execution.device: cuda is not available here; use auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

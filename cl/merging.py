@@ -18,6 +18,7 @@ class Merging(Method):
     they are merged to. Lee et al., Overcoming catastrophic forgetting by incremental moment matching, NIPS 2017.
     """
 
+    needs_shared_layers = True
     selection = "learning-rate"
 
     strength: float = knob(0.01, range=(0, 1e9), help="lambda of the L2 transfer; static, as in the survey")

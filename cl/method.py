@@ -49,6 +49,10 @@ class Method(Trainable):
     """Inference cannot do without the task id."""
     stores_samples: ClassVar[bool] = False
     """Keeps raw training samples."""
+    needs_shared_layers: ClassVar[bool] = False
+    """Works on hidden layers that the tasks share, or takes them apart: heads alone leave it nothing to do."""
+    takes_layers_apart: ClassVar[bool] = False
+    """Replaces or connects single layers, and knows those of our own networks alone, not those of a pretrained one."""
     sees_all_tasks: ClassVar[bool] = False
     """Trains once, on the union of all tasks: a bound, not a continual learner."""
     isolates_parameters: ClassVar[bool] = False

@@ -14,9 +14,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -28,15 +26,24 @@ from pydantic import (
 from cl.errors import UserError, brief, shown
 from cl.faults import in_sentences
 from cl.literal import Unclear, settled, text_only
-from cl.names import closest, method_name, names_in
+from cl.names import method_name
 from cl.overlay import Layers, Origin, label_of, path_of
-from cl.paths import SpelledPath, UserAddress, UserPath
+from cl.paths import UserAddress, UserPath
+from cl.sections import (
+    LARGEST_SEED,
+    MOST,
+    Augmentation,
+    Benchmark,
+    LearningRate,
+    Model,
+    Patience,
+    Section,
+    Training,
+)
 from cl.yaml12 import named
 
-LearningRate = Annotated[float, Field(gt=0, le=100)]
-MOST = 10**9
-"""The largest number of anything that is counted. More is a slip, and would overflow somewhere."""
-LARGEST_SEED = 2**63 - 1
+__all__ = ["Augmentation", "Benchmark", "LearningRate", "Model", "Params", "Patience", "Scenario", "Training"]
+__all__ += ["Champion", "Execution", "Knobs", "Selection", "Tracking", "bytes_of", "read", "validate"]
 Scalar = bool | int | float | str
 
 
@@ -49,110 +56,6 @@ def _knob(value: Any) -> Any:
 
 
 Knobs = dict[str, Annotated[Scalar | list[Scalar], BeforeValidator(_knob)]]
-
-
-class Section(BaseModel):
-    """A section of params.yaml: immutable, and without keys that it does not declare."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
-
-
-class Benchmark(Section):
-    """Which tasks, from which data."""
-
-    name: str = "permuted-digits"
-    tasks: int | None = Field(None, ge=1, le=1000, description="how many tasks of the benchmark; null: all")
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of the splits and of what the benchmark itself draws")
-    path: SpelledPath | None = Field(None, description="root of the images, for benchmarks read from disk")
-    order: str | list[str] | None = Field(
-        None,
-        description="an order that the benchmark knows, or the names of the tasks in the order in which to learn them",
-    )
-    classes_per_task: int | None = Field(None, ge=2, le=1000, description="of a split data set; null: its usual number")
-    image_size: int | None = Field(None, ge=4, le=1024, description="side in pixels; null: the benchmark's own")
-    train_per_class: int | None = Field(None, ge=2, le=MOST, description="cap on training images a class")
-    validation_per_class: int | None = Field(None, ge=1, le=MOST, description="cap on validation images a class")
-    on_bad_image: Literal["refuse", "skip"] = "refuse"
-
-    @field_validator("order", mode="before")
-    @classmethod
-    def _names(cls, order: Any) -> Any:
-        names = order if isinstance(order, list) else [order]
-        if order is not None and not (names and all(isinstance(name, str) for name in names)):
-            raise ValueError(f"has to be a name, or names in brackets, as [first, second], not {shown(order)}")
-        return order
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        known = [stem.replace("_", "-") for stem in names_in("data/benchmarks")]
-        if name.replace("_", "-") not in known:
-            raise ValueError(f"unknown benchmark {shown(name)}; {closest(name, known)}")
-        return name.replace("_", "-")
-
-
-class Model(Section):
-    """The network (docs/nets.md)."""
-
-    name: Literal["mlp", "small", "base", "wide", "deep", "alexnet", "resnet18"] = "mlp"
-    hidden: list[Annotated[int, Field(ge=1, le=65536)]] = Field(
-        [100, 100], min_length=1, description="units of each hidden layer of the MLP"
-    )
-    dropout: float | None = Field(
-        None, ge=0, lt=1, description="share of hidden units left out in training; null: 0.5 in AlexNet, else none"
-    )
-    batch_norm: bool = Field(False, description="batch normalisation behind each convolution of a VGG net")
-    weights: UserPath | None = Field(
-        None, description="for alexnet and resnet18: imagenet, or the path of a file; null: random weights"
-    )
-
-    @model_validator(mode="after")
-    def _what_the_network_has(self) -> Model:
-        if self.batch_norm and self.name in ("mlp", "alexnet", "resnet18"):
-            raise ValueError(f"batch_norm: is for the VGG nets (small, base, wide, deep), not for {self.name}")
-        if self.dropout and self.name == "resnet18":
-            raise ValueError("dropout: resnet18 has no hidden linear layer whose units could be left out")
-        if self.weights is not None and self.name not in ("alexnet", "resnet18"):
-            raise ValueError(f"weights: there are some for alexnet and resnet18, not for {self.name}")
-        return self
-
-
-class Patience(Section):
-    """What to do after epochs without a better validation accuracy."""
-
-    drop_after: int = Field(5, ge=1, le=MOST, description="multiply the learning rate after this many epochs in a row")
-    factor: float = Field(0.1, gt=0, lt=1)
-    stop_after: int = Field(10, ge=1, le=MOST, description="stop after more than this many epochs in a row")
-
-
-class Augmentation(Section):
-    """How training images are changed, anew in every epoch."""
-
-    flip: bool = Field(False, description="left to right, half of the time")
-    padding: int = Field(0, ge=0, le=64, description="black pixels added on every side before a crop")
-    crop: int | None = Field(
-        None, ge=4, le=2048, description="side of a random crop; validation and test take the middle; null: as prepared"
-    )
-
-    @property
-    def active(self) -> bool:
-        """Whether anything is done in training."""
-        return self.flip or self.padding > 0 or self.crop is not None
-
-
-class Training(Section):
-    """How one task is trained, the same for every method."""
-
-    epochs: int = Field(70, ge=1, le=MOST)
-    batch_size: int = Field(200, ge=1, le=MOST)
-    learning_rate: LearningRate = Field(0.05, description="used if the selection is off")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 for convolutions if the machine supports it"
-    )
-    augmentation: Augmentation = Augmentation()
-    patience: Patience = Patience()
 
 
 class Scenario(Section):
@@ -286,7 +189,7 @@ class Params(Section):
     def title(self) -> str:
         """The benchmark, and the scenario and the search if they are not the default ones: each has its own ranking."""
         scenario = self.scenario.title if self.scenario.title != Scenario().title else ""
-        return ", ".join(filter(None, [self.benchmark.name, scenario, self.selection.title]))
+        return ", ".join(filter(None, [self.benchmark.name, scenario, self.selection.title, self.model.title]))
 
     @field_validator("methods", "others", mode="before")
     @classmethod
@@ -330,6 +233,15 @@ class Params(Section):
     def _registry_where_it_is_used(self) -> Params:
         if self.champion.register_best and not self.tracking.enabled:
             raise ValueError("champion.register_best: needs MLflow, so tracking.enabled has to be true")
+        return self
+
+    @model_validator(mode="after")
+    def _pictures_where_they_are_changed(self) -> Params:
+        if self.model.on_features and self.training.augmentation.active:
+            raise ValueError(
+                "training.augmentation: the backbone is frozen and has seen each picture once, as it is; leave the "
+                "augmentation out, or set model.frozen=false"
+            )
         return self
 
     @model_validator(mode="after")

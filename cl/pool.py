@@ -291,7 +291,7 @@ def explain(failures: dict[str, str]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in failures.items())
 
 
-WRITTEN = ("prepared", "results", "checkpoints", "report", ".work", "mlflow", "nights")
+WRITTEN = ("prepared", "results", "checkpoints", "report", ".work", "features", "mlflow", "nights")
 """The folders that a run writes in its output folder; every run the first five."""
 
 

@@ -20,6 +20,7 @@ from cl.results import (
     OTHER_ACCURACY,
     SCHEMA,
     TASK_INCREMENTAL,
+    Backbone,
     Cost,
     Matrix,
     Result,
@@ -50,6 +51,7 @@ class RunResult:
     scenario: str = TASK_INCREMENTAL  # task-incremental, online class-incremental, ...
     search: str = ""  # how knobs were chosen where it was not by the survey's protocol
     other_accuracy: Matrix | None = None  # task-agnostic where the scenario is task-aware, or aware
+    backbone: Backbone | None = None  # the pretrained network, where there is one
 
     @property
     def benchmark_as_run(self) -> str:
@@ -58,8 +60,10 @@ class RunResult:
 
     @property
     def setting(self) -> str:
-        """The scenario and the search, if they are not the default ones."""
-        return ", ".join(filter(None, [self.scenario if self.scenario != TASK_INCREMENTAL else "", self.search]))
+        """The scenario and the search, if they are not the default ones, and the pretrained network."""
+        scenario = self.scenario if self.scenario != TASK_INCREMENTAL else ""
+        backbone = self.backbone["setting"] if self.backbone is not None else ""
+        return ", ".join(filter(None, [scenario, self.search, backbone]))
 
 
 def read_runs(
@@ -139,6 +143,7 @@ def read_run(path: Path, method: str, seed: int) -> RunResult:
         scenario=data.get("scenario", TASK_INCREMENTAL),
         search=data.get("search", ""),
         other_accuracy=other_accuracy,
+        backbone=data.get("backbone"),
     )
 
 

@@ -10,7 +10,7 @@ from cl.knob import Value
 from cl.method import Method
 from cl.names import method_name
 from cl.nets.multihead import Increment
-from cl.params import Params, Scenario
+from cl.params import Model, Params, Scenario
 
 
 def method_class(name: str) -> type[Method]:
@@ -48,6 +48,28 @@ def cannot(name: str, scenario: Scenario) -> str | None:
     return None
 
 
+def unfit(name: str, model: Model) -> str | None:
+    """Why a method cannot work on a network; None where it can."""
+    method = method_class(name)
+    if method.needs_shared_layers and not model.hidden and model.on_features:
+        return f"{name} works on hidden layers that the tasks share, and there are none; set model.hidden=[256]"
+    if method.takes_layers_apart and model.name == "features" and not model.frozen:
+        return f"{name} replaces single layers, which it cannot in a pretrained network; set model.frozen=true"
+    return None
+
+
+def _pictured(params: Params) -> None:
+    """Raise `UserError` for a method that would change pictures where only their features are seen."""
+    for name, knobs in params.methods.items():
+        method = make(name, knobs)
+        method.training = params.training
+        if params.model.on_features and method.augmentation.active:
+            raise UserError(
+                f"{params.written(f'methods.{name}')}: changes pictures in training, and a frozen backbone has seen "
+                "each once, as it is; switch that off, or set model.frozen=false"
+            )
+
+
 def unbounded(name: str) -> str | None:
     """Why the one `memory_budget` for all cannot bound a method's memory; None where it can, or there is no memory."""
     method = method_class(name)
@@ -71,6 +93,7 @@ def checked(params: Params, say: Callable[[str], None] = print) -> Params:
         for which, value in knobs.items():
             method_class(name).checked(which, value, params.written(f"methods.{name}.{which}"))
     reasons = {name: why for name in params.methods if (why := cannot(name, params.scenario)) is not None}
+    reasons |= {name: why for name in params.methods if (why := unfit(name, params.model)) is not None}
     if params.memory_budget is not None:
         reasons |= {name: why for name in params.methods if (why := unbounded(name)) is not None}
     if params.selection.strategy == "pareto" and params.selection.stability_on == "memory":
@@ -80,6 +103,7 @@ def checked(params: Params, say: Callable[[str], None] = print) -> Params:
                 reasons[name] = (
                     f"{name} keeps no samples on which to measure stability (set selection.stability_on=holdout)"
                 )
+    _pictured(params)
     left = {name: knobs for name, knobs in params.methods.items() if name not in reasons}
     if not reasons:
         return params

@@ -63,6 +63,17 @@ class TaskResult(TypedDict):
     remarks: NotRequired[list[Text]]
 
 
+class Backbone(TypedDict):
+    """The pretrained network whose features were learned from, or which was trained further."""
+
+    name: Text
+    weights: Text
+    """SHA-256 of the file they came in."""
+    image_size: Size
+    setting: Text
+    """What keeps such results from one ranking with others: `features of efficientnet-lite0`."""
+
+
 class Result(Head):
     """result.json."""
 
@@ -74,6 +85,7 @@ class Result(Head):
     per_task: list[TaskResult]
     search: NotRequired[Annotated[str, Field(max_length=300)]]
     reduced: NotRequired[dict[Text, Count]]
+    backbone: NotRequired[Backbone]
     task_agnostic_accuracy: NotRequired[Any]
     task_aware_accuracy: NotRequired[Any]
 
@@ -138,7 +150,13 @@ class Record(TypedDict):
 
 
 def result_of(
-    head: Head, tasks: Sequence[str], records: Sequence[Record], scenario: str, search: str, reduced: Mapping[str, int]
+    head: Head,
+    tasks: Sequence[str],
+    records: Sequence[Record],
+    scenario: str,
+    search: str,
+    reduced: Mapping[str, int],
+    backbone: Backbone | None = None,
 ) -> Result:
     """result.json so far; a single record that covers all tasks is of tasks learned at once."""
     matrix = matrix_of([record["accuracy"] for record in records], len(tasks))
@@ -155,6 +173,8 @@ def result_of(
         result["search"] = search
     if reduced:
         result["reduced"] = dict(reduced)
+    if backbone is not None:
+        result["backbone"] = backbone
     others = [other for record in records if (other := record["other_accuracy"]) is not None]
     if others:
         aware = scenario.endswith(TASK_INCREMENTAL)

@@ -189,9 +189,8 @@ class Run:
             "seed": learner.seed,
         }
         names = [task.name for task in sequence.tasks]
-        result = results.result_of(
-            head, names, self.records, params.scenario.title, params.selection.title, sequence.reduced
-        )
+        titles = params.scenario.title, params.selection.title
+        result = results.result_of(head, names, self.records, *titles, sequence.reduced, learner.backbone)
         write_json(self.folder / "result.json", result)
         write_json(self.folder / "trials.json", results.trials_of(head, self.records))
         costs = [cost for cost in self.costs if cost is not None]

@@ -19,19 +19,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl import cli
+from cl.data.features import numbers, place
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.events import Event, Say, error, line_of, warning
 from cl.files import sweep, to_json, write_bytes
 from cl.keys import adopt, parts_of, run_folder, run_key
 from cl.locks import alone
+from cl.machine import choose_device
 from cl.params import Params, read
 from cl.publish import publish
 from cl.work import RUN, tidy
 
 if TYPE_CHECKING:
-    import torch
-
     from cl.learner import Learner
     from cl.protocol import Pool
     from cl.selection import Outcome
@@ -80,18 +80,8 @@ def learner_of(params: Params, method: str, seed: int, out: Path) -> Learner:
     from cl.learner import Learner
 
     device = choose_device(params.execution.device)
-    return Learner(params, method, seed, load(out / "prepared", device, params.training.augmentation.crop), device)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of this name; `auto` is a GPU if there is one. Raises `UserError` if it is missing."""
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("execution.device: cuda is not available here; use auto or cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    tasks = load(place(params, out), device, params.training.augmentation.crop, numbers(params))
+    return Learner(params, method, seed, tasks, device)
 
 
 # Trials in processes beside the run's own.
@@ -163,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     _die_with(given.parent)
     try:
         params = read(given.params, methods=[given.method], seeds=[given.seed])
-        read_manifest(given.out / "prepared")
+        read_manifest(place(params, given.out))
         _settle()
         learn(params, next(iter(params.methods)), given.seed, given.out, _say, given.trial_workers)
     except UserError as fault:

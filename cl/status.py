@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from cl import cli
+from cl.data.features import features_current, pictures, place
 from cl.data.prepare import prepare, read_manifest
 from cl.keys import chain, differences, earlier, learned, noted, parts_of, run_folder
 from cl.params import Params
 from cl.pool import RunId, runs_of
 from cl.work import RUN, finished
+
+FEATURES = "features  would run, for what is new or changed; so the runs would learn anew what was learned from that"
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,16 @@ def main() -> int:
         tasks = _tasks(params, given.out / "prepared") if there.exists() else None
         if tasks is None:
             aside = Path(folder) / "prepared"
-            prepare(params.benchmark, cli.RAW, aside, say=lambda line: None)
+            prepare(pictures(params), cli.RAW, aside, say=lambda line: None)
             tasks = read_manifest(aside)["tasks"]
             print("prepare   would run" + (": the benchmark's options or data changed" if there.exists() else ""))
+            if params.model.on_features:
+                print(FEATURES)
+        elif params.model.on_features:
+            if features_current(params, given.out):
+                tasks = read_manifest(place(params, given.out))["tasks"]
+            else:
+                print(FEATURES)
         by_method = sorted(runs_of(params), key=lambda run: list(params.methods).index(run.method))
         print(table([status_of(params, run, given.out, tasks) for run in by_method]))
     return 0
@@ -107,7 +117,7 @@ def _tasks(params: Params, prepared: Path) -> list[dict[str, Any]] | None:
     """The tasks prepared there, if they are those of the params and of the data as they are now; otherwise None."""
     from cl.data.prepare import is_current
 
-    current = is_current(params.benchmark, cli.RAW, prepared)
+    current = is_current(pictures(params), cli.RAW, prepared)
     return read_manifest(prepared)["tasks"] if current else None
 
 

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from cl.data.task import TaskIds
 
 
+def by_rate(parameters: list[Tensor], learning_rate: float) -> list[Tensor] | list[dict[str, Any]]:
+    """The parameters in groups, where some have a `rate` of their own: a share of the learning rate."""
+    rates = [getattr(parameter, "rate", 1.0) for parameter in parameters]
+    if all(rate == 1 for rate in rates):
+        return parameters
+    groups = {own: [p for p, rate in zip(parameters, rates, strict=True) if rate == own] for own in sorted({*rates})}
+    return [{"params": group, "lr": rate * learning_rate} for rate, group in groups.items()]
+
+
 class Trainable:
     """Base of all that `cl.train.fit` takes.
 
@@ -69,7 +78,7 @@ class Trainable:
     def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
         """The optimizer; by default stochastic gradient descent with momentum, as in the survey."""
         return torch.optim.SGD(  # not fused: that fails where a head gets its first gradient later than others
-            parameters,
+            by_rate(parameters, learning_rate),
             lr=learning_rate,
             momentum=self.training.momentum,
             weight_decay=self.training.weight_decay,

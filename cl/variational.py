@@ -187,6 +187,7 @@ class Variational(Posterior, Method):
     prior (`prior_` is None): from random means mean-field learning would stall.
     """
 
+    takes_layers_apart = True
     scenarios = ALL
     shares_first_task = False
     judged_by = "inference"

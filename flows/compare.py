@@ -12,6 +12,7 @@ from flows.champion import crown
 from flows.deadline import finish
 from flows.engine.plain import Engine
 from flows.engine.with_prefect import configured_engine
+from flows.features import features
 from flows.prepare import prepare
 from flows.report.build import check_folder, report
 from flows.report.show import show
@@ -27,6 +28,7 @@ def stages(params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | 
     """
     check_folder(out)
     prepare(params, out, engine)
+    features(params, out, engine)
     failure: RunsFailed | None = None
     try:
         train(params, out, engine, tags)

@@ -28,6 +28,8 @@ TERMS: dict[str, dict[str, str]] = {
         "task-aware": "tested with the task of an image given: the choice is among the classes of that task",
         "task-agnostic": "tested without the task of an image: the choice is among the classes of all tasks so far",
         "backbone": "the layers of the network that all tasks share",
+        "pretrained backbone": "a network that was trained elsewhere, without its head; frozen, it makes features",
+        "features": "the vector that a pretrained backbone makes of a picture; learned from in the picture's place",
         "head": "the linear layer after the backbone; it scores the classes of a task",
     },
     "Hyperparameters": {
@@ -80,7 +82,7 @@ TERMS: dict[str, dict[str, str]] = {
         "status": "how much of a run is done, what would run, and why: `python -m cl.status`",
     },
     "Tools": {
-        "stage": "a step of the pipeline: prepare, train or report",
+        "stage": "a step of the pipeline: prepare, features, train or report",
         "night": "a nightly comparison, learned anew and compared with the last good one, in which no run failed and "
         "nothing got worse",
         "champion": "the best model, as a registered model in MLflow under the alias `champion`",

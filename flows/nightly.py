@@ -45,11 +45,12 @@ def nightly(params: Params, home: Path, engine: Engine, now: datetime) -> Verdic
     """Run a night and judge it. Raises `Regression`, and `RunsFailed`, after the page is written."""
     out = home / "nights" / now.strftime("%Y-%m-%dT%H-%M-%S")
     with _alone(home):
-        prepared = [folder / "prepared" for folder in folders(home)]
-        usable = [folder for folder in prepared if is_prepared(folder) and not in_the_way(folder)]
+        before = folders(home)
         out.mkdir(parents=True)
-        if usable:  # where the data have changed since, they are prepared anew
-            usable[-1].rename(out / "prepared")
+        for room in ("prepared", "features"):  # where the data have changed since, they are prepared anew
+            usable = [place for place in (folder / room for folder in before) if _usable(place)]
+            if usable:
+                usable[-1].rename(out / room)
         params = _with_nights_tracking(params, home)
         failure: RunsFailed | None = None
         try:
@@ -65,6 +66,11 @@ def nightly(params: Params, home: Path, engine: Engine, now: datetime) -> Verdic
     if params.champion.register_best:
         engine.retried("register the champion", lambda: crown(params, out, engine))
     return verdict
+
+
+def _usable(folder: Path) -> bool:
+    """Whether prepared data, or features, are there and nothing else."""
+    return is_prepared(folder) and not in_the_way(folder)
 
 
 def _with_nights_tracking(params: Params, home: Path) -> Params:
@@ -93,7 +99,7 @@ def _judge(params: Params, home: Path, out: Path, failure: RunsFailed | None, en
         "headline": verdict.headline,
         "compared_with": before.name if before else None,
         "sequence": sequence,
-        "from": origin.tags(out),
+        "from": origin.tags(out, params),
         "params": params.model_dump(mode="json", exclude={"tracking", "champion", "execution"}),
         "failures": verdict.failures,
         "changes": [{**vars(change), "said": change.said} for change in verdict.changes],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cl import cli
+from cl.data.features import pictures
 from cl.data.prepare import prepare as prepare_data
 from cl.params import Params
 from cl.pool import check_out
@@ -22,7 +23,7 @@ def prepare(params: Params, out: Path, engine: Engine) -> None:
         "prepare",
         f"prepare {params.benchmark.name}",
         [params.benchmark.name],
-        lambda: prepare_data(params.benchmark, cli.RAW, out / "prepared", say=engine.say),
+        lambda: prepare_data(pictures(params), cli.RAW, out / "prepared", say=engine.say),
     )
 
 

@@ -27,7 +27,7 @@ def describe(params: Params, out: Path) -> str:
     served = where.target if (where.uri or "").startswith("http") else None  # without a password
     lines = ["here"]
     if (out / "prepared").exists():
-        lines += [f"  {name:16} {value}" for name, value in sorted(tags(out).items())]
+        lines += [f"  {name:16} {value}" for name, value in sorted(tags(out, params).items())]
     hashes = recorded(out)
     runs = read_runs(out, params.methods, params.seeds)
     for method in sorted({run.method for run in runs}):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cl import cli
+from cl.data.features import check_features
 from cl.data.prepare import check_prepared
 from cl.errors import UserError
 from cl.events import Event
@@ -40,6 +41,7 @@ def train(params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | N
     """
     check_out(out)
     check_prepared(params, out / "prepared")
+    check_features(params, out)
     name = ", ".join(params.methods) if len(params.methods) <= 3 else f"{len(params.methods)} methods"
     labels = [params.benchmark.name, *params.methods]
     runs = runs_of(params)
@@ -51,7 +53,7 @@ def train(params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | N
         if said := advice(params, out / "prepared"):
             engine.say(f"warning: {said}")
         with (
-            Follower.of(params, out, {**origin.tags(out), **(tags or {})}) as mlflow,
+            Follower.of(params, out, {**origin.tags(out, params), **(tags or {})}) as mlflow,
             shown(runs, engine.say, lines=engine.url is not None) as show,
         ):
             _train(params, out, engine, mlflow, show, runs, at_once, trial_workers)

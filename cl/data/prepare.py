@@ -118,7 +118,7 @@ def _prepare(options: Benchmark, raw: Path, target: Path, say: Say) -> Path:
     if manifest_path.exists() and is_current(options, raw, target, say):
         say(f"prepared: {options.name} is already in {target}")
         return manifest_path
-    _keep_what_is_left(target, say)
+    keep_what_is_left(target, say)
     _refuse(in_the_way(target))
     started = time.monotonic()
     with making(target) as made:
@@ -175,7 +175,7 @@ def in_the_way(target: Path) -> str | None:
     return None
 
 
-def _keep_what_is_left(target: Path, say: Say) -> None:
+def keep_what_is_left(target: Path, say: Say) -> None:
     """Move aside arrays of ours without a manifest: they cannot be trusted, and without it not be removed."""
     if is_prepared(target) or not any(target.glob("task-*/*.npy")) or foreign(target, FILES.fullmatch):
         return
@@ -300,15 +300,15 @@ def _write(task: RawTask, index: int, folder: Path, numbers: Format) -> dict[str
             files[kind] = {
                 "path": path.relative_to(folder).as_posix(),
                 "bytes": path.stat().st_size,
-                "sha256": _sha256(path),
+                "sha256": sha256_of(path),
             }
         entry["splits"][split] = {"samples": len(images), **files}
         entry["input_shape"] = list(images.shape[1:])
-    entry["digest"] = _digest_of(entry, vars(numbers))
+    entry["digest"] = digest_of(entry, vars(numbers))
     return entry
 
 
-def _digest_of(entry: Mapping[str, Any], numbers: Mapping[str, Any]) -> str:
+def digest_of(entry: Mapping[str, Any], numbers: Mapping[str, Any]) -> str:
     """Of a task of the manifest: its name, its classes, its bytes, and how these become numbers."""
     hashes = {name: [split["images"]["sha256"], split["labels"]["sha256"]] for name, split in entry["splits"].items()}
     return digest([entry["name"], entry["classes"], hashes, numbers])
@@ -347,7 +347,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = checked(manifest)
         numbers = {name: manifest[name] for name in ("scale", "mean", "deviation")}
         for entry in manifest["tasks"]:
-            if entry["digest"] != _digest_of(entry, numbers):
+            if entry["digest"] != digest_of(entry, numbers):
                 raise ValueError(f"the digest of {entry['name']} is not that of what it names")
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); {AGAIN}") from None
@@ -368,10 +368,11 @@ def damaged(folder: Path) -> list[str]:
 
 def is_whole(path: Path, sha256: str) -> bool:
     """Whether the file is there and has this digest."""
-    return path.is_file() and _sha256(path) == sha256
+    return path.is_file() and sha256_of(path) == sha256
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file; raises `OSError`."""
     with path.open("rb") as file:  # never the whole of it in memory
         return hashlib.file_digest(file, "sha256").hexdigest()
 

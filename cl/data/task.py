@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -162,16 +162,23 @@ class Sequence:
     reduced: Mapping[str, int] = field(default_factory=dict)
     """What the benchmark was scaled to by options, for instance image_size."""
     labels: LabelsAre = "places"
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+    """Whose features they are: its name, the size of the pictures and its weights' checksum; empty for pictures."""
 
 
-def load(folder: Path, device: torch.device | None = None, crop: int | None = None) -> Sequence:
+def load(
+    folder: Path, device: torch.device | None = None, crop: int | None = None, numbers: Format | None = None
+) -> Sequence:
     """Open a prepared benchmark; nothing but the manifest is read until a split is touched.
 
-    `crop`: the network sees squares of this side, cut out of the images. Raises `UserError` where the manifest, or
+    `crop`: the network sees squares of this side, cut out of the images. `numbers`: the mean and deviation by which the
+    grey levels, in [0, 1], are normalised; default the benchmark's. Raises `UserError` where the manifest, or
     later an array, is missing or damaged.
     """
     manifest = read_manifest(folder)
     format = Format(manifest["scale"], tuple(manifest["mean"]), tuple(manifest["deviation"]))
+    if numbers is not None:
+        format = Format(format.scale, numbers.mean, numbers.deviation)
     normalise = Normalise(format, device or torch.device("cpu"), crop)
     tasks = []
     for index, entry in enumerate(manifest["tasks"]):
@@ -190,7 +197,8 @@ def load(folder: Path, device: torch.device | None = None, crop: int | None = No
     given = {name: manifest["options"].get(name) for name in REDUCING}
     reduced = {name: value for name, value in given.items() if value is not None}
     shape, labels = seen_shape(manifest["input_shape"], crop), manifest.get("labels", "names")
-    return Sequence(manifest["benchmark"], shape, tuple(tasks), reduced, labels)
+    backbone = manifest.get("backbone") or {}
+    return Sequence(manifest["benchmark"], shape, tuple(tasks), reduced, labels, backbone)
 
 
 def seen_shape(shape: list[int], crop: int | None) -> tuple[int, int, int]:

@@ -123,10 +123,15 @@ class VAE(nn.Module):
         self.register_buffer("span", torch.zeros(1, shape[0], 1, 1))
 
     def reach(self, split: Split) -> None:
-        """Let pixels range from black to the brightest one of these images, or of earlier ones if brighter."""
+        """Let pixels range from black to the brightest one of these images, or of earlier ones if brighter.
+
+        Features may lie below 0: then they range from the least of them.
+        """
         top = split.images.max().clamp(min=1).expand(1, self.black.shape[1], 1, 1)
-        self.black = split.normalise.numbers(torch.zeros_like(top))
-        self.span = torch.maximum(self.span, split.normalise.numbers(top) - self.black)
+        before, low = self.black, split.images.min().clamp(max=0).expand_as(top)
+        self.black = torch.minimum(before, split.normalise.numbers(low))
+        reached = torch.where(self.span > 0, self.span + (before - self.black), self.span)
+        self.span = torch.maximum(reached, split.normalise.numbers(top) - self.black)
 
     def codes(self, count: int, draw: torch.Generator) -> Tensor:
         """`count` codes from the distribution that images are drawn from."""

@@ -31,6 +31,7 @@ class EBLL(Method):
     them, as in `LwF`.
     """
 
+    needs_shared_layers = True
     scenarios = ALL
 
     strength: float = knob(10.0, decay=shrink, range=(0, 1e9), help="lambda of the distillation")

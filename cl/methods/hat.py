@@ -56,6 +56,8 @@ class HAT(Method):
     """
 
     needs_task_id = True
+    needs_shared_layers = True
+    takes_layers_apart = True
     isolates_parameters = True
     shares_first_task = False
     patience = Patience(drop_after=15, factor=0.5, stop_after=29)

@@ -24,6 +24,7 @@ class PackNet(Method):
     """
 
     needs_task_id = True
+    needs_shared_layers = True
     isolates_parameters = True
     shares_first_task = False
     selection = "consolidation-decay"

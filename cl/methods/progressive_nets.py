@@ -27,6 +27,8 @@ class ProgressiveNets(Method):
     """Task t trains column t, its adapters and its head; everything before is frozen for good."""
 
     needs_task_id = True
+    needs_shared_layers = True
+    takes_layers_apart = True
     isolates_parameters = True
     selection = "learning-rate"
 

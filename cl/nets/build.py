@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import OrderedDict
 
 import torch
 from torch import nn
 
+from cl.backbones import backbone
 from cl.errors import UserError
 from cl.nets import alexnet, resnet
 from cl.nets.dropout import Dropout
 from cl.nets.multihead import MultiHead
 from cl.nets.norms import BatchNorm
+from cl.nets.pretrained import Finetuned
 from cl.params import Model
 
 # Numbers are channels of 3x3 convolutions, M a 2x2 max-pooling; then the units of the two hidden linear layers.
@@ -30,10 +33,12 @@ def build(model: Model, input_shape: tuple[int, int, int], draw: torch.Generator
     Raises `UserError` where the images are too small for the network's poolings.
     """
     channels, side = input_shape[0], min(input_shape[1:])
-    if model.name == "mlp":
+    if model.name == "mlp" or model.on_features:
         sizes = [math.prod(input_shape), *model.hidden]
         net = MultiHead(nn.Sequential(nn.Flatten(), *_linear(sizes, model.dropout or 0.0)), sizes[-1])
         _initialise_uniform(net, draw)
+    elif model.name == "features":
+        net = _finetuned(model, draw)
     elif model.name == "alexnet":
         _large_enough(model.name, side, alexnet.SMALLEST)
         dropout = 0.5 if model.dropout is None else model.dropout
@@ -48,6 +53,16 @@ def build(model: Model, input_shape: tuple[int, int, int], draw: torch.Generator
         net = _vgg(model, input_shape)
         _initialise_normal(net, draw)
     return net
+
+
+def _finetuned(model: Model, draw: torch.Generator) -> MultiHead:
+    """A pretrained backbone, still without its weights (`load_weights`), and hidden layers behind it."""
+    front = Finetuned(backbone(model.backbone))
+    sizes = [front.features, *model.hidden]
+    behind = nn.Sequential(*_linear(sizes, model.dropout or 0.0))
+    _initialise_uniform(behind, draw)
+    layers = {"pretrained": front, "flatten": nn.Flatten(), **dict(behind.named_children())}
+    return MultiHead(nn.Sequential(OrderedDict(layers)), sizes[-1])
 
 
 def _large_enough(name: str, side: int, least: int) -> None:

@@ -57,19 +57,21 @@ class MultiHead(nn.Module):
     """backbone(x) -> features (N, F); head t -> logits (N, classes of task t)."""
 
     increment: Increment = "task"
+    _where: Tensor
 
     def __init__(self, backbone: nn.Sequential, feature_size: int) -> None:
         super().__init__()
         self.backbone = backbone if isinstance(backbone, Backbone) else Backbone(OrderedDict(backbone.named_children()))
         self.heads = nn.ModuleList()
         self.feature_size = feature_size
+        self.register_buffer("_where", torch.empty(0), persistent=False)  # a backbone may have no parameters
         self.tasks = 0
         """How many tasks it has been made ready for."""
 
     def add_head(self, classes: int, draw: torch.Generator) -> None:
         """Append a head of `classes` outputs, uniform in +-1/sqrt(F): torch's own initialisation of a linear layer."""
         head = drawn_linear(self.feature_size, classes, draw)
-        self.heads.append(head.to(next(self.backbone.parameters()).device))
+        self.heads.append(head.to(self._where.device))
 
     @property
     def shared(self) -> dict[str, nn.Parameter]:

@@ -33,11 +33,20 @@ def load_weights(backbone: nn.Module, model: Model) -> None:
     unknown or of another shape.
     """
     name, source = model.name, model.weights
-    if source is None:
+    if name == "features":
+        from cl.nets.pretrained import load_backbone
+
+        load_backbone(backbone, model)
+    if name == "features" or source is None:
         return
-    given = _imagenet(name) if source == "imagenet" else _read(Path(source))
+    given = imagenet(name) if source == "imagenet" else read(Path(source))
     given = {key: tensor for key, tensor in given.items() if not key.startswith(HEADS[name])}
-    wanted = backbone.state_dict()
+    put(backbone, given, source, f"{name} for images of this size")
+
+
+def put(network: nn.Module, given: Mapping[str, Tensor], source: str, what: str) -> None:
+    """Put these tensors into the network; raises `UserError` where they are not those of `what`, naming the faults."""
+    wanted = network.state_dict()
     missing = [key for key in wanted if key not in given and not key.endswith(OPTIONAL)]
     unknown = [key for key in given if key not in wanted]
     shapes = [
@@ -51,13 +60,12 @@ def load_weights(backbone: nn.Module, model: Model) -> None:
         if names
     ]
     if faults:
-        raise UserError(
-            f"model.weights: {source} does not hold the weights of {name} for images of this size; {'; '.join(faults)}"
-        )
-    backbone.load_state_dict(given, strict=False)
+        raise UserError(f"model.weights: {source} does not hold the weights of {what}; {'; '.join(faults)}")
+    network.load_state_dict(given, strict=False)
 
 
-def _imagenet(name: str) -> Mapping[str, Tensor]:
+def imagenet(name: str) -> Mapping[str, Tensor]:
+    """Torchvision's weights of this network, downloaded once; raises `UserError` where they cannot be had."""
     from torchvision.models import get_model_weights  # takes a second to import, and is needed nowhere else
 
     weights: Any = get_model_weights(name).DEFAULT
@@ -68,13 +76,14 @@ def _imagenet(name: str) -> Mapping[str, Tensor]:
             )
     except (OSError, HTTPException, RuntimeError, UnpicklingError) as error:  # RuntimeError: its hash is not the file's
         raise UserError(
-            f"model.weights: imagenet cannot be had ({error}); fetch {weights.url} where the network allows, and set "
-            "model.weights to the path of that file"
+            f"model.weights: those of {name} cannot be had ({error}); fetch {weights.url} where the network allows, "
+            "and set model.weights to the path of that file"
         ) from None
     return state_dict
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def read(path: Path) -> Mapping[str, Tensor]:
+    """The state dict in a file (.safetensors, or saved by torch); raises `UserError` where there is none."""
     try:
         path.open("rb").close()
     except OSError as error:

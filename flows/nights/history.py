@@ -108,6 +108,7 @@ def sequence_of(record: Mapping[str, Any]) -> dict[str, Any]:
 def thin(home: Path) -> None:
     """Of older nights keep the results and what somebody else has put there, but not the models."""
     for folder in folders(home)[:-KEPT_WHOLE]:
-        remove_prepared(folder / "prepared")
+        for room in ("prepared", "features"):
+            remove_prepared(folder / room)
         for name, pattern in THINNED.items():
             remove(folder / name, pattern.fullmatch)

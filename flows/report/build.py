@@ -28,7 +28,7 @@ def report(params: Params, out: Path, engine: Engine, failed: Collection[str] = 
     """The stage: report the methods and seeds of the params, without the runs that failed or are not finished."""
 
     def body() -> None:
-        versions = origin.tags(out) if (out / "prepared").exists() else {}
+        versions = origin.tags(out, params) if (out / "prepared").exists() else {}
         summary = build(out, versions, params.methods, params.seeds, {*failed, *under_way(params, out)})
         engine.table("leaderboard", table(summary), f"{summary.benchmark}: average accuracy over the seeds")
         page = (summary.folder / "index.html").resolve()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cl import metrics
 from cl.checkpoint_files import DamagedCheckpoint, verify
+from cl.data import features
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.files import from_json, read_object
@@ -114,7 +115,7 @@ def _accuracy(params: Params, run: RunResult) -> float:
 
 def _checkpoint(params: Params, out: Path, method: str, seed: int) -> Path | None:
     """The published model after the last task; None where it is missing or of other params, data or code."""
-    tasks = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
+    tasks = [task["digest"] for task in read_manifest(features.place(params, out))["tasks"]]
     folder = out / "checkpoints" / method / f"seed-{seed}" / f"task-{len(tasks) - 1}"
     key = chain(parts_of(params, method, seed), tasks, at_once=False)[-1]
     return folder if read_object(folder / "manifest.json").get("key") == key else None
@@ -149,9 +150,8 @@ def _validation(params: Params, out: Path, method: str, seed: int) -> list[float
 
     place = _checkpoint(params, out, method, seed)
     assert place is not None
-    learner = Learner(
-        params, method, seed, load(out / "prepared", crop=params.training.augmentation.crop), torch.device("cpu")
-    )
+    tasks = load(features.place(params, out), crop=params.training.augmentation.crop)
+    learner = Learner(params, method, seed, tasks, torch.device("cpu"))
     learner.resume(len(learner.experiences) - 1, checkpoint.load(place)[0])
     learner.method.training = params.training
     task_aware = False if _task_agnostic(params) else None

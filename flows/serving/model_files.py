@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import statistics
 import sys
@@ -12,7 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cl import metrics
+from cl import backbones, metrics
+from cl.data import features
+from cl.data.features import place
 from cl.data.prepare import read_manifest
 from cl.files import to_json
 from cl.names import PACKAGE
@@ -27,6 +30,13 @@ REQUIREMENTS = ("mlflow", "torch", "numpy", "pillow", "pydantic", "pyyaml", "saf
 """What the model needs where it is served: `cl` without the selection, and MLflow itself."""
 
 
+def requirements(facts: Mapping[str, Any]) -> list[str]:
+    """The packages that the model needs where it is served."""
+    name = facts["model"].get("backbone")
+    origin = backbones.backbone(name).origin if name is not None else "package"
+    return [*REQUIREMENTS, *([origin] if origin != "package" else [])]
+
+
 def facts_of(params: Params, out: Path, run: RunResult) -> dict[str, Any]:
     """What is needed besides the checkpoint to rebuild and use the model."""
     import torch
@@ -36,9 +46,13 @@ def facts_of(params: Params, out: Path, run: RunResult) -> dict[str, Any]:
     from cl.nets.precision import is_reduced
     from cl.rng import generator
 
-    manifest = read_manifest(out / "prepared")
-    seen = seen_shape(manifest["input_shape"], params.training.augmentation.crop)
+    manifest, learned_from = read_manifest(out / "prepared"), read_manifest(place(params, out))
+    seen = seen_shape(learned_from["input_shape"], params.training.augmentation.crop)
     net = build(params.model, seen, generator("only its shape"))
+    own = features.numbers(params)
+    more: dict[str, Any] = {} if own is None else {"mean": list(own.mean), "deviation": list(own.deviation)}
+    if params.model.on_features:
+        more = {"backbone": learned_from["backbone"], "seen": list(seen)}
     return {
         **{key: manifest[key] for key in ("benchmark", "input_shape", "scale", "mean", "deviation")},
         "tasks": [{key: task[key] for key in ("name", "classes")} for task in manifest["tasks"]],
@@ -49,7 +63,20 @@ def facts_of(params: Params, out: Path, run: RunResult) -> dict[str, Any]:
         "reduced": is_reduced(params.training.precision, net, torch.device("cpu")),
         "increment": params.scenario.name,
         "training": params.training.model_dump(mode="json"),
+        **more,
     }
+
+
+def backbone_of(params: Params) -> bytes | None:
+    """The weights of the frozen backbone as a safetensors file; None where there is none."""
+    if not params.model.on_features:
+        return None
+    from safetensors.torch import save as save_tensors
+
+    from cl.nets.pretrained import pretrained
+
+    net = pretrained(params.model, features.side(params)).net
+    return save_tensors({name: tensor.contiguous() for name, tensor in net.state_dict().items()})
 
 
 def example_of(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,8 +91,11 @@ def example_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"image": base64.b64encode(png.getvalue()).decode(), "task": facts["tasks"][0]["name"]}
 
 
-def save(folder: Path, choice: Choice, facts: Mapping[str, Any], card: str) -> None:
-    """Write the model as an MLflow model: our files, the code that reads them, the signature and an example."""
+def save(folder: Path, choice: Choice, facts: Mapping[str, Any], card: str, backbone: bytes | None = None) -> None:
+    """Write the model as an MLflow model: our files, the code that reads them, the signature and an example.
+
+    `backbone`: the weights of the frozen one in front of what was learned (`backbone_of`).
+    """
     from mlflow import pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
@@ -73,8 +103,12 @@ def save(folder: Path, choice: Choice, facts: Mapping[str, Any], card: str) -> N
 
     with tempfile.TemporaryDirectory() as temporary:
         files = {"facts": Path(temporary, "facts.json"), "model_card": Path(temporary, "model_card.md")}
-        files["facts"].write_bytes(to_json(facts))
         files["model_card"].write_text(card, encoding="utf-8")
+        if backbone is not None:
+            files["backbone"] = Path(temporary, "backbone.safetensors")
+            files["backbone"].write_bytes(backbone)
+            facts = {**facts, "backbone": {**facts["backbone"], "file": hashlib.sha256(backbone).hexdigest()}}
+        files["facts"].write_bytes(to_json(facts))
         # An image is a text or numbers, a task a name or an index. The task is optional here even where the method
         # needs it: the model then says so itself, with status 400, while MLflow would answer with 500.
         inputs = Schema([ColSpec(AnyType(), "image"), ColSpec(AnyType(), "task", required=False)])
@@ -94,7 +128,7 @@ def save(folder: Path, choice: Choice, facts: Mapping[str, Any], card: str) -> N
             code_paths=[str(PACKAGE)],
             signature=ModelSignature(inputs, outputs),
             input_example=[example_of(facts)],
-            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in requirements(facts)],
         )
 
 

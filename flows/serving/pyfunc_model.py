@@ -33,11 +33,12 @@ from cl import checkpoint
 from cl.checkpoint_files import DamagedCheckpoint
 from cl.data.decode import decode_many
 from cl.data.prepare import Format
-from cl.data.task import Normalise, Split, seen_shape
+from cl.data.task import AsIs, Normalise, Split, seen_shape
 from cl.errors import UserError
 from cl.files import from_json
 from cl.method import add_task
 from cl.nets import build
+from cl.nets.pretrained import Pretrained, pretrained, sha256_of
 from cl.params import Model, Training
 from cl.register import make
 from cl.rng import generator
@@ -64,14 +65,16 @@ class Classifier(PythonModel):
         Raises `MlflowException` where what the model is made of is damaged.
         """
         facts = Path(context.artifacts["facts"])
+        backbone = context.artifacts.get("backbone", "")
         try:
-            self._build(from_json(facts.read_bytes()), checkpoint.load(Path(context.artifacts["checkpoint"]))[0])
+            learned = checkpoint.load(Path(context.artifacts["checkpoint"]))[0]
+            self._build(from_json(facts.read_bytes()), learned, backbone)
         except DamagedCheckpoint as error:
             raise MlflowException(f"{error}; {AGAIN}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, UserError) as error:
             raise MlflowException(f"{facts}: damaged, or not of the checkpoint beside it ({error}); {AGAIN}") from None
 
-    def _build(self, facts: dict[str, Any], learned: Snapshot) -> None:
+    def _build(self, facts: dict[str, Any], learned: Snapshot, backbone: str) -> None:
         self.tasks: dict[str, list[str]] = {task["name"]: task["classes"] for task in facts["tasks"]}
         self.shape: tuple[int, int, int] = tuple(facts["input_shape"])
         self.scale: float = facts["scale"]
@@ -79,10 +82,18 @@ class Classifier(PythonModel):
         training = Training.model_validate(facts["training"])
         crop = training.augmentation.crop
         self.normalise = Normalise(format, torch.device("cpu"), crop)
+        model, seen = Model.model_validate(facts["model"]), seen_shape(list(self.shape), crop)
+        self.features: Pretrained | None = None
+        if "backbone" in facts:
+            if sha256_of(Path(backbone)) != facts["backbone"]["file"]:
+                raise ValueError("the backbone's weights are not those it was registered with")
+            own = model.model_copy(update={"weights": backbone})
+            self.features = pretrained(own, facts["backbone"]["image_size"], self.scale)
+            self.normalise, seen = AsIs(torch.device("cpu")), facts["seen"]
         self.name: str = facts["method"]
         self.method = make(self.name, facts["knobs"])
         draw = generator("overwritten by the checkpoint")
-        net = self.method.wrap(build(Model.model_validate(facts["model"]), seen_shape(list(self.shape), crop), draw))
+        net = self.method.wrap(build(model, seen, draw))
         net.backbone.reduced, net.increment = facts["reduced"], facts["increment"]
         for index, classes in enumerate(self.tasks.values()):
             add_task(self.method, net, len(classes), index, draw, ("overwritten too",))
@@ -116,6 +127,8 @@ class Classifier(PythonModel):
         return answers
 
     def _classify(self, images: Tensor, task: int | None) -> list[dict[str, Any]]:
+        if self.features is not None:
+            images = self.features(images)[:, :, None, None]  # as they are prepared
         split = Split(lambda: (images, torch.zeros(len(images), dtype=torch.int64), task or 0), self.normalise)
         chunks = split.batches(split.chunk(self.method.training.batch_size))
         scores = torch.cat([self.method.predict(x, task) for x, _, _ in chunks])

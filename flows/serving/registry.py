@@ -16,7 +16,7 @@ from cl.keys import run_folder
 from cl.names import method_name
 from cl.params import Params
 from flows.serving.choice import Choice, barred
-from flows.serving.model_files import ALIAS, card_of, facts_of, save
+from flows.serving.model_files import ALIAS, backbone_of, card_of, facts_of, save
 from flows.tracking import origin
 from flows.tracking.experiment import connected, refused, run_of
 from flows.tracking.settings import Tracking
@@ -50,7 +50,7 @@ def _register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> 
         "seed": str(run.seed),
         SCORE: repr(choice.score),
         CHECKPOINT: digest(read_json(choice.checkpoint / "manifest.json")),
-        **origin.tags(out),
+        **origin.tags(out, params),
         **({"run_id": source} if source else {}),
     }
     try:
@@ -60,11 +60,7 @@ def _register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> 
             raise
     known = client.search_model_versions(f"name = '{name}'")
     same = [v for v in known if all(v.tags.get(key) == tags[key] for key in (SCORE, CHECKPOINT))]
-    if same:
-        number = str(same[0].version)
-    else:
-        card = card_of(params, out, choice, name, tags)
-        number = _log(client, experiment, source, name, choice, facts_of(params, out, run), card, tags)
+    number = str(same[0].version) if same else _log(client, experiment, source, name, choice, params, out, tags)
     held = client.get_registered_model(name).aliases.get(ALIAS)
     champion = client.get_model_version(name, str(held)) if held else None
     digests = [task["digest"] for task in read_manifest(out / "prepared")["tasks"]]
@@ -95,13 +91,14 @@ def _log(
     source: str | None,
     name: str,
     choice: Choice,
-    facts: Mapping[str, Any],
-    card: str,
+    params: Params,
+    out: Path,
     tags: Mapping[str, str],
 ) -> str:
     """Store the model with the run that learned it, and make it a version of the registered model; its number."""
     from mlflow.entities import LoggedModelOutput
 
+    facts, card = facts_of(params, out, choice.run), card_of(params, out, choice, name, tags)
     knobs = {f"knob.{key}": json.dumps(value) for key, value in facts["knobs"].items()}
     logged = client.create_logged_model(
         experiment,
@@ -112,7 +109,7 @@ def _log(
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "model")
-        save(folder, choice, facts, card)
+        save(folder, choice, facts, card, backbone_of(params))
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         client.carrying(size).log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from cl.data.features import place
 from cl.data.prepare import digest, read_manifest
 from cl.errors import UserError
 from cl.params import Params
@@ -20,19 +21,23 @@ from flows.tracking import experiment
 from flows.tracking.settings import tracking_of
 
 LOCK, DATA = Path("dvc.lock"), Path("data.dvc")
-ROOMS = ("prepared", "results", "checkpoints", "report")
+ROOMS = ("prepared", "features", "results", "checkpoints", "report")
 """The folders in the output folder that DVC keeps."""
 
 
-def tags(out: Path) -> dict[str, str]:
+def tags(out: Path, params: Params | None = None) -> dict[str, str]:
     """The versions of code and data, as far as they are known here.
 
     git.commit (with -dirty where tracked files differ from it), dvc.data (the hash in data.dvc, unless the images are
-    read from elsewhere), data.sha256 (over the prepared tasks), dvc.stage and dvc.experiment (set by DVC), torch.
-    Raises `UserError` where data.dvc is damaged.
+    read from elsewhere), data.sha256 (over the prepared tasks), dvc.stage and dvc.experiment (set by DVC), torch; of
+    params with features that are there: backbone, and backbone.sha256, the checksum of its weights. Raises `UserError`
+    where data.dvc is damaged.
     """
     manifest = read_manifest(out / "prepared")
     known = {"torch": version("torch"), "data.sha256": digest([task["digest"] for task in manifest["tasks"]])}
+    if params is not None and params.model.on_features and (place(params, out) / "manifest.json").exists():
+        of = read_manifest(place(params, out))["backbone"]
+        known |= {"backbone": of["name"], "backbone.sha256": of["weights"]}
     commit = git_commit()
     if commit:
         known["git.commit"] = commit

@@ -20,9 +20,9 @@ from cl.checkpoint_files import verify
 from cl.data.prepare import prepare
 from cl.errors import UserError
 from cl.keys import run_folder, run_key
+from cl.machine import choose_device
 from cl.params import Benchmark, Params
 from cl.publish import publish_if_finished
-from cl.run import choose_device
 from tests.cl.small import OFF, REPOSITORY, output, params_for, published, run
 from tests.conftest import RAW
 

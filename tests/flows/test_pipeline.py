@@ -115,7 +115,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clone, str]:
 
 def test_the_first_time_everything_runs_and_then_nothing(clone: tuple[Clone, str]) -> None:
     made, said = clone
-    assert stages(said) == ["prepare", "report", *TRAIN]
+    assert stages(said) == ["features", "prepare", "report", *TRAIN]
     assert learned(said) == sorted((f"{method}/seed-0", f"{k}/2") for method in METHODS for k in (1, 2))
     before = files(made.out)
     again = made.dvc("repro")

@@ -96,7 +96,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory, mlflow: Mlflow) -> Clone:
         made.git("config", key, value, cwd=made.root)
     commit(made, "settings")
     made.dvc("pull", "-r", "embedded", "data.dvc")
-    assert stages(made.dvc("repro")) == ["prepare", "report", *TRAIN]
+    assert stages(made.dvc("repro")) == ["features", "prepare", "report", *TRAIN]
     assert list(made.root.glob("cl/nets/__pycache__/*.pyc")), "the test would not see what they spoil"
     made.git("add", "dvc.lock", cwd=made.root)
     commit(made, "results")

@@ -29,7 +29,8 @@ LABELS: LabelsAre = "places"
 ARCHIVE = Remote(
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 )
-IMAGE_SIZE = 64
+IMAGE_SIZE = LARGEST = 64
+"""Pixels a side of the images as they come."""
 CLASSES_PER_TASK = 20
 VALIDATION_FRACTION = 0.2
 HARD_TO_EASY = [5, 7, 10, 2, 9, 8, 6, 4, 3, 1]

@@ -1,0 +1,392 @@
+"""Features: a frozen backbone turns every prepared picture into a vector, once, for all methods and seeds.
+
+The vectors stand in `<out>/features` as the pictures stand in `<out>/prepared`: an array (N, F, 1, 1) of float32 and
+one of labels for each task and split, and a manifest. What a split's vectors were made of is in its key, so only those
+of which something changed are made anew. Needs no torch but for the pass itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cl import backbones
+from cl.data.prepare import (
+    FILES,
+    SCHEMA,
+    SPLITS,
+    Format,
+    Say,
+    benchmark_file,
+    damaged,
+    digest,
+    digest_of,
+    in_the_way,
+    is_whole,
+    keep_what_is_left,
+    read_manifest,
+    sha256_of,
+    writing,
+)
+from cl.data.progress import SAY_EVERY, duration
+from cl.errors import UserError
+from cl.files import making, remove, sealed, settle, sweep, write_bytes, write_json
+from cl.imports import features_code
+from cl.locks import alone
+from cl.machine import choose_device, processors
+from cl.params import Benchmark, Params
+
+if TYPE_CHECKING:
+    from cl.nets.pretrained import Pretrained
+
+CHUNK = 64
+"""So many pictures are done or not done where the pass is killed."""
+WORK = re.compile(r"[0-9a-f]{16}/\d{8}\.vectors")
+"""A chunk on its way, in `<out>/.work/features`."""
+NUMBERS = {"scale": 1.0, "mean": [0.0], "deviation": [1.0]}
+"""Features are taken as they are."""
+DIGEST_BYTES = 32
+Vectors = npt.NDArray[np.float32]
+
+
+def place(params: Params, out: Path) -> Path:
+    """Where that lies which the runs of these params learn from: features, or pictures."""
+    return out / ("features" if params.model.on_features else "prepared")
+
+
+def side(params: Params) -> int:
+    """To how many pixels a side pictures are brought in front of the backbone."""
+    return params.benchmark.image_size or backbones.backbone(params.model.backbone).image_size
+
+
+def pictures(params: Params) -> Benchmark:
+    """The benchmark as it is prepared for these params.
+
+    In front of a frozen backbone, image files are prepared at the size that it takes, but not above the size that they
+    have. Arrays stay as they are, and the pass scales them: so they take no more room.
+    """
+    options = params.benchmark
+    if params.model.name != "features":
+        return options
+    module, size = benchmark_file(options.name), side(params)
+    if params.model.frozen and "on_bad_image" in module.OPTIONS:
+        size = min(size, getattr(module, "LARGEST", size))
+    elif params.model.frozen:
+        return options.model_copy(update={"image_size": None})
+    return options.model_copy(update={"image_size": size})
+
+
+def numbers(params: Params) -> Format | None:
+    """How pixels in [0, 255] become what a backbone that is trained takes; None where the benchmark's numbers hold."""
+    if params.model.name != "features" or params.model.frozen:
+        return None
+    about = backbones.backbone(params.model.backbone)
+    return Format(1.0, about.mean, about.deviation)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A split of a task, of which vectors are wanted."""
+
+    task: int
+    split: str
+    images: Path
+    sha256: str
+    count: int
+    key: str
+    """Names all that its vectors follow from."""
+
+    def chunks(self, work: Path) -> dict[int, Path]:
+        """The file of each chunk, by the index of its first picture."""
+        return {start: work / self.key[:16] / f"{start:08d}.vectors" for start in range(0, self.count, CHUNK)}
+
+
+def extract(params: Params, out: Path, say: Say = print) -> Path:
+    """Make the features of what is prepared under `out`, unless they are there; return the manifest's path.
+
+    A pass that was killed goes on, and ends in the same bytes. The folder appears at once and whole; another process
+    that makes it is waited for. Raises `UserError` where the weights cannot be had or are others, for pictures that the
+    backbone does not take, and where something stands in the way that is not ours.
+    """
+    target = out / "features"
+    busy = f"{target}: another process is making the features; waiting for it"
+    with alone(out / ".features.lock", lambda: say(busy), leave=False):
+        sweep(out, [target.name], sure=True)
+        manifest = read_manifest(out / "prepared")
+        about = _about(params)
+        parts = _parts(manifest, about, out / "prepared")
+        key = _key(params, about, manifest, parts)
+        if _is_current(target, key, say):
+            say(f"features: those of {about['name']} are already in {target}")
+            return target / "manifest.json"
+        keep_what_is_left(target, say)
+        if (why := in_the_way(target)) is not None:
+            raise UserError(why)
+        _make(params, out, manifest, about, parts, key, say)
+    return target / "manifest.json"
+
+
+def features_current(params: Params, out: Path) -> bool:
+    """Whether the features of what is prepared are there, whole and of these params."""
+    try:
+        check_features(params, out)
+    except UserError:  # before weights are looked for, which may have to be downloaded
+        return False
+    manifest, about = read_manifest(out / "prepared"), _about(params)
+    key = _key(params, about, manifest, _parts(manifest, about, out / "prepared"))
+    return _is_current(out / "features", key, lambda line: None)
+
+
+def leave_out(out: Path) -> None:
+    """Note in the place of features that there are none to be made: DVC wants something there."""
+    target = out / "features"
+    with alone(out / ".features.lock", lambda: None, leave=False):
+        sweep(out, [target.name], sure=True)
+        if (why := in_the_way(target)) is not None:
+            raise UserError(why)
+        with making(target) as made:
+            write_json(made / "manifest.json", sealed({"schema": SCHEMA, "tasks": [], "backbone": None}))
+            settle(made, target, FILES.fullmatch)
+
+
+def check_features(params: Params, out: Path) -> None:
+    """Raise `UserError` unless what is to be learned from is there and of these params."""
+    if not params.model.on_features:
+        return
+    of = read_manifest(place(params, out)).get("backbone") or {}
+    wanted = {"name": params.model.backbone, "image_size": side(params)}
+    prepared = digest([task["digest"] for task in read_manifest(out / "prepared")["tasks"]])
+    if any(of.get(name) != value for name, value in wanted.items()) or of.get("pictures") != prepared:
+        raise UserError(
+            f"{place(params, out)}: features of other pictures or another backbone; python -m flows.features"
+        )
+
+
+def _about(params: Params) -> dict[str, Any]:
+    """What besides the pictures decides the features."""
+    from cl.nets.pretrained import checksum
+
+    name = params.model.backbone
+    return {"name": name, "image_size": side(params), "weights": checksum(params.model), "code": features_code()}
+
+
+def _parts(manifest: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> list[_Part]:
+    parts = []
+    for index, task in enumerate(manifest["tasks"]):
+        for split in SPLITS:
+            entry = task["splits"][split]
+            images = entry["images"]
+            key = digest([about, manifest["scale"], images["sha256"]])
+            parts.append(_Part(index, split, folder / images["path"], images["sha256"], entry["samples"], key))
+    return parts
+
+
+def _key(params: Params, about: Mapping[str, Any], manifest: Mapping[str, Any], parts: Sequence[_Part]) -> str:
+    options = params.benchmark.model_dump(mode="json")
+    return digest([SCHEMA, about, [part.key for part in parts], manifest["key"], options])
+
+
+def _is_current(target: Path, key: str, say: Say) -> bool:
+    if not (target / "manifest.json").exists():
+        return False
+    try:
+        if read_manifest(target)["key"] != key:
+            return False
+    except UserError:
+        return False  # damaged, or none were needed
+    faults = damaged(target)
+    if faults:
+        more = f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""
+        say(f"features: warning: {faults[0]}{more}: missing or altered")
+    return not faults
+
+
+def _make(
+    params: Params,
+    out: Path,
+    manifest: Mapping[str, Any],
+    about: Mapping[str, Any],
+    parts: Sequence[_Part],
+    key: str,
+    say: Say,
+) -> None:
+    started, work, target = time.monotonic(), out / ".work" / "features", out / "features"
+    kept = _kept(target)
+    missing = [part for part in parts if part.key not in kept]
+    _pass(params, float(manifest["scale"]), missing, work, say)
+    with making(target) as made:
+        entries = [
+            {**task, "splits": {split: dict(task["splits"][split]) for split in SPLITS}} for task in manifest["tasks"]
+        ]
+        for part in parts:
+            entry, folder = entries[part.task], made / f"task-{part.task:03d}"
+            folder.mkdir(exist_ok=True)
+            vectors, labels = folder / f"{part.split}-images.npy", folder / f"{part.split}-labels.npy"
+            if part.key in kept:
+                _take_over(kept[part.key], vectors)
+            else:
+                _join(part, work, vectors)
+            shutil.copyfile(part.images.with_name(labels.name), labels)
+            entry["splits"][part.split] |= {
+                "key": part.key,
+                "images": _file(vectors, made),
+                "labels": _file(labels, made),
+            }
+            entry["input_shape"] = list(np.load(vectors, mmap_mode="r", allow_pickle=False).shape[1:])
+        for entry in entries:
+            entry["digest"] = digest_of(entry, NUMBERS)
+        backbone = {**about, "pictures": digest([task["digest"] for task in manifest["tasks"]])}
+        written = {**manifest, **NUMBERS, "key": key, "options": params.benchmark.model_dump(mode="json")}
+        written |= {"input_shape": entries[0]["input_shape"], "tasks": entries, "backbone": backbone}
+        write_json(made / "manifest.json", sealed(written))
+        settle(made, target, FILES.fullmatch)
+    remove(work, WORK.fullmatch)
+    count = sum(part.count for part in missing)
+    again = sum(part.count for part in parts) - count
+    seconds = time.monotonic() - started
+    say(
+        f"features: {about['name']}, {count:,} pictures in {seconds:.1f} s"
+        + (f", {again:,} were there" if again else "")
+    )
+
+
+def _kept(target: Path) -> dict[str, Path]:
+    """The vectors that are there and whole, by their keys."""
+    try:
+        tasks = read_manifest(target)["tasks"]
+    except UserError:
+        return {}
+    splits = [split for task in tasks for split in task["splits"].values()]
+    files = {split.get("key", ""): (target / split["images"]["path"], split["images"]["sha256"]) for split in splits}
+    return {key: path for key, (path, sha256) in files.items() if is_whole(path, sha256)}
+
+
+def _take_over(old: Path, new: Path) -> None:
+    try:
+        os.link(old, new)
+    except OSError:  # a disk without links
+        shutil.copyfile(old, new)
+
+
+def _file(path: Path, folder: Path) -> dict[str, Any]:
+    return {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _join(part: _Part, work: Path, path: Path) -> None:
+    """Put the chunks of a split together to one .npy file."""
+    with writing(path, "wb") as file:
+        for start, chunk in part.chunks(work).items():
+            data = _whole(chunk)
+            if data is None:
+                raise UserError(f"{chunk}: damaged since it was written; run the same command again")
+            if start == 0:
+                features = len(data) // (4 * min(CHUNK, part.count))
+                shape = (part.count, features, 1, 1)
+                np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            file.write(data)
+
+
+def _whole(chunk: Path) -> bytes | None:
+    """The vectors in the file of a chunk, which ends with their SHA-256; None where that is not so."""
+    data = chunk.read_bytes() if chunk.is_file() else b""
+    vectors, seal = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
+    return vectors if vectors and hashlib.sha256(vectors).digest() == seal else None
+
+
+# The pass.
+
+
+def _pass(params: Params, scale: float, parts: Sequence[_Part], work: Path, say: Say) -> None:
+    """Make the chunks that are missing, as many at once as there are cores."""
+    jobs = [(part, start, path) for part in parts for start, path in part.chunks(work).items()]
+    left = [job for job in jobs if _whole(job[2]) is None]
+    if not left:
+        return
+    for part in {part.key: part for part, _, _ in left}.values():
+        if not is_whole(part.images, part.sha256):
+            raise UserError(f"{part.images}: missing or altered since it was prepared; python -m flows.prepare")
+    from cl.nets.pretrained import pretrained
+
+    device = choose_device(params.execution.device)
+    net = pretrained(params.model, side(params), scale).to(device)
+    arrays = {part.key: np.load(part.images, mmap_mode="r", allow_pickle=False) for part, _, _ in left}
+    total = sum(part.count for part in parts)
+    before = total - sum(min(CHUNK, part.count - start) for part, start, _ in left)
+    progress = Progress(total, before, say)
+    if before:
+        say(f"features: going on; {before:,} of {total:,} pictures are done")
+
+    def make(job: tuple[_Part, int, Path]) -> None:
+        part, start, path = job
+        vectors = vectors_of(net, np.array(arrays[part.key][start : start + CHUNK]))
+        if not np.isfinite(vectors).all():
+            raise UserError(f"model.backbone: {params.model.backbone} gives features that are not finite; take another")
+        data = vectors.tobytes()
+        write_bytes(path, data + hashlib.sha256(data).digest())
+        progress.add(len(vectors))
+
+    with threads(1 if device.type == "cuda" else min(params.execution.workers or processors(), len(left))) as pool:
+        for _ in pool.map(make, left):
+            pass
+
+
+def vectors_of(net: Pretrained, images: npt.NDArray[np.uint8]) -> Vectors:
+    """The features (N, F) float32 of pictures (N, C, H, W) uint8."""
+    import torch
+
+    if images.shape[1] not in (1, 3):
+        raise UserError(f"model.name: features are of grey or colour pictures, not of {images.shape[1]} channels")
+    vectors: Vectors = net(torch.from_numpy(images)).cpu().numpy().astype("<f4", copy=False)
+    if vectors.ndim != 2:
+        raise UserError(f"model.backbone: gives {vectors.shape[1:]} numbers for a picture, and no vector; take another")
+    return np.ascontiguousarray(vectors)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """So many threads, each of which computes alone: that is faster than one after the other with many threads each.
+
+    What has not begun at an interrupt is not begun any more.
+    """
+    import torch
+
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(usual)
+
+
+class Progress:
+    """Says every few seconds how many of the pictures are done, at which rate, and how long the rest takes."""
+
+    def __init__(self, total: int, before: int, say: Say) -> None:
+        self.total, self.before, self.say = total, before, say
+        self.done = before
+        self.started = self.said = time.monotonic()
+
+    def add(self, count: int) -> None:
+        """So many more are done."""
+        self.done += count
+        now = time.monotonic()
+        if now - self.said < SAY_EVERY:
+            return
+        self.said = now
+        rate = (self.done - self.before) / (now - self.started)
+        left = duration((self.total - self.done) / rate)
+        self.say(f"features: {self.done:,} of {self.total:,} pictures, {rate:,.0f} a second, {left} left")

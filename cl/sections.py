@@ -1,0 +1,193 @@
+"""The sections of params.yaml on which data, network and training are told apart from the rest; torch-free.
+
+`cl.params` has the other sections, the file as a whole, and how it is read.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from cl.backbones import BACKBONES, DEFAULT, known
+from cl.errors import shown
+from cl.names import closest, names_in
+from cl.paths import SpelledPath, UserPath
+
+LearningRate = Annotated[float, Field(gt=0, le=100)]
+MOST = 10**9
+"""The largest number of anything that is counted. More is a slip, and would overflow somewhere."""
+LARGEST_SEED = 2**63 - 1
+
+
+class Section(BaseModel):
+    """A section of params.yaml: immutable, and without keys that it does not declare."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+class Benchmark(Section):
+    """Which tasks, from which data."""
+
+    name: str = "permuted-digits"
+    tasks: int | None = Field(None, ge=1, le=1000, description="how many tasks of the benchmark; null: all")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of the splits and of what the benchmark itself draws")
+    path: SpelledPath | None = Field(None, description="root of the images, for benchmarks read from disk")
+    order: str | list[str] | None = Field(
+        None,
+        description="an order that the benchmark knows, or the names of the tasks in the order in which to learn them",
+    )
+    classes_per_task: int | None = Field(None, ge=2, le=1000, description="of a split data set; null: its usual number")
+    image_size: int | None = Field(
+        None, ge=4, le=1024, description="side in pixels; null: the benchmark's own, or a backbone's"
+    )
+    train_per_class: int | None = Field(None, ge=2, le=MOST, description="cap on training images a class")
+    validation_per_class: int | None = Field(None, ge=1, le=MOST, description="cap on validation images a class")
+    on_bad_image: Literal["refuse", "skip"] = "refuse"
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _names(cls, order: Any) -> Any:
+        names = order if isinstance(order, list) else [order]
+        if order is not None and not (names and all(isinstance(name, str) for name in names)):
+            raise ValueError(f"has to be a name, or names in brackets, as [first, second], not {shown(order)}")
+        return order
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known = [stem.replace("_", "-") for stem in names_in("data/benchmarks")]
+        if name.replace("_", "-") not in known:
+            raise ValueError(f"unknown benchmark {shown(name)}; {closest(name, known)}")
+        return name.replace("_", "-")
+
+
+HIDDEN = {"features": [256]}
+"""By network: the units of its hidden layers where none are given; of the others, those of the MLP."""
+OF_FEATURES = ("backbone", "frozen", "backbone_learning_rate")
+"""Keys of `model` that only pretrained features have; otherwise no record of a run has them."""
+
+
+class Model(Section):
+    """The network (docs/nets.md), or what stands behind a pretrained one (docs/features.md)."""
+
+    name: Literal["mlp", "small", "base", "wide", "deep", "alexnet", "resnet18", "features"] = "mlp"
+    hidden: list[Annotated[int, Field(ge=1, le=65536)]] = Field(
+        [100, 100], description="units of each hidden layer of the MLP, or behind features; []: heads alone"
+    )
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="share of hidden units left out in training; null: 0.5 in AlexNet, else none"
+    )
+    batch_norm: bool = Field(False, description="batch normalisation behind each convolution of a VGG net")
+    weights: UserPath | None = Field(
+        None,
+        description="for alexnet and resnet18: imagenet, or the path of a file; null: random weights; for features: "
+        "the path of a file; null: those that the backbone comes with",
+    )
+    backbone: str = Field(DEFAULT, description="of features: the pretrained network that turns a picture into them")
+    frozen: bool = Field(True, description="of features: false: the backbone is trained too")
+    backbone_learning_rate: float = Field(
+        1.0, gt=0, le=1, description="of a backbone that is trained: times the learning rate of the rest"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_usual_for_the_network(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        usual = {"hidden": HIDDEN.get(given.get("name", ""))} if "hidden" not in given else {}
+        return {**{key: value for key, value in usual.items() if value is not None}, **given}
+
+    @field_validator("hidden")
+    @classmethod
+    def _some_layers(cls, hidden: list[int], info: ValidationInfo) -> list[int]:
+        if not hidden and info.data.get("name", "features") != "features":
+            raise ValueError("has to hold at least 1 number; only behind features there may be no hidden layer")
+        return hidden
+
+    @field_validator("backbone")
+    @classmethod
+    def _known_backbone(cls, name: str) -> str:
+        if not known(name):
+            raise ValueError(f"unknown backbone {shown(name)}; {closest(name, BACKBONES)}, or timm:NAME")
+        return name
+
+    @model_validator(mode="after")
+    def _what_the_network_has(self) -> Model:
+        if self.batch_norm and self.name in ("mlp", "alexnet", "resnet18", "features"):
+            raise ValueError(f"batch_norm: is for the VGG nets (small, base, wide, deep), not for {self.name}")
+        if self.dropout and self.name == "resnet18":
+            raise ValueError("dropout: resnet18 has no hidden linear layer whose units could be left out")
+        if self.weights is not None and self.name not in ("alexnet", "resnet18", "features"):
+            raise ValueError(f"weights: there are some for alexnet, resnet18 and features, not for {self.name}")
+        for key in OF_FEATURES if self.name != "features" else ():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: is for features, not for {self.name}; set model.name=features")
+        if self.frozen and self.backbone_learning_rate != 1:
+            raise ValueError("backbone_learning_rate: a frozen backbone has none; set model.frozen=false")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_it_has_not(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = plain(self)
+        return {key: value for key, value in written.items() if self.name == "features" or key not in OF_FEATURES}
+
+    @property
+    def on_features(self) -> bool:
+        """Whether learning sees the features of a frozen backbone, and no pictures."""
+        return self.name == "features" and self.frozen
+
+    @property
+    def title(self) -> str:
+        """What keeps results on a pretrained backbone from one ranking with others; otherwise empty."""
+        if self.name != "features":
+            return ""
+        backbone = self.backbone.translate(str.maketrans(":./", "---"))  # MLflow's names hold none of these
+        return f"features of {backbone}" if self.frozen else f"{backbone} finetuned"
+
+
+class Patience(Section):
+    """What to do after epochs without a better validation accuracy."""
+
+    drop_after: int = Field(5, ge=1, le=MOST, description="multiply the learning rate after this many epochs in a row")
+    factor: float = Field(0.1, gt=0, lt=1)
+    stop_after: int = Field(10, ge=1, le=MOST, description="stop after more than this many epochs in a row")
+
+
+class Augmentation(Section):
+    """How training images are changed, anew in every epoch."""
+
+    flip: bool = Field(False, description="left to right, half of the time")
+    padding: int = Field(0, ge=0, le=64, description="black pixels added on every side before a crop")
+    crop: int | None = Field(
+        None, ge=4, le=2048, description="side of a random crop; validation and test take the middle; null: as prepared"
+    )
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is done in training."""
+        return self.flip or self.padding > 0 or self.crop is not None
+
+
+class Training(Section):
+    """How one task is trained, the same for every method."""
+
+    epochs: int = Field(70, ge=1, le=MOST)
+    batch_size: int = Field(200, ge=1, le=MOST)
+    learning_rate: LearningRate = Field(0.05, description="used if the selection is off")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 for convolutions if the machine supports it"
+    )
+    augmentation: Augmentation = Augmentation()
+    patience: Patience = Patience()
