@@ -33,7 +33,6 @@ WHEN = {
     "grow": "once a task, after the network got the task's head",
     "attach": "before `begin_task`, and again before `end_task`",
     "trains": "before a task is learned",
-    "trains": "before a task is learned",
     "begin_task": "at the start of every trial; not in a stream",
     "stiffness": "after `begin_task`, once a trial",
     "optimizer": "at the start of every training",

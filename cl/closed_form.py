@@ -37,7 +37,7 @@ class ClosedForm(Method):
     features: str = knob(
         "network",
         choices=("network", "first-task", "input"),
-        help="of the network as it is, as plain finetuning leaves it on the first task, or the input itself",
+        help="of the pretrained backbone, or else of the network as it starts; after the first task; or the input",
     )
 
     counts_: Tensor | None = None
@@ -110,7 +110,8 @@ class ClosedForm(Method):
         self._solved = None
 
     def _features(self, x: Tensor) -> Tensor:
-        z: Tensor = (x.flatten(1) if self.features == "input" else self.net.backbone(x)).double()
+        as_given = self.features == "input" or (self.features == "network" and self.net.on_features)
+        z: Tensor = (x.flatten(1) if as_given else self.net.backbone(x)).double()
         if not z.isfinite().all():
             raise UserError("the features of some images are no finite numbers; start from other weights")
         return z

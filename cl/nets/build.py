@@ -36,6 +36,7 @@ def build(model: Model, input_shape: tuple[int, int, int], draw: torch.Generator
     if model.name == "mlp" or model.on_features:
         sizes = [math.prod(input_shape), *model.hidden]
         net = MultiHead(nn.Sequential(nn.Flatten(), *_linear(sizes, model.dropout or 0.0)), sizes[-1])
+        net.on_features = model.on_features
         _initialise_uniform(net, draw)
     elif model.name == "features":
         net = _finetuned(model, draw)

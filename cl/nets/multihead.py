@@ -57,6 +57,8 @@ class MultiHead(nn.Module):
     """backbone(x) -> features (N, F); head t -> logits (N, classes of task t)."""
 
     increment: Increment = "task"
+    on_features = False
+    """Whether its input is the features of a frozen pretrained backbone."""
     _where: Tensor
 
     def __init__(self, backbone: nn.Sequential, feature_size: int) -> None:
