@@ -107,15 +107,9 @@ def main() -> int:
         help="output folder of the study online-class-split-digits",
     )
     parser.add_argument(
-        "--class",
-        type=option("--class"),
-        default=Path("out/class"),
-        dest="classes",
-        help="output folder of a class-incremental comparison",
+        "--class", type=option("--class"), default=Path("out/class"), dest="classes", help="class-incremental"
     )
-    parser.add_argument(
-        "--knobs", type=option("--knobs"), default=Path("out/knobs"), help="output folder of benchmarks.knobs"
-    )
+    parser.add_argument("--knobs", type=option("--knobs"), default=Path("out/knobs"), help="of benchmarks.knobs")
     parser.add_argument(
         "--methods", metavar="A,B", help="copy only the rows of these methods from --all into their own pages"
     )
