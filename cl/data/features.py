@@ -224,7 +224,7 @@ def _make(
 ) -> None:
     started, work, target = time.monotonic(), out / ".work" / "features", out / "features"
     kept = _kept(target)
-    missing = [part for part in parts if part.key not in kept]
+    missing = list({part.key: part for part in parts if part.key not in kept}.values())
     _pass(params, float(manifest["scale"]), missing, work, say)
     with making(target) as made:
         entries = [
@@ -253,13 +253,9 @@ def _make(
         write_json(made / "manifest.json", sealed(written))
         settle(made, target, FILES.fullmatch)
     remove(work, WORK.fullmatch)
-    count = sum(part.count for part in missing)
-    again = sum(part.count for part in parts) - count
-    seconds = time.monotonic() - started
-    say(
-        f"features: {about['name']}, {count:,} pictures in {seconds:.1f} s"
-        + (f", {again:,} were there" if again else "")
-    )
+    count, there = sum(part.count for part in missing), sum(part.count for part in parts if part.key in kept)
+    seconds, more = time.monotonic() - started, f", {there:,} were there" if there else ""
+    say(f"features: {about['name']}, {count:,} pictures in {seconds:.1f} s{more}")
 
 
 def _kept(target: Path) -> dict[str, Path]:
@@ -328,18 +324,18 @@ def _pass(params: Params, scale: float, parts: Sequence[_Part], work: Path, say:
     if before:
         say(f"features: going on; {before:,} of {total:,} pictures are done")
 
-    def make(job: tuple[_Part, int, Path]) -> None:
+    def make(job: tuple[_Part, int, Path]) -> int:
         part, start, path = job
         vectors = vectors_of(net, np.array(arrays[part.key][start : start + CHUNK]))
         if not np.isfinite(vectors).all():
             raise UserError(f"model.backbone: {params.model.backbone} gives features that are not finite; take another")
         data = vectors.tobytes()
         write_bytes(path, data + hashlib.sha256(data).digest())
-        progress.add(len(vectors))
+        return len(vectors)
 
     with threads(1 if device.type == "cuda" else min(params.execution.workers or processors(), len(left))) as pool:
-        for _ in pool.map(make, left):
-            pass
+        for count in pool.map(make, left):
+            progress.add(count)
 
 
 def vectors_of(net: Pretrained, images: npt.NDArray[np.uint8]) -> Vectors:
