@@ -45,6 +45,7 @@ WHEN = {
     "observe": "instead of steps, for each batch of the one pass over the data",
     "end_task": "after the training of a trial; not in a stream",
     "predict": "for every accuracy; for those after each epoch only if `judged_by` is `inference`",
+    "load_state": "whenever a model is put in place: before a trial, after a kill, where it is served",
     "kept": "after every trial that a Pareto search with `stability_on: memory` compares",
     "sample_bytes": "once, where `memory_budget` is in bytes",
 }
