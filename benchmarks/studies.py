@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from cl import cli
+from cl.backbones import backbone
 from cl.errors import UserError
 from cl.machine import choose_device
 from cl.nets import build
@@ -26,13 +27,15 @@ from cl.register import method_class
 from cl.rng import generator
 
 STUDIES = Path("studies")
-# Training images a task: as published (De Lange et al. 2021, Table 2); of the digits as prepared here.
+# Training images a task: as published (De Lange et al. 2021, Table 2); of the digits as prepared here; of a
+# folder those of a thousand pictures in five tasks.
 IMAGES = {
     "split-digits": [231, 231, 233, 230, 226],
+    "folder": [640 // 5] * 5,
     "inaturalist": [5319, 1388, 1192, 65897, 645, 26059, 8646, 1706, 35157, 10173],
     "recogseq": [2040, 5360, 5994, 8144, 6666, 3102, 6850, 73257],
 }
-SIDE = {"tiny-imagenet": 64, "inaturalist": 224, "recogseq": 224, "split-digits": 8}
+SIDE = {"tiny-imagenet": 64, "inaturalist": 224, "recogseq": 224, "split-digits": 8, "folder": 224}
 GREY = {"split-digits"}
 STEPS = {"cpu": 2, "cuda": 50}
 """Of how many steps the mean is taken at least, after one to warm up."""
@@ -79,6 +82,8 @@ def rate(params: Params, device: torch.device) -> float:
     """Images a second in training steps of plain finetuning, on one core or the GPU."""
     side = params.training.augmentation.crop or params.benchmark.image_size or SIDE[params.benchmark.name]
     shape = (1 if params.benchmark.name in GREY else 3, side, side)
+    if params.model.on_features:
+        shape = (backbone(params.model.backbone).features, 1, 1)
     draw = generator("rate")
     net = build(params.model, shape, draw)
     net.add_head(20, draw)

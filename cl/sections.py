@@ -111,7 +111,7 @@ class Model(Section):
     @classmethod
     def _some_layers(cls, hidden: list[int], info: ValidationInfo) -> list[int]:
         if not hidden and info.data.get("name", "features") != "features":
-            raise ValueError("has to hold at least 1 number; only behind features there may be no hidden layer")
+            raise ValueError("has to hold at least one number; only model.name=features can do without hidden layers")
         return hidden
 
     @field_validator("backbone")

@@ -170,7 +170,8 @@ def check_features(params: Params, out: Path) -> None:
     prepared = digest([task["digest"] for task in read_manifest(out / "prepared")["tasks"]])
     if any(of.get(name) != value for name, value in wanted.items()) or of.get("pictures") != prepared:
         raise UserError(
-            f"{place(params, out)}: features of other pictures or another backbone; python -m flows.features"
+            f"{place(params, out)}: the features are of other pictures or another backbone; make them again: "
+            "python -m flows.features"
         )
 
 

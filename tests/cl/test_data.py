@@ -135,7 +135,7 @@ def test_split_digits(tmp_path: Path) -> None:
     assert [task.classes for task in sequence.tasks] == [(str(d), str(d + 1)) for d in range(0, 10, 2)]
     assert all(set(task.test.y.tolist()) == {0, 1} for task in sequence.tasks)
     assert sum(len(getattr(task, split)) for task in sequence.tasks for split in SPLITS) == 1797
-    with pytest.raises(UserError, match=r"benchmark\.tasks.*5 tasks to take"):
+    with pytest.raises(UserError, match=r"benchmark\.tasks.*5 tasks to learn"):
         made(tmp_path / "q", name="split-digits", tasks=6)
 
 

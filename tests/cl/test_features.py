@@ -151,7 +151,7 @@ def test_what_is_not_ours_is_not_replaced(done: Path, photos: Path, tmp_path: Pa
         lambda: made(params_of(photos, benchmark={"image_size": 16}), tmp_path),
         lambda: leave_out(tmp_path),
     ):
-        with pytest.raises(UserError, match=r"notes\.txt: was not prepared by us"):
+        with pytest.raises(UserError, match=r"notes\.txt: is not of the prepared data"):
             attempt()
     assert (tmp_path / "features" / "notes.txt").read_text() == "mine"
 

@@ -335,7 +335,7 @@ def test_a_place_that_cannot_be_looked_at(tmp_path: Path) -> None:
 
 
 def test_another_file_than_known_is_dropped(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"file\.bin: .*its md5 is {md5(DATA)}, not {md5(OTHER)}.*dropped"):
+    with pytest.raises(UserError, match=rf"file\.bin: .*its md5 is {md5(DATA)}, not {md5(OTHER)}.*deleted"):
         fetch([server.of(OTHER)], tmp_path, None)
     assert names(tmp_path) == []
     with pytest.raises(UserError, match=r"has 10,240 bytes, not 10,241"):
@@ -346,7 +346,7 @@ def test_another_file_than_known_is_dropped(server: Server, tmp_path: Path) -> N
 @pytest.mark.parametrize("there", [b"", DATA[:-1], OTHER])
 def test_a_damaged_file_is_named_and_left(there: bytes, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(there)
-    with pytest.raises(UserError, match=rf"x: damaged .* {md5(there)}, not {md5(DATA)}\); delete it.*from http://"):
+    with pytest.raises(UserError, match=rf"x: damaged .* {md5(there)}, not {md5(DATA)}\); delete it, and http://"):
         fetch([Remote("http://nowhere.invalid/x", "x", md5(DATA))], tmp_path, None)
     assert (tmp_path / "x").read_bytes() == there
 

@@ -158,7 +158,7 @@ def test_dropout_stands_behind_each_hidden_linear_layer() -> None:
         ({"name": "mlp", "batch_norm": True}, r"batch_norm: .*VGG.*mlp"),
         ({"name": "alexnet", "batch_norm": True}, r"batch_norm: .*VGG.*alexnet"),
         ({"name": "resnet18", "dropout": 0.5}, r"dropout: resnet18"),
-        ({"name": "small", "weights": "imagenet"}, r"weights: .*alexnet and resnet18.*small"),
+        ({"name": "small", "weights": "imagenet"}, r"weights: .*alexnet, resnet18 and features.*small"),
         ({"name": "small", "dropout": 1.0}, r"dropout"),
     ],
 )
@@ -345,7 +345,7 @@ def test_where_the_network_does_not_allow_it_is_said_what_to_fetch(
         raise error
 
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", fetched)
-    with pytest.raises(UserError, match=r"model\.weights: imagenet .*(no route|hash).*resnet18-\w+\.pth.*the path"):
+    with pytest.raises(UserError, match=r"model\.weights: those of resnet18 .*(no route|hash).*resnet18-\w+\.pth"):
         put(thin, "imagenet")
 
 
@@ -510,6 +510,9 @@ def test_every_method_learns_with_batch_norm(method: str, net: str, monkeypatch:
     assert all(0 <= value <= 1 for value in learner.test())
     assert same(snapshot(learner.method.net.state_dict()), kept.net)
     assert same(learner.method.state(), kept.state)
+    for layer in learner.method.net.modules():
+        if isinstance(layer, Dropout):
+            layer.draw_from("one more pass")
     learner.method.net.train()(learner.task.train.x, learner.task.index)
     assert not same(snapshot(learner.method.net.state_dict()), kept.net)
     kept.restore(learner.method)

@@ -131,6 +131,6 @@ def test_beside_each_other_is_apart(path: str, out: str, tmp_path: Path, monkeyp
 @pytest.mark.parametrize("name", ["prepared", "results", "checkpoints", "report", ".work"])
 def test_a_file_where_a_folder_is_needed(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("thesis")
-    with pytest.raises(UserError, match=f"{name}: no folder.* --out"):
+    with pytest.raises(UserError, match=f"{name}: is no folder.* --out"):
         check_out(tmp_path)
     assert (tmp_path / name).read_text() == "thesis"

@@ -144,7 +144,7 @@ def test_the_surveys_orders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"tasks": 3}, "2 tasks to take"),
+        ({"tasks": 3}, "2 tasks to learn, not 3"),
         ({"order": "by-colour"}, r"no order 'by-colour'; known orders: hard-to-easy, easy-to-hard"),
         ({"order": ["tiny-07"]}, "no task 'tiny-07'"),
         ({"classes_per_task": 5, "order": "hard-to-easy"}, "no order 'hard-to-easy'; list the tasks"),

@@ -223,6 +223,6 @@ def test_a_server_that_goes_bad_in_mid_run_costs_no_training(
         done = run("flows.compare", options(out=out), env=env)
         assert bad.kind == kind
     assert (done.returncode, done.stderr) == (0, "")
-    (warning,) = [line for line in done.stdout.splitlines() if "warning: " in line]
+    (warning,) = [line for line in done.stdout.splitlines() if "warning: " in line and "server" in line]
     assert bad.url in warning
     assert published(out) == published(finished.out)

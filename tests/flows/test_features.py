@@ -20,7 +20,7 @@ from tests.flows.conftest import REPOSITORY, Finished, made_once, run
 
 # MLflow warns of type hints in its own modules when these are imported.
 pytestmark = pytest.mark.filterwarnings("ignore:.*type hint:UserWarning:mlflow")
-METHODS = "finetune,er"
+METHODS = "finetune,ncm"
 
 
 def options(root: Path, out: Path, *overrides: str) -> list[str]:
@@ -67,15 +67,15 @@ def test_a_comparison_on_photographs(compared: Finished, photos: Path) -> None:
         method: json.loads((compared.out / f"results/{method}/seed-0.json").read_text())["average_accuracy"]
         for method in METHODS.split(",")
     }
-    assert accuracy["er"] > 0.8, accuracy
+    assert accuracy["ncm"] > 0.8, accuracy
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{compared.out}/mlflow/mlflow.db")
     name = "folder, class-incremental, features of efficientnet-lite0"
     (experiment,) = client.search_experiments(filter_string=f"name = '{name}'")
-    (er,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'er/seed-0'")
-    assert er.data.params["model.backbone"] == er.data.tags["backbone"] == "efficientnet-lite0"
-    assert er.data.tags["backbone.sha256"].startswith("57934424")
+    (ncm,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'ncm/seed-0'")
+    assert ncm.data.params["model.backbone"] == ncm.data.tags["backbone"] == "efficientnet-lite0"
+    assert ncm.data.tags["backbone.sha256"].startswith("57934424")
 
 
 def test_another_network_is_not_ranked_with_it(compared: Finished, photos: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_served_model_answers_a_photograph(
     from mlflow.exceptions import MlflowException
 
     params = params_of(photos, compared.out)
-    choice = choose(params, compared.out, "er", 0)
+    choice = choose(params, compared.out, "ncm", 0)
     tags = {"data.sha256": "d", "torch": "t", "checkpoint.sha256": "c"}
     card = card_of(params, compared.out, choice, "name", tags)
     assert "Features: those of efficientnet-lite0" in card

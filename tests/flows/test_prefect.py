@@ -225,7 +225,7 @@ def test_a_server_that_does_not_answer_is_done_without(finished: Finished, tmp_p
     dead = "http://127.0.0.1:9/api"
     done = run("flows.compare", options(out=out), env={"PREFECT_API_URL": dead, "PREFECT_HOME": str(tmp_path)})
     assert (done.returncode, done.stderr) == (0, "")
-    (warning,) = (line for line in done.stdout.splitlines() if line.startswith("warning: "))
+    (warning,) = (line for line in done.stdout.splitlines() if line.startswith("warning: no Prefect"))
     assert dead in warning
     assert published(out) == published(finished.out)
 
