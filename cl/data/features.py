@@ -45,7 +45,7 @@ from cl.errors import UserError
 from cl.files import making, remove, sealed, settle, sweep, write_bytes, write_json
 from cl.imports import features_code
 from cl.locks import alone
-from cl.machine import choose_device, processors
+from cl.machine import choose_device, keeping_memory, processors
 from cl.params import Benchmark, Params
 
 if TYPE_CHECKING:
@@ -334,7 +334,10 @@ def _pass(params: Params, scale: float, parts: Sequence[_Part], work: Path, say:
         write_bytes(path, data + hashlib.sha256(data).digest())
         return len(vectors)
 
-    with threads(1 if device.type == "cuda" else min(params.execution.workers or processors(), len(left))) as pool:
+    with (
+        keeping_memory(),
+        threads(1 if device.type == "cuda" else min(params.execution.workers or processors(), len(left))) as pool,
+    ):
         for count in pool.map(make, left):
             progress.add(count)
 

@@ -29,19 +29,32 @@ from cl.params import Model
 HEADS = {"mobilenet_v3_small": "classifier", "mobilenet_v3_large": "classifier", "vit_b_16": "heads"}
 """What torchvision calls the head, where that is not `fc`."""
 RGB = 3
-BATCH = 16
-"""Pictures that go through the backbone together: more make it no faster on a processor, and take more memory."""
+LENGTH = 5.0
+"""Of every vector of features. Those of different backbones are 5 to 100 long as they come, and no learning rate suits
+all: the curvature of what learns from them grows with the square of the length."""
+TOGETHER = 2**18
+"""Pixels that go through the backbone together on a processor, so that what a layer makes stays small enough to be near
+at hand: 28 pictures of 96 pixels a side, five of 224."""
+MOST_TOGETHER = 32
+
+
+def as_long(features: Tensor) -> Tensor:
+    """Features (N, F), each vector `LENGTH` long."""
+    return LENGTH * F.normalize(features, dim=1)
 
 
 class Pretrained(nn.Module):
-    """Pictures (N, 1 or 3, H, W) uint8 -> features (N, F) float32, in evaluation; no gradient is kept."""
+    """Pictures (N, 1 or 3, H, W) uint8 -> features (N, F) float32, `LENGTH` long; with its head, the head's scores.
+
+    In evaluation; no gradient is kept.
+    """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, about: Backbone, net: nn.Module, size: int, scale: float) -> None:
+    def __init__(self, about: Backbone, net: nn.Module, size: int, scale: float, *, head: bool = False) -> None:
         super().__init__()
-        self.net, self.size = net, size
+        self.net, self.size, self.head = net, size, head
         # So a grey level from 0 to `scale` becomes what the network was trained on.
         self.register_buffer("mean", scale * torch.tensor(about.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("deviation", scale * torch.tensor(about.deviation).view(1, -1, 1, 1), persistent=False)
@@ -58,8 +71,10 @@ class Pretrained(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Features, or the scores of its own head where it has that."""
-        return torch.cat([self.net(self.seen(part)) for part in images.split(BATCH)]).float()
+        """Features, or the scores of its own head if it has that."""
+        together = MOST_TOGETHER if images.is_cuda else min(MOST_TOGETHER, max(1, TOGETHER // self.size**2))
+        found = torch.cat([self.net(self.seen(part)) for part in images.split(together)]).float()
+        return found if self.head else as_long(found)
 
 
 class Finetuned(nn.Module):
@@ -84,8 +99,7 @@ class Finetuned(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The features, as a map of one pixel."""
-        features: Tensor = self.net(x.expand(-1, RGB, -1, -1))
-        return features[:, :, None, None]
+        return as_long(self.net(x.expand(-1, RGB, -1, -1)))[:, :, None, None]
 
 
 def backbone_parameters(net: nn.Module) -> list[nn.Parameter]:
@@ -121,7 +135,7 @@ def pretrained(model: Model, size: int | None = None, scale: float = 255.0, *, h
         net = made(about, weighted=True, head=head)
     else:
         put(net, _fitting(about, net, read(file), head), str(file), about.name)
-    return Pretrained(about, net, size or about.image_size, scale)
+    return Pretrained(about, net, size or about.image_size, scale, head=head)
 
 
 def made(about: Backbone, *, weighted: bool, head: bool) -> nn.Module:

@@ -73,6 +73,7 @@ def test_features_are_those_of_the_backbone_called_by_hand(done: Path, photos: P
         x = (of_pictures.train.images / 255 - 0.5) / 0.5
         with torch.no_grad():
             by_hand = net.net(x)
+            by_hand *= 5 / by_hand.norm(dim=1, keepdim=True)
         torch.testing.assert_close(of_features.train.x.flatten(1), by_hand, rtol=1e-3, atol=1e-4)
         assert torch.equal(of_features.train.y, of_pictures.train.y)
         assert of_features.classes == of_pictures.classes
