@@ -20,8 +20,11 @@ NETS: dict[str, dict[str, Any]] = {
     "resnet": {"name": "resnet18"},
 }
 """Networks with batch normalisation, and with dropout where they can have it."""
-KNOBS: dict[str, dict[str, Any]] = {"ebll": {"code_sizes": [3], "reconstruction": [0.1], "code_epochs": 2}}
-"""What keeps a method from taking long."""
+KNOBS: dict[str, dict[str, Any]] = {
+    "ebll": {"code_sizes": [3], "reconstruction": [0.1], "code_epochs": 2},
+    **{name: {"features": "first-task"} for name in ("ncm", "slda", "ranpac", "fecam")},
+}
+"""What keeps a method from taking long, and lets those without gradients train the network at all."""
 
 
 def images(tasks: int, side: int = 16) -> Sequence:
