@@ -67,16 +67,11 @@ class Learner:
         model = self.params.model
         if model.name != "features":
             return None
-        made = self.sequence.backbone
-        weights: str = made["weights"] if model.frozen else checksum(model)
-        size: int = made["image_size"] if model.frozen else self.sequence.input_shape[1]
+        of = self.sequence.backbone
+        weights = of["weights"] if model.frozen else checksum(model)
+        size = of["image_size"] if model.frozen else self.sequence.input_shape[1]
         given = f" with weights {weights[:8]}" if model.weights is not None else ""
-        return {
-            "name": model.backbone,
-            "weights": weights,
-            "image_size": size,
-            "setting": f"{model.title}{given}",
-        }
+        return Backbone(name=model.backbone, weights=weights, image_size=size, setting=f"{model.title}{given}")
 
     @functools.cached_property
     def experiences(self) -> tuple[Task, ...]:

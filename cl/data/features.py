@@ -169,9 +169,9 @@ def check_features(params: Params, out: Path) -> None:
     wanted = {"name": params.model.backbone, "image_size": side(params)}
     prepared = digest([task["digest"] for task in read_manifest(out / "prepared")["tasks"]])
     if any(of.get(name) != value for name, value in wanted.items()) or of.get("pictures") != prepared:
+        where = place(params, out)
         raise UserError(
-            f"{place(params, out)}: the features are of other pictures or another backbone; make them again: "
-            "python -m flows.features"
+            f"{where}: are of other pictures or another backbone; make them again: python -m flows.features"
         )
 
 
@@ -334,10 +334,8 @@ def _pass(params: Params, scale: float, parts: Sequence[_Part], work: Path, say:
         write_bytes(path, data + hashlib.sha256(data).digest())
         return len(vectors)
 
-    with (
-        keeping_memory(),
-        threads(1 if device.type == "cuda" else min(params.execution.workers or processors(), len(left))) as pool,
-    ):
+    cores = 1 if device.type == "cuda" else params.execution.workers or processors()
+    with keeping_memory(), threads(min(cores, len(left))) as pool:
         for count in pool.map(make, left):
             progress.add(count)
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ SIDE = 32
 Settings = dict[str, dict[str, object]]
 
 
-def params_of(root: Path, method: str = "finetune", **sections: object) -> Params:
+def params_of(root: Path, method: str = "finetune", knobs: dict[str, Any] | None = None, **sections: object) -> Params:
     tree: Settings = {
         "benchmark": {"name": "folder", "path": str(root), "image_size": SIDE},
         "model": {"name": "features", "hidden": [16]},
@@ -37,7 +38,7 @@ def params_of(root: Path, method: str = "finetune", **sections: object) -> Param
     }
     for name, section in sections.items():
         tree[name] = {**tree.get(name, {}), **section}  # type: ignore[dict-item]
-    return Params.model_validate({**tree, "methods": {method: {}}})
+    return Params.model_validate({**tree, "methods": {method: knobs or {}}})
 
 
 def made(params: Params, out: Path) -> list[str]:
@@ -197,10 +198,11 @@ def test_a_stored_sample_is_a_vector(done: Path, photos: Path) -> None:
 @pytest.mark.parametrize("method", names_in("methods"))
 def test_every_method_learns_from_features_or_says_why_not(method: str, done: Path, photos: Path) -> None:
     """With a hidden layer, and on heads alone."""
+    quick = {name: 1 for name in method_class(method).knobs if name.endswith("epochs")}
     for hidden in ([16], []):
         for name in ("task", "class"):
             params = params_of(
-                photos, method, model={"hidden": hidden}, scenario={"name": name}, training={"epochs": 1}
+                photos, method, quick, model={"hidden": hidden}, scenario={"name": name}, training={"epochs": 1}
             )
             if cannot(method, params.scenario) is not None:
                 continue
