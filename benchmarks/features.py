@@ -22,7 +22,7 @@ from PIL import Image
 from cl import cli
 from cl.data.features import extract, pictures, side
 from cl.data.prepare import prepare, read_manifest
-from cl.machine import processors
+from cl.machine import keeping_memory, processors
 from cl.nets.pretrained import pretrained
 from cl.params import Params
 
@@ -56,7 +56,7 @@ def by_hand(params: Params, out: Path, batch: int) -> float:
     for task in read_manifest(out / "prepared")["tasks"]:
         for split in task["splits"].values():
             images = torch.from_numpy(np.load(out / "prepared" / split["images"]["path"], allow_pickle=False))
-            with torch.inference_mode():
+            with torch.inference_mode(), keeping_memory():
                 for part in images.split(batch):
                     x = ((part.float() - net.mean) / net.deviation).contiguous(memory_format=torch.channels_last)
                     found.append(net.net(x))
