@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from cl.selection import Outcome
     from cl.trials import Job, Trials
 
+FILES = 65536
+
 
 def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_workers: int = 1) -> None:
     """Learn what the run has not learned yet, and publish its results and checkpoints under `out`.
@@ -125,6 +127,19 @@ def _settle() -> None:
     if torch.cuda.is_available():  # on one CPU thread all kernels are; the call takes a second to import what it needs
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.allow_tf32 = False  # which torch takes for convolutions by default, with 10 bits of 23
+    open_many_files()
+
+
+def open_many_files() -> None:
+    """Raise the limit of open files as far as the system allows, up to `FILES`: each memory-mapped array is one."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def _die_with(parent: int) -> None:

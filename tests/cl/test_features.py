@@ -198,7 +198,10 @@ def test_a_stored_sample_is_a_vector(done: Path, photos: Path) -> None:
 @pytest.mark.parametrize("method", names_in("methods"))
 def test_every_method_learns_from_features_or_says_why_not(method: str, done: Path, photos: Path) -> None:
     """With a hidden layer, and on heads alone."""
-    quick = {name: 1 for name in method_class(method).knobs if name.endswith("epochs")}
+    knobs = method_class(method).knobs
+    quick = {name: 1 for name in knobs if name.endswith("epochs")} | (
+        {"projection": 20} if "projection" in knobs else {}
+    )
     for hidden in ([16], []):
         for name in ("task", "class"):
             params = params_of(

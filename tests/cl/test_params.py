@@ -443,5 +443,7 @@ def test_a_file_may_extend_another(tmp_path: Path) -> None:
 def test_every_study_is_a_valid_params_file(study: Path) -> None:
     params = read(study)
     checked(params)
-    assert len(params.methods) == {"online-class-split-digits": 5, "photos": 10, "photos-compared": 13}.get(study.stem, 15)
+    assert len(params.methods) == {"online-class-split-digits": 5, "photos": 10, "photos-compared": 13}.get(
+        study.stem, 15
+    )
     assert study.read_text().startswith("# "), "says what it is for"

@@ -474,3 +474,19 @@ def test_run_dies_with_its_parent(prepared: dict[int, Path], tmp_path: Path) -> 
         time.sleep(0.1)
     os.kill(child, signal.SIGKILL)
     pytest.fail("the run outlived its parent")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+def test_a_run_may_open_as_many_files_as_the_system_allows() -> None:
+    """Three hundred tasks have more memory-mapped arrays than the 1,024 that are usual."""
+    code = (
+        "import resource\n"
+        "from cl.run import FILES, open_many_files\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
+        "open_many_files()\n"
+        "allowed = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)\n"
+        "assert resource.getrlimit(resource.RLIMIT_NOFILE) == (allowed, hard)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
