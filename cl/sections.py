@@ -1,4 +1,4 @@
-"""The sections of params.yaml on which data, network and training are told apart from the rest; torch-free.
+"""The sections of params.yaml for the data, the network and the training; torch-free.
 
 `cl.params` has the other sections, the file as a whole, and how it is read.
 """
@@ -48,7 +48,7 @@ class Benchmark(Section):
     )
     classes_per_task: int | None = Field(None, ge=2, le=1000, description="of a split data set; null: its usual number")
     image_size: int | None = Field(
-        None, ge=4, le=1024, description="side in pixels; null: the benchmark's own, or a backbone's"
+        None, ge=4, le=1024, description="side in pixels; null: the benchmark's usual one, or the backbone's"
     )
     train_per_class: int | None = Field(None, ge=2, le=MOST, description="cap on training images a class")
     validation_per_class: int | None = Field(None, ge=1, le=MOST, description="cap on validation images a class")
@@ -72,13 +72,13 @@ class Benchmark(Section):
 
 
 HIDDEN = {"features": [256]}
-"""By network: the units of its hidden layers where none are given; of the others, those of the MLP."""
+"""Default hidden layers of a network; for those not named here, the default of `Model.hidden`."""
 OF_FEATURES = ("backbone", "frozen", "backbone_learning_rate")
-"""Keys of `model` that only pretrained features have; otherwise no record of a run has them."""
+"""Keys of `model` for `name: features` only; records of runs with other networks leave them out."""
 
 
 class Model(Section):
-    """The network (docs/nets.md), or what stands behind a pretrained one (docs/features.md)."""
+    """The network (docs/nets.md), or the layers behind a pretrained one (docs/features.md)."""
 
     name: Literal["mlp", "small", "base", "wide", "deep", "alexnet", "resnet18", "features"] = "mlp"
     hidden: list[Annotated[int, Field(ge=1, le=65536)]] = Field(
@@ -91,12 +91,12 @@ class Model(Section):
     weights: UserPath | None = Field(
         None,
         description="for alexnet and resnet18: imagenet, or the path of a file; null: random weights; for features: "
-        "the path of a file; null: those that the backbone comes with",
+        "the path of a file; null: the backbone's own",
     )
-    backbone: str = Field(DEFAULT, description="of features: the pretrained network that turns a picture into them")
-    frozen: bool = Field(True, description="of features: false: the backbone is trained too")
+    backbone: str = Field(DEFAULT, description="for features: the pretrained network that makes them from pictures")
+    frozen: bool = Field(True, description="for features: false trains the backbone too")
     backbone_learning_rate: float = Field(
-        1.0, gt=0, le=1, description="of a backbone that is trained: times the learning rate of the rest"
+        1.0, gt=0, le=1, description="for features, if frozen is false: factor on the learning rate of the backbone"
     )
 
     @model_validator(mode="before")
@@ -128,7 +128,7 @@ class Model(Section):
         if self.dropout and self.name == "resnet18":
             raise ValueError("dropout: resnet18 has no hidden linear layer whose units could be left out")
         if self.weights is not None and self.name not in ("alexnet", "resnet18", "features"):
-            raise ValueError(f"weights: there are some for alexnet, resnet18 and features, not for {self.name}")
+            raise ValueError(f"weights: are for alexnet, resnet18 and features, not for {self.name}")
         for key in OF_FEATURES if self.name != "features" else ():
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key}: is for features, not for {self.name}; set model.name=features")
@@ -143,12 +143,12 @@ class Model(Section):
 
     @property
     def on_features(self) -> bool:
-        """Whether learning sees the features of a frozen backbone, and no pictures."""
+        """Whether methods learn from the features of a frozen backbone instead of pictures."""
         return self.name == "features" and self.frozen
 
     @property
     def title(self) -> str:
-        """What keeps results on a pretrained backbone from one ranking with others; otherwise empty."""
+        """Keeps results with a pretrained backbone from being ranked with others; empty without one."""
         if self.name != "features":
             return ""
         backbone = self.backbone.translate(str.maketrans(":./", "---"))  # MLflow's names hold none of these
@@ -174,7 +174,7 @@ class Augmentation(Section):
 
     @property
     def active(self) -> bool:
-        """Whether anything is done in training."""
+        """Whether images are changed in training."""
         return self.flip or self.padding > 0 or self.crop is not None
 
 

@@ -1,6 +1,6 @@
 """The stage `features`: a frozen backbone turns every prepared picture into a vector. `python -m flows.features`.
 
-Where the network is none of pretrained features there is nothing to do.
+Unless methods learn from features (`model.name: features`, frozen), there is nothing to do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flows.tracking import origin
 
 
 def features(params: Params, out: Path, engine: Engine) -> None:
-    """Make the features of what is prepared, under `<out>/features`, unless they are there, or none are needed."""
+    """Make the features of the prepared pictures in `<out>/features`, unless they exist or are not needed."""
     if not params.model.on_features:
         return
     check_out(out)
@@ -32,7 +32,7 @@ def features(params: Params, out: Path, engine: Engine) -> None:
 
 
 def main() -> int:
-    """Make the features of the prepared pictures, if the network of the params file is one of pretrained features."""
+    """Make the features of the prepared pictures, if the params file names a frozen pretrained backbone."""
     ends_with_dvc()
     given = cli.parser("flows.features", main.__doc__).parse_args()
     params = cli.params_of(given)

@@ -1,8 +1,8 @@
 """Features: a frozen backbone turns every prepared picture into a vector, once, for all methods and seeds.
 
-The vectors stand in `<out>/features` as the pictures stand in `<out>/prepared`: an array (N, F, 1, 1) of float32 and
-one of labels for each task and split, and a manifest. What a split's vectors were made of is in its key, so only those
-of which something changed are made anew. Needs no torch but for the pass itself.
+The vectors are stored in `<out>/features` as the pictures are in `<out>/prepared`: an array (N, F, 1, 1) of float32 and
+one of labels for each task and split, and a manifest. The key of a split is a digest of everything that decides its
+vectors, so only splits whose key has changed are made anew. Only the pass itself needs torch.
 """
 
 from __future__ import annotations
@@ -52,30 +52,30 @@ if TYPE_CHECKING:
     from cl.nets.pretrained import Pretrained
 
 CHUNK = 64
-"""So many pictures are done or not done where the pass is killed."""
+"""Pictures that are saved together; a pass that is killed loses no more of each core."""
 WORK = re.compile(r"[0-9a-f]{16}/\d{8}\.vectors")
-"""A chunk on its way, in `<out>/.work/features`."""
+"""The file of a chunk, in `<out>/.work/features` until the pass is finished."""
 NUMBERS = {"scale": 1.0, "mean": [0.0], "deviation": [1.0]}
-"""Features are taken as they are."""
+"""Features are not scaled or normalised when they are read."""
 DIGEST_BYTES = 32
 Vectors = npt.NDArray[np.float32]
 
 
 def place(params: Params, out: Path) -> Path:
-    """Where that lies which the runs of these params learn from: features, or pictures."""
+    """The folder of what the runs of these params learn from: features or pictures."""
     return out / ("features" if params.model.on_features else "prepared")
 
 
 def side(params: Params) -> int:
-    """To how many pixels a side pictures are brought in front of the backbone."""
+    """The side in pixels to which pictures are scaled for the backbone."""
     return params.benchmark.image_size or backbones.backbone(params.model.backbone).image_size
 
 
 def pictures(params: Params) -> Benchmark:
     """The benchmark as it is prepared for these params.
 
-    In front of a frozen backbone, image files are prepared at the size that it takes, but not above the size that they
-    have. Arrays stay as they are, and the pass scales them: so they take no more room.
+    For a frozen backbone, image files are prepared at the size that it takes, or at the benchmark's largest size if
+    that is smaller. Arrays keep their size, and the pass scales them up, so they need no more disk space.
     """
     options = params.benchmark
     if params.model.name != "features":
@@ -89,7 +89,7 @@ def pictures(params: Params) -> Benchmark:
 
 
 def numbers(params: Params) -> Format | None:
-    """How pixels in [0, 255] become what a backbone that is trained takes; None where the benchmark's numbers hold."""
+    """The normalisation for a backbone that is trained; None where the benchmark's own applies."""
     if params.model.name != "features" or params.model.frozen:
         return None
     about = backbones.backbone(params.model.backbone)
@@ -98,7 +98,7 @@ def numbers(params: Params) -> Format | None:
 
 @dataclass(frozen=True)
 class _Part:
-    """A split of a task, of which vectors are wanted."""
+    """A split of a task whose vectors are needed."""
 
     task: int
     split: str
@@ -106,7 +106,7 @@ class _Part:
     sha256: str
     count: int
     key: str
-    """Names all that its vectors follow from."""
+    """Digest of everything that its vectors are computed from."""
 
     def chunks(self, work: Path) -> dict[int, Path]:
         """The file of each chunk, by the index of its first picture."""
@@ -114,11 +114,11 @@ class _Part:
 
 
 def extract(params: Params, out: Path, say: Say = print) -> Path:
-    """Make the features of what is prepared under `out`, unless they are there; return the manifest's path.
+    """Make the features of the prepared pictures under `out`, unless they exist; return the manifest's path.
 
-    A pass that was killed goes on, and ends in the same bytes. The folder appears at once and whole; another process
-    that makes it is waited for. Raises `UserError` where the weights cannot be had or are others, for pictures that the
-    backbone does not take, and where something stands in the way that is not ours.
+    A pass that was killed is continued, and ends in the same bytes. The folder appears only when it is complete. If
+    another process is making it, this one waits. Raises `UserError` if the weights are missing or wrong, if the
+    backbone does not take the pictures, and if a file that this project did not make is in the way.
     """
     target = out / "features"
     busy = f"{target}: another process is making the features; waiting for it"
@@ -139,7 +139,7 @@ def extract(params: Params, out: Path, say: Say = print) -> Path:
 
 
 def features_current(params: Params, out: Path) -> bool:
-    """Whether the features of what is prepared are there, whole and of these params."""
+    """Whether the features of the prepared pictures are complete, undamaged and of these params."""
     try:
         check_features(params, out)
     except UserError:  # before weights are looked for, which may have to be downloaded
@@ -150,7 +150,7 @@ def features_current(params: Params, out: Path) -> bool:
 
 
 def leave_out(out: Path) -> None:
-    """Note in the place of features that there are none to be made: DVC wants something there."""
+    """Write a manifest without features, because DVC expects the output of its stage to exist."""
     target = out / "features"
     with alone(out / ".features.lock", lambda: None, leave=False):
         sweep(out, [target.name], sure=True)
@@ -162,7 +162,7 @@ def leave_out(out: Path) -> None:
 
 
 def check_features(params: Params, out: Path) -> None:
-    """Raise `UserError` unless what is to be learned from is there and of these params."""
+    """Raise `UserError` unless the features to learn from exist and are of these params."""
     if not params.model.on_features:
         return
     of = read_manifest(place(params, out)).get("backbone") or {}
@@ -171,12 +171,12 @@ def check_features(params: Params, out: Path) -> None:
     if any(of.get(name) != value for name, value in wanted.items()) or of.get("pictures") != prepared:
         where = place(params, out)
         raise UserError(
-            f"{where}: are of other pictures or another backbone; make them again: python -m flows.features"
+            f"{where}: these are of other pictures or another backbone; make them again: python -m flows.features"
         )
 
 
 def _about(params: Params) -> dict[str, Any]:
-    """What besides the pictures decides the features."""
+    """Everything besides the pictures that decides the features."""
     from cl.nets.pretrained import checksum
 
     name = params.model.backbone
@@ -206,7 +206,7 @@ def _is_current(target: Path, key: str, say: Say) -> bool:
         if read_manifest(target)["key"] != key:
             return False
     except UserError:
-        return False  # damaged, or none were needed
+        return False  # it is damaged, or no features were needed
     faults = damaged(target)
     if faults:
         more = f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""
@@ -260,7 +260,7 @@ def _make(
 
 
 def _kept(target: Path) -> dict[str, Path]:
-    """The vectors that are there and whole, by their keys."""
+    """The undamaged vectors that exist already, by their keys."""
     try:
         tasks = read_manifest(target)["tasks"]
     except UserError:
@@ -273,7 +273,7 @@ def _kept(target: Path) -> dict[str, Path]:
 def _take_over(old: Path, new: Path) -> None:
     try:
         os.link(old, new)
-    except OSError:  # a disk without links
+    except OSError:  # the file system has no hard links
         shutil.copyfile(old, new)
 
 
@@ -282,7 +282,7 @@ def _file(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def _join(part: _Part, work: Path, path: Path) -> None:
-    """Put the chunks of a split together to one .npy file."""
+    """Join the chunks of a split into one .npy file."""
     with writing(path, "wb") as file:
         for start, chunk in part.chunks(work).items():
             data = _whole(chunk)
@@ -296,7 +296,7 @@ def _join(part: _Part, work: Path, path: Path) -> None:
 
 
 def _whole(chunk: Path) -> bytes | None:
-    """The vectors in the file of a chunk, which ends with their SHA-256; None where that is not so."""
+    """The vectors in the file of a chunk, which ends with their SHA-256; None if it is missing or damaged."""
     data = chunk.read_bytes() if chunk.is_file() else b""
     vectors, seal = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
     return vectors if vectors and hashlib.sha256(vectors).digest() == seal else None
@@ -306,7 +306,7 @@ def _whole(chunk: Path) -> bytes | None:
 
 
 def _pass(params: Params, scale: float, parts: Sequence[_Part], work: Path, say: Say) -> None:
-    """Make the chunks that are missing, as many at once as there are cores."""
+    """Make the missing chunks, one on each core at a time."""
     jobs = [(part, start, path) for part in parts for start, path in part.chunks(work).items()]
     left = [job for job in jobs if _whole(job[2]) is None]
     if not left:
@@ -323,7 +323,7 @@ def _pass(params: Params, scale: float, parts: Sequence[_Part], work: Path, say:
     before = total - sum(min(CHUNK, part.count - start) for part, start, _ in left)
     progress = Progress(total, before, say)
     if before:
-        say(f"features: going on; {before:,} of {total:,} pictures are done")
+        say(f"features: going on; {before:,} of {total:,} pictures are done already")
 
     def make(job: tuple[_Part, int, Path]) -> int:
         part, start, path = job
@@ -345,18 +345,18 @@ def vectors_of(net: Pretrained, images: npt.NDArray[np.uint8]) -> Vectors:
     import torch
 
     if images.shape[1] not in (1, 3):
-        raise UserError(f"model.name: features are of grey or colour pictures, not of {images.shape[1]} channels")
+        raise UserError(f"model.name: features needs grey or colour pictures; these have {images.shape[1]} channels")
     vectors: Vectors = net(torch.from_numpy(images)).cpu().numpy().astype("<f4", copy=False)
     if vectors.ndim != 2:
-        raise UserError(f"model.backbone: gives {vectors.shape[1:]} numbers for a picture, and no vector; take another")
+        raise UserError(f"model.backbone: gives an array {vectors.shape[1:]} for a picture, not a vector; take another")
     return np.ascontiguousarray(vectors)
 
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """So many threads, each of which computes alone: that is faster than one after the other with many threads each.
+    """A pool of this many threads. Each computes a chunk on one core, which is faster than one chunk on all cores.
 
-    What has not begun at an interrupt is not begun any more.
+    After an interrupt no further chunk is begun.
     """
     import torch
 
@@ -371,7 +371,7 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 class Progress:
-    """Says every few seconds how many of the pictures are done, at which rate, and how long the rest takes."""
+    """Says every few seconds how many of the pictures are done, at which rate, and how much time is left."""
 
     def __init__(self, total: int, before: int, say: Say) -> None:
         self.total, self.before, self.say = total, before, say
@@ -379,7 +379,7 @@ class Progress:
         self.started = self.said = time.monotonic()
 
     def add(self, count: int) -> None:
-        """So many more are done."""
+        """Count this many more pictures as done."""
         self.done += count
         now = time.monotonic()
         if now - self.said < SAY_EVERY:

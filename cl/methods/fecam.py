@@ -1,4 +1,4 @@
-"""FeCAM: the class whose own distribution of features is nearest, by the Mahalanobis distance.
+"""FeCAM: predicts the nearest class by a Mahalanobis distance with a covariance for each class.
 
 Goswami, Liu, Twardowski and van de Weijer, FeCAM: Exploiting the heterogeneity of class distributions in exemplar-free
 continual learning, NeurIPS 2023.
@@ -15,14 +15,14 @@ from cl.knob import knob
 
 
 class FeCAM(ClassMeans):
-    """argmin_k (z - mu_k)' R_k^-1 (z - mu_k), z and mu_k of length 1, R_k the correlations of the class, shrunk."""
+    """argmin_k (z - mu_k)' R_k^-1 (z - mu_k) for z and mu_k of length 1, with R_k the class's shrunk correlations."""
 
-    tukey: float = knob(0.5, range=(1e-3, 1), help="power that features are raised to; 1: none")
-    variance_shrinkage: float = knob(1.0, range=(0, 1e6), help="gamma_1: mean variance added to each variance")
-    covariance_shrinkage: float = knob(1.0, range=(0, 1e6), help="gamma_2: mean covariance added to each covariance")
+    tukey: float = knob(0.5, range=(1e-3, 1), help="power that features are raised to; 1: no transform")
+    variance_shrinkage: float = knob(1.0, range=(0, 1e6), help="gamma_1: times the mean variance is added to each")
+    covariance_shrinkage: float = knob(1.0, range=(0, 1e6), help="gamma_2: times the mean covariance is added to each")
 
     scatters_: list[Tensor | None] | None = None
-    """Of each class the sum of (z - mu)(z - mu)', on and below the diagonal; None where nothing was seen."""
+    """For each class the sum of (z - mu)(z - mu)', on and below the diagonal; None without samples so far."""
 
     def add(self, z: Tensor, k: Tensor) -> None:
         """Add to the sums, and to the scatter of each class."""
@@ -36,7 +36,7 @@ class FeCAM(ClassMeans):
         super().add(z, k)
 
     def solve(self) -> tuple[Tensor, list[Tensor | None]]:
-        """The means (K, F), of length 1, and of each class the Cholesky factor of its R."""
+        """The means (K, F), scaled to length 1, and for each class the Cholesky factor of its R."""
         factors = [None if scatter is None else self._factor(symmetric(scatter)) for scatter in self.scatters_ or []]
         return F.normalize(self.means(), dim=1), factors
 
@@ -54,7 +54,7 @@ class FeCAM(ClassMeans):
         return -torch.stack(distances, 1) / 2 if distances else z.new_zeros(len(z), 0)
 
     def _powers(self, z: Tensor) -> Tensor:
-        """Tukey's transform; of a negative number it is that of its amount, with the sign."""
+        """Tukey's transform; a negative number keeps its sign, and its absolute value is transformed."""
         return z.abs() ** self.tukey * z.sign()
 
 
@@ -67,7 +67,7 @@ def shrunk(scatter: Tensor, variance: float, covariance: float) -> Tensor:
 
 
 def correlations(matrix: Tensor) -> Tensor:
-    """The matrix (F, F) divided by the roots of its diagonal from both sides; the identity where a root is 0."""
+    """The matrix (F, F) divided on both sides by the roots of its diagonal; where a root is 0, as in the identity."""
     roots = matrix.diagonal().sqrt()
     none = roots == 0
     scaled = matrix / torch.outer(roots, roots).masked_fill(none | none.unsqueeze(1), torch.inf)

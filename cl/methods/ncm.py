@@ -1,4 +1,4 @@
-"""Nearest class mean: the class whose mean feature is nearest answers.
+"""Nearest class mean: predicts the class whose mean feature vector is nearest.
 
 With cosines this is SimpleCIL: Zhou, Cai, Ye, Zhan and Liu, Revisiting class-incremental learning with pre-trained
 models: generalizability and adaptivity are all you need, arXiv 2303.07338, 2023.
@@ -17,10 +17,10 @@ from cl.knob import knob
 class NCM(ClassMeans):
     """argmax_k cos(z, mu_k), or argmin_k |z - mu_k|."""
 
-    metric: str = knob("cosine", choices=("cosine", "euclidean"), help="by which a mean is near")
+    metric: str = knob("cosine", choices=("cosine", "euclidean"), help="measure of which mean is nearest")
 
     def solve(self) -> Tensor:
-        """The means, of length 1 for cosines."""
+        """The class means (K, F), scaled to length 1 for cosines."""
         means = self.means()
         return F.normalize(means, dim=1) if self.metric == "cosine" else means
 

@@ -20,36 +20,36 @@ from cl.knob import knob
 from cl.rng import seed_of
 
 WIDER, WIDEST = 10, 2000
-"""Without a size of its own the projection has ten times as many numbers as there are features, and at most 2000."""
+"""By default the projection has ten times as many numbers as there are features, but at most 2000."""
 RIDGES = [10.0**power for power in range(-8, 9)]
 HELD = 5
-"""One sample of a class in so many is held out where the ridge is chosen."""
+"""One in HELD samples of each class is held out to choose the ridge."""
 ALIKE = 1e-4
-"""By how much a number of the projection differs at most between processors."""
+"""Largest difference of a number in the projection between processors."""
 Sums = dict[str, Tensor]
 
 
 class RanPAC(ClosedForm):
     """Scores h (G + lambda I)^-1 C with h = ReLU(z W), G the sum of h'h, and C that of h' times the one-hot label."""
 
-    projection: int = knob(0, range=(0, 1e6), help="M: numbers in h; 0: ten times the features, at most 2000")
-    ridge: float = knob(0.0, range=(0, 1e15), help="lambda; 0: chosen on each task")
+    projection: int = knob(0, range=(0, 1e6), help="P: numbers in h; 0: ten times the features, but at most 2000")
+    ridge: float = knob(0.0, range=(0, 1e15), help="lambda; 0: chosen after each task")
 
     sums_: dict[str, Sums] | None = None
-    """`G`, the numbers on and below its diagonal, and `C` as (K, M): of the earlier tasks (`old`), and of the current
-    task those of the samples held out (`held`) and of the others (`fitted`). In a stream all is one task."""
+    """`G`, as its entries on and below the diagonal, and `C` as (K, P), over three sets of samples: those of earlier
+    tasks (`old`), and those of the current task that are held out (`held`) or not (`fitted`). A stream is one task."""
     offered_: Tensor | None = None
-    """Samples of each class in the current task so far, (K,)."""
+    """Number of samples of each class in the current task so far, (K,)."""
     ridge_: float = 1.0
     """Lambda of the last task learned."""
     seed_: int | None = None
-    """Of W, which is drawn again instead of being kept."""
+    """The seed of W, which is drawn again instead of being stored."""
     probe_: float = 0.0
-    """A number of W, which shows whether it comes out the same."""
+    """One number of W, which shows whether W was drawn as before."""
     _drawn: Tensor | None = None
 
     def add(self, z: Tensor, k: Tensor) -> None:
-        """Add to the sums; to choose lambda, the second sample of a class and every fifth after it apart."""
+        """Add to the sums; the second sample of each class and every fifth after it are held out to choose lambda."""
         h, of_class = self._projected(z), F.one_hot(k, self.classes)
         before = plus(self.offered_, of_class.new_zeros(self.classes))
         place = (before + of_class.cumsum(0)).gather(1, k.unsqueeze(1)).squeeze(1)
@@ -63,7 +63,7 @@ class RanPAC(ClosedForm):
         self.offered_ = before + of_class.sum(0)
 
     def end_task(self, data: Task) -> None:
-        """Choose lambda for this task, and count its samples to those of the earlier ones."""
+        """Choose lambda for this task, and move its samples to those of earlier tasks."""
         self.ridge_ = self._chosen()
         self.sums_, self.offered_ = {"old": self.total()}, None
 
@@ -76,7 +76,7 @@ class RanPAC(ClosedForm):
         return total
 
     def solve(self) -> Tensor:
-        """The weights (M, K)."""
+        """The weights (P, K)."""
         return weights(self.total(), self._chosen())
 
     def scores(self, z: Tensor, classes: Tensor) -> Tensor:
@@ -84,12 +84,12 @@ class RanPAC(ClosedForm):
         return self._projected(z) @ self.solved[:, classes]  # type: ignore[no-any-return]
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Replace what was learned; W is drawn anew."""
+        """Replace the state; W is drawn again."""
         super().load_state(state)
         self._drawn = None
 
     def _chosen(self) -> float:
-        """Lambda: that of the least squared error on the samples held out, by the weights that the others give."""
+        """The lambda whose weights, computed from the other samples, have the least squared error on those held out."""
         if self.ridge or self.offered_ is None or self.offered_.max() < 2:
             return self.ridge or self.ridge_
         assert self.sums_ is not None
@@ -97,14 +97,14 @@ class RanPAC(ClosedForm):
         square, cross = symmetric(held["G"]), held["C"].T
 
         def error(ridge: float) -> float:
-            """But for the sum of the squared labels, which is the same for all."""
+            """The squared error up to the sum of the squared labels, which is the same for every ridge."""
             found = weights(fitted, ridge)
             return float((found * (square @ found - 2 * cross)).sum())
 
         return min(RIDGES, key=error)
 
     def _projected(self, z: Tensor) -> Tensor:
-        """h (N, M) of features (N, F)."""
+        """h (N, P) of features (N, F)."""
         if self._drawn is None:
             fresh = self.seed_ is None
             self.seed_ = seed_of(self._key[0], "projection") if self.seed_ is None else self.seed_
@@ -112,16 +112,16 @@ class RanPAC(ClosedForm):
             drawn = torch.randn(z.shape[1], size, generator=torch.Generator().manual_seed(self.seed_))
             self.probe_ = float(drawn[0, 0]) if fresh else self.probe_
             if abs(float(drawn[0, 0]) - self.probe_) > ALIKE:
-                raise UserError("ranpac: this version of torch draws another projection than the model was learned by")
+                raise UserError("ranpac: this torch draws another projection; use the version that learned the model")
             self._drawn = drawn.to(z)
         return (z @ self._drawn).relu()
 
 
 def weights(sums: Sums, ridge: float) -> Tensor:
-    """(G + lambda I)^-1 C, (M, K)."""
+    """(G + lambda I)^-1 C, (P, K)."""
     return torch.cholesky_solve(sums["C"].T, factor(symmetric(sums["G"]), ridge))
 
 
 def added(sums: Sums | None, more: Sums) -> Sums:
-    """Both together; `more` may have more classes."""
+    """The sums of both; `more` may have additional classes."""
     return more if sums is None else {name: plus(sums[name], numbers) for name, numbers in more.items()}

@@ -15,7 +15,7 @@ from cl.knob import knob
 class SLDA(ClassMeans):
     """argmax_k w_k z + b_k with w_k = Lambda mu_k, b_k = -mu_k Lambda mu_k / 2, Lambda = ((1 - eps) S + eps I)^-1."""
 
-    epsilon: float = knob(1e-4, range=(1e-12, 1), help="eps: how much of the covariance gives way to the identity")
+    epsilon: float = knob(1e-4, range=(1e-12, 1), help="eps: weight of the identity in the covariance")
 
     scatter_: Tensor | None = None
     """N S: the sum of (z - mu_y)(z - mu_y)' over all samples, on and below the diagonal."""
@@ -34,6 +34,6 @@ class SLDA(ClassMeans):
         return weights, -(means * weights).sum(1) / 2
 
     def scores(self, z: Tensor, classes: Tensor) -> Tensor:
-        """The log-probability of each class, but for what is the same for all."""
+        """The log-probability of each class, up to a term that is the same for all."""
         weights, offsets = self.solved
         return z @ weights[classes].T + offsets[classes]  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation and with ReLU6, by its own head or without.
+"""EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation and with ReLU6, with its own head or without.
 
 Tan and Le, EfficientNet: Rethinking model scaling for convolutional neural networks, ICML 2019 (Table 1), and the Lite
 variants that the authors published in 2020, whose first and last convolutions keep their widths at every scale.
@@ -22,10 +22,10 @@ STAGES = (
     (6, 192, 4, 2, 5),
     (6, 320, 1, 1, 3),
 )
-"""Of each stage: by how much a block widens its input, its channels, its blocks, the first block's stride, and the side
-of the depthwise convolutions."""
+"""For each stage: the factor by which a block widens its input, the output channels, the number of blocks, the stride
+of the first block, and the side of the depthwise kernels."""
 EPSILON = 1e-3
-"""Of the batch normalisations."""
+"""Epsilon of the batch normalisations."""
 PUBLISHED = (
     (r"_conv_stem\.", "stem.0."),
     (r"_bn0\.", "stem.1."),
@@ -39,11 +39,11 @@ PUBLISHED = (
     (r"_bn1\.", "last.1."),
     (r"_fc\.", "fc."),
 )
-"""How the published file calls what we call otherwise."""
+"""The published file's names, as patterns, and ours."""
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of the published file's names under ours; a name that is ours already stays."""
+    """A state dict under our names instead of the published file's; names that are ours already stay."""
     return {_ours(name): tensor for name, tensor in state.items()}
 
 
@@ -58,8 +58,8 @@ def _ours(name: str) -> str:
 class EvenlyPadded(nn.Conv2d):
     """A convolution whose output has ceil(side / stride) pixels a side.
 
-    Where the zeros needed for that are odd in number, the one more stands to the right and below, as in TensorFlow,
-    where the weights were learned.
+    If an odd number of zeros is needed, the extra one is on the right or at the bottom, as in TensorFlow, in which the
+    weights were learned.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class EvenlyPadded(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """An inverted residual block: wider by a 1x1 convolution, a depthwise one, and narrower by a 1x1 one."""
+    """An inverted residual block: a 1x1 convolution that widens, a depthwise one, and a 1x1 one that narrows."""
 
     def __init__(self, inputs: int, widening: int, outputs: int, stride: int, side: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Block(nn.Module):
         self.depthwise = _part(wide, wide, side, stride, groups=wide)
         self.project = _part(wide, outputs, 1, active=False)
         self.goes_past = stride == 1 and inputs == outputs
-        """The input is added to the output."""
+        """Whether the input is added to the output."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, inputs, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride))."""
@@ -89,7 +89,7 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Pictures (N, 3, H, W) -> (N, 1280), the mean of the last map; with `fc`, its head, the scores of 1000 classes."""
+    """Pictures (N, 3, H, W) -> scores of 1000 classes, or with `fc` an Identity, the last map's mean (N, 1280)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class EfficientNetLite0(nn.Module):
         self.fc: nn.Module = nn.utils.skip_init(nn.Linear, LAST, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Through all layers; in training as in evaluation without the published dropout."""
+        """Through all layers; always without the published dropout."""
         scores: Tensor = self.fc(self.last(self.blocks(self.stem(x))).mean((2, 3)))
         return scores
 
@@ -112,7 +112,7 @@ class EfficientNetLite0(nn.Module):
 def _part(
     inputs: int, outputs: int, side: int, stride: int = 1, groups: int = 1, *, active: bool = True
 ) -> nn.Sequential:
-    """A convolution, its normalisation and, where it is active, ReLU6; the weights are not drawn."""
+    """A convolution, its normalisation and, if `active`, ReLU6; the weights are not initialised."""
     kind, padding = (nn.Conv2d, side // 2) if stride == 1 else (EvenlyPadded, 0)
     convolution = nn.utils.skip_init(
         kind, inputs, outputs, side, stride=stride, padding=padding, groups=groups, bias=False

@@ -1,6 +1,6 @@
-"""A pretrained backbone: pictures in, features out; with its own head, the classes that it was trained on.
+"""A pretrained backbone: pictures in, features out; with its own head, scores of the classes it was trained on.
 
-Which there are, and what each takes, says `cl.backbones`. No pickle is ever executed.
+`cl.backbones` lists the backbones and their inputs. No pickle is ever executed.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from cl.nets.weights import imagenet, put, read
 from cl.params import Model
 
 HEADS = {"mobilenet_v3_small": "classifier", "mobilenet_v3_large": "classifier", "vit_b_16": "heads"}
-"""What torchvision calls the head, where that is not `fc`."""
+"""Torchvision's name of the head, if it is not `fc`."""
 RGB = 3
 LENGTH = 5.0
-"""Of every vector of features. Those of different backbones are 5 to 100 long as they come, and no learning rate suits
-all: the curvature of what learns from them grows with the square of the length."""
+"""The length to which every feature vector is scaled. Unscaled, those of different backbones are 5 to 100 long, and no
+learning rate suits all: the curvature of the loss grows with the square of the length."""
 TOGETHER = 2**18
-"""Pixels that go through the backbone together on a processor, so that what a layer makes stays small enough to be near
-at hand: 28 pictures of 96 pixels a side, five of 224."""
+"""Pixels in one batch on a processor, so that the output of a layer stays small enough for its cache: 28 pictures of 96
+pixels a side, or five of 224."""
 MOST_TOGETHER = 32
 
 
 def as_long(features: Tensor) -> Tensor:
-    """Features (N, F), each vector `LENGTH` long."""
+    """Features (N, F), each vector scaled to length `LENGTH`."""
     return LENGTH * F.normalize(features, dim=1)
 
 
 class Pretrained(nn.Module):
-    """Pictures (N, 1 or 3, H, W) uint8 -> features (N, F) float32, `LENGTH` long; with its head, the head's scores.
+    """Pictures (N, 1 or 3, H, W) uint8 -> features (N, F) float32 of length `LENGTH`; with its head, the head's scores.
 
-    In evaluation; no gradient is kept.
+    It stays in evaluation mode and keeps no gradients.
     """
 
     mean: Tensor
@@ -55,7 +55,7 @@ class Pretrained(nn.Module):
     def __init__(self, about: Backbone, net: nn.Module, size: int, scale: float, *, head: bool = False) -> None:
         super().__init__()
         self.net, self.size, self.head = net, size, head
-        # So a grey level from 0 to `scale` becomes what the network was trained on.
+        # So grey levels from 0 to `scale` become the numbers that the network was trained on.
         self.register_buffer("mean", scale * torch.tensor(about.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("deviation", scale * torch.tensor(about.deviation).view(1, -1, 1, 1), persistent=False)
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -71,17 +71,17 @@ class Pretrained(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Features, or the scores of its own head if it has that."""
+        """Features, or with its own head the head's scores."""
         together = MOST_TOGETHER if images.is_cuda else min(MOST_TOGETHER, max(1, TOGETHER // self.size**2))
         found = torch.cat([self.net(self.seen(part)) for part in images.split(together)]).float()
         return found if self.head else as_long(found)
 
 
 class Finetuned(nn.Module):
-    """A backbone that is trained further: pictures (N, C, H, W) as it takes them -> features (N, F, 1, 1).
+    """A backbone that is trained further: normalised pictures (N, C, H, W) -> features (N, F, 1, 1).
 
-    It stays in evaluation: its batch normalisation goes on with the statistics that it came with, which a few pictures
-    of one task would only spoil, and scales and shifts are trained. Its weights are put in by `load_backbone`.
+    It stays in evaluation mode. Its batch normalisation keeps the pretrained statistics, which a few pictures of one
+    task would spoil; scales and shifts are trained. `load_backbone` puts the weights in.
     """
 
     def __init__(self, about: Backbone) -> None:
@@ -89,11 +89,11 @@ class Finetuned(nn.Module):
         self.net = made(about, weighted=False, head=False)
         for layer in self.net.modules():
             if type(layer) is nn.BatchNorm2d:
-                layer.__class__ = BatchNorm  # which methods that keep them for each task know
+                layer.__class__ = BatchNorm  # the class that methods look for which keep the statistics of each task
         self.features: int = about.features or self.net.num_features  # type: ignore[assignment]
 
     def train(self, mode: bool = True) -> Finetuned:
-        """It stays as it is."""
+        """Stay in evaluation mode."""
         del mode
         return super().train(False)
 
@@ -108,9 +108,9 @@ def backbone_parameters(net: nn.Module) -> list[nn.Parameter]:
 
 
 def load_backbone(backbone: nn.Module, model: Model) -> None:
-    """Put its weights into a backbone that is trained (`Finetuned`); a frozen one stands before what is built.
+    """Put the weights into a backbone that is trained (`Finetuned`); a frozen one is no part of the network.
 
-    Raises `UserError` as `pretrained`.
+    Raises `UserError` as `pretrained` does.
     """
     for part in backbone.children():
         if isinstance(part, Finetuned):
@@ -118,15 +118,15 @@ def load_backbone(backbone: nn.Module, model: Model) -> None:
 
 
 def pretrained(model: Model, size: int | None = None, scale: float = 255.0, *, head: bool = False) -> Pretrained:
-    """The backbone that the model names, with its weights, for pictures of grey levels from 0 to `scale`.
+    """The backbone that the model names, with its weights, for pictures with levels from 0 to `scale`.
 
-    `size`: side in pixels that pictures are brought to; default that it was trained at. `head`: with its own head.
-    Raises `UserError` where the weights cannot be had or are others, and for a size that it does not take.
+    `size`: the side in pixels to which pictures are scaled; by default the size it was trained on. `head`: with its own
+    head. Raises `UserError` if the weights are missing or wrong, and for a size that it does not take.
     """
     about = backbones.backbone(model.backbone)
     if about.one_size and size not in (None, about.image_size):
         raise UserError(
-            f"benchmark.image_size: {about.name} takes pictures of {about.image_size} pixels a side alone, not of "
+            f"benchmark.image_size: {about.name} takes pictures of {about.image_size} pixels a side only, not of "
             f"{size}; leave the size out"
         )
     net = made(about, weighted=False, head=head)
@@ -139,7 +139,7 @@ def pretrained(model: Model, size: int | None = None, scale: float = 255.0, *, h
 
 
 def made(about: Backbone, *, weighted: bool, head: bool) -> nn.Module:
-    """The network of this name; `weighted`: with timm's own weights, otherwise with any."""
+    """The network of this name; `weighted`: with timm's own weights, otherwise with arbitrary ones."""
     if about.origin == "package":
         net: Any = EfficientNetLite0()
     elif about.origin == "torchvision":
@@ -167,14 +167,14 @@ def _of_timm(about: Backbone, weighted: bool, head: bool) -> nn.Module:
             net: nn.Module = timm.create_model(own, pretrained=weighted, **({} if head else {"num_classes": 0}))
     except (OSError, HTTPException, RuntimeError, ValueError) as error:
         raise UserError(
-            f"model.backbone: the weights of {about.name} cannot be had ({' '.join(str(error).split())[:200]}); "
-            "fetch them where the network allows, and set model.weights to the path of the file"
+            f"model.backbone: the weights of {about.name} cannot be downloaded ({' '.join(str(error).split())[:200]}); "
+            "download them on another machine, and set model.weights to the path of the file"
         ) from None
     return net
 
 
 def _fitting(about: Backbone, net: nn.Module, given: Mapping[str, Tensor], head: bool) -> dict[str, Tensor]:
-    """The tensors under the names of our network, without the head where it has none."""
+    """The tensors under our network's names, without those of the head if it has none."""
     state = renamed(given) if about.origin == "package" else dict(given)
     if head:
         return state
@@ -187,7 +187,7 @@ def _fitting(about: Backbone, net: nn.Module, given: Mapping[str, Tensor], head:
 
 
 def weights_file(model: Model) -> Path | None:
-    """The file of the weights, fetched where it is torchvision's; None where timm keeps them."""
+    """The file of the weights, downloaded if it is torchvision's; None if timm keeps them."""
     if model.weights is not None:
         return Path(model.weights)
     about = backbones.backbone(model.backbone)
@@ -196,16 +196,16 @@ def weights_file(model: Model) -> Path | None:
     if about.origin == "package":
         file = backbones.lite0_file()
         if sha256_of(file) != backbones.LITE0_SHA256:
-            raise UserError(f"{file}: is not the file of EfficientNet-Lite0's weights; install that package again")
+            raise UserError(f"{file}: is not the file of EfficientNet-Lite0's weights; install the package again")
         return file
     from torchvision.models import get_model_weights
 
-    imagenet(about.name)  # into torch's cache, where it is not there yet
+    imagenet(about.name)  # into torch's cache, unless it is there already
     return Path(torch.hub.get_dir(), "checkpoints", Path(get_model_weights(about.name).DEFAULT.url).name)
 
 
 def checksum(model: Model) -> str:
-    """SHA-256 of the file of the weights; where timm keeps them, of the tensors by name."""
+    """SHA-256 of the file of the weights; if timm keeps them, of the named tensors."""
     file = weights_file(model)
     if file is None:
         return digest_of(made(backbones.backbone(model.backbone), weighted=True, head=False).state_dict())

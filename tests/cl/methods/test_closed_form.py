@@ -283,7 +283,7 @@ def test_a_singular_matrix_gets_a_ridge_that_makes_it_regular() -> None:
 
 
 def test_features_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(UserError, match="no finite numbers"):
+    with pytest.raises(UserError, match="are not finite"):
         fresh(NCM).observe(torch.full((1, 1, 1, SIZE), torch.nan), torch.zeros(1, dtype=torch.int64), 0)
 
 
