@@ -118,7 +118,7 @@ class Model(Section):
     @classmethod
     def _known_backbone(cls, name: str) -> str:
         if not known(name):
-            raise ValueError(f"unknown backbone {shown(name)}; {closest(name, BACKBONES)}, or timm:NAME")
+            raise ValueError(f"unknown backbone {shown(name)} (timm:NAME is possible too); {closest(name, BACKBONES)}")
         return name
 
     @model_validator(mode="after")

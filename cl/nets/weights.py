@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -11,7 +12,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -88,15 +88,16 @@ def read(path: Path) -> Mapping[str, Tensor]:
         path.open("rb").close()
     except OSError as error:
         raise UserError(
-            f"model.weights: {path}: cannot be read ({error.strerror}); give 'imagenet', or the path of a "
-            ".pth or .safetensors file"
+            f"model.weights: {path}: cannot be read ({error.strerror}); give the path of a .pth or .safetensors file, "
+            "or for alexnet and resnet18 'imagenet'"
         ) from None
     try:
         if path.suffix == ".safetensors":
             state_dict: Any = load_file(path)
         else:
-            state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
+            with warnings.catch_warnings(action="ignore"):  # of a pickle protocol, where it is no pickle at all
+                state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's reader raises whatever a wrong byte leads it to, such as IndexError
         raise UserError(
             f"model.weights: {path}: damaged, or not a file of weights alone; save it with torch.save("
             "model.state_dict(), path)"

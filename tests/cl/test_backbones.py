@@ -127,7 +127,7 @@ def test_what_is_missing_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch
     [
         (
             {"model": {"name": "features", "backbone": "resnet19"}},
-            "unknown backbone 'resnet19'; did you mean 'resnet18'",
+            r"unknown backbone 'resnet19' \(timm:NAME is possible too\); did you mean 'resnet18'",
         ),
         ({"model": {"backbone": "resnet18"}}, "backbone: is for features, not for mlp; set model.name=features"),
         ({"model": {"name": "features", "backbone_learning_rate": 0.1}}, "a frozen backbone has none"),

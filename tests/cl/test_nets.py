@@ -317,6 +317,13 @@ def test_nothing_in_a_file_is_executed(thin: MultiHead, tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"root:x:0:0:root", b"(Nq\x80", b"x\x800tt", b"\x80\x02}.", bytes(200)])
+def test_a_file_of_something_else_is_said(content: bytes, thin: MultiHead, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.weights: .*(damaged, or not a file of weights alone|does not hold)"):
+        put(thin, tmp_path / "weights.pth")
+
+
 def test_imagenet_weights_are_torchvisions(
     thin: MultiHead, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
