@@ -1,8 +1,8 @@
 """Fill the tables of docs/photographs.md: `python -m benchmarks.photographs FOLDER`.
 
 The page says which comparisons to run, and into which folders below FOLDER. Each table is for one benchmark and shows
-the comparison on features (`<block>-features`) beside that of a network from random weights (`<block>-scratch`). A table
-stays as it is if its comparison on features was not run. This command computes nothing that the report does not.
+the comparison on features (`<block>-features`) beside that of a network from random weights (`<block>-scratch`). It
+stays as it is if the comparison on features was not run. This command computes nothing that the report does not.
 """
 
 from __future__ import annotations

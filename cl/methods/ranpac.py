@@ -112,7 +112,7 @@ class RanPAC(ClosedForm):
             drawn = torch.randn(z.shape[1], size, generator=torch.Generator().manual_seed(self.seed_))
             self.probe_ = float(drawn[0, 0]) if fresh else self.probe_
             if abs(float(drawn[0, 0]) - self.probe_) > ALIKE:
-                raise UserError("ranpac: this torch draws another projection; use the version of torch that learned the model")
+                raise UserError("ranpac: this torch draws another projection; use the version that learned the model")
             self._drawn = drawn.to(z)
         return (z @ self._drawn).relu()
 
