@@ -21,7 +21,7 @@ from flows.report.rows import Row, compare
 from flows.report.words import percent, size, times
 
 PAGE = Path("docs/photographs.md")
-BLOCKS = ("tiny", "cifar", "mnist")
+BLOCKS = ("thousand", "tiny", "cifar", "mnist")
 
 
 def table(features: tuple[Row, ...], scratch: tuple[Row, ...]) -> str:
