@@ -29,6 +29,16 @@ from flows.report.words import percent, size, times
 
 PROTOCOL = Path("docs/protocol.md")
 SCENARIOS = Path("docs/scenarios.md")
+FOLDERS = {
+    "out": ("out", "the default comparison; default: %(default)s"),
+    "all": ("out/all", "a comparison of all methods; default: %(default)s"),
+    "switches": ("out/switches", "benchmarks.switches"),
+    "online": ("out/online", "the study online-class-split-digits"),
+    "class": ("out/class", "a class-incremental comparison"),
+    "closed": ("out/closed", "a class-incremental comparison of the methods without gradients"),
+    "knobs": ("out/knobs", "benchmarks.knobs"),
+}
+"""By option, without its dashes: where a comparison is looked for by default, and which one that is."""
 
 
 def where(rows: tuple[Row, ...]) -> str:
@@ -85,43 +95,9 @@ def in_time(out: Path) -> str:
 def main() -> int:
     """Fill every block."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--out", type=option("--out"), default=Path("out"), help="output folder of the default comparison; default: out"
-    )
-    parser.add_argument(
-        "--all",
-        type=option("--all"),
-        default=Path("out/all"),
-        help="output folder of a comparison of all methods; default: out/all",
-    )
-    parser.add_argument(
-        "--switches",
-        type=option("--switches"),
-        default=Path("out/switches"),
-        help="output folder of benchmarks.switches",
-    )
-    parser.add_argument(
-        "--online",
-        type=option("--online"),
-        default=Path("out/online"),
-        help="output folder of the study online-class-split-digits",
-    )
-    parser.add_argument(
-        "--class",
-        type=option("--class"),
-        default=Path("out/class"),
-        dest="classes",
-        help="output folder of a class-incremental comparison",
-    )
-    parser.add_argument(
-        "--closed",
-        type=option("--closed"),
-        default=Path("out/closed"),
-        help="output folder of a class-incremental comparison of the methods without gradients",
-    )
-    parser.add_argument(
-        "--knobs", type=option("--knobs"), default=Path("out/knobs"), help="output folder of benchmarks.knobs"
-    )
+    for name, (folder, about) in FOLDERS.items():
+        key = f"--{name}"
+        parser.add_argument(key, type=option(key), default=Path(folder), help=f"output folder of {about}")
     parser.add_argument(
         "--methods", metavar="A,B", help="copy only the rows of these methods from --all into their own pages"
     )
@@ -140,7 +116,7 @@ def main() -> int:
         table = (given.out / "report" / "leaderboard.md").read_text(encoding="utf-8").partition("The same models")[0]
         own = "\n".join(line for line in table.splitlines() if line.startswith("|"))
         fill(Path("README.md"), "leaderboard", own)
-    tables = {"online": given.online, "class": given.classes, "closed": given.closed, "all": given.all}
+    tables = {"online": given.online, "class": getattr(given, "class"), "closed": given.closed, "all": given.all}
     for block, out in tables.items():
         if (out / "report").exists():
             fill(SCENARIOS, block, board(out))

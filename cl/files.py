@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -324,3 +325,20 @@ def unsealed(value: Any) -> dict[str, Any] | None:
         return None
     rest = {name: part for name, part in value.items() if name != SEAL}
     return rest if value.get(SEAL) == sealed(rest)[SEAL] else None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, which is read now, but never whole into memory; raises `OSError`."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_unless_changed(path: Path) -> str:
+    """As `sha256_of`, but a process reads a file again only if its time of change is another."""
+    return _remembered(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _remembered(path: Path, changed: int) -> str:
+    del changed  # a file that was replaced is read again
+    return sha256_of(path)

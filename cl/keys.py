@@ -6,7 +6,6 @@ folder lists it. The key of a checkpoint names the data of the tasks up to it as
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -16,7 +15,7 @@ from typing import Any
 from cl.checkpoint_files import DamagedCheckpoint, verify, write_folder
 from cl.data.features import place
 from cl.data.prepare import digest, read_manifest
-from cl.files import read_object
+from cl.files import read_object, sha256_unless_changed
 from cl.imports import code_of
 from cl.names import PACKAGE
 from cl.params import Params
@@ -52,14 +51,7 @@ def _plain(value: Any) -> Any:
 def _weights(params: Params) -> dict[str, str]:
     """What is in the file that the network starts from, where it starts from one."""
     path = Path(params.model.weights or "")
-    return {"weights": _sha256(path, path.stat().st_mtime_ns)} if path.is_file() else {}
-
-
-@functools.cache
-def _sha256(path: Path, changed: int) -> str:
-    del changed  # a file that was replaced is read again
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"weights": sha256_unless_changed(path)} if path.is_file() else {}
 
 
 def run_key(params: Params, method: str, seed: int) -> str:

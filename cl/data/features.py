@@ -37,12 +37,11 @@ from cl.data.prepare import (
     is_whole,
     keep_what_is_left,
     read_manifest,
-    sha256_of,
     writing,
 )
 from cl.data.progress import SAY_EVERY, duration
 from cl.errors import UserError
-from cl.files import making, remove, sealed, settle, sweep, write_bytes, write_json
+from cl.files import making, remove, sealed, settle, sha256_of, sweep, write_bytes, write_json
 from cl.imports import features_code
 from cl.locks import alone
 from cl.machine import choose_device, keeping_memory, processors

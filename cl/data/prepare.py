@@ -23,7 +23,19 @@ import numpy.typing as npt
 
 from cl.data.manifest import checked
 from cl.errors import UserError
-from cl.files import foreign, from_json, making, move_aside, read_json, remove, sealed, settle, sweep, write_json
+from cl.files import (
+    foreign,
+    from_json,
+    making,
+    move_aside,
+    read_json,
+    remove,
+    sealed,
+    settle,
+    sha256_of,
+    sweep,
+    write_json,
+)
 from cl.locks import alone
 from cl.params import Benchmark, Params
 from cl.paths import expanded, outside
@@ -369,12 +381,6 @@ def damaged(folder: Path) -> list[str]:
 def is_whole(path: Path, sha256: str) -> bool:
     """Whether the file is there and has this digest."""
     return path.is_file() and sha256_of(path) == sha256
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file; raises `OSError`."""
-    with path.open("rb") as file:  # never the whole of it in memory
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:

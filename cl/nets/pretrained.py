@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import sys
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from cl import backbones
 from cl.backbones import Backbone
 from cl.errors import UserError
+from cl.files import sha256_unless_changed
 from cl.nets.efficientnet_lite import EfficientNetLite0, renamed
 from cl.nets.norms import BatchNorm
 from cl.nets.weights import imagenet, put, read
@@ -195,7 +195,7 @@ def weights_file(model: Model) -> Path | None:
         return None
     if about.origin == "package":
         file = backbones.lite0_file()
-        if sha256_of(file) != backbones.LITE0_SHA256:
+        if sha256_unless_changed(file) != backbones.LITE0_SHA256:
             raise UserError(f"{file}: is not the file of EfficientNet-Lite0's weights; install the package again")
         return file
     from torchvision.models import get_model_weights
@@ -210,7 +210,7 @@ def checksum(model: Model) -> str:
     if file is None:
         return digest_of(made(backbones.backbone(model.backbone), weighted=True, head=False).state_dict())
     try:
-        return sha256_of(file)
+        return sha256_unless_changed(file)
     except OSError as error:
         raise UserError(f"model.weights: {file}: cannot be read ({error.strerror}); give the path of a file") from None
 
@@ -222,15 +222,3 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
         hasher.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         hasher.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file; raises `OSError`."""
-    return _sha256(file, file.stat().st_mtime_ns)
-
-
-@functools.cache
-def _sha256(file: Path, changed: int) -> str:
-    del changed  # a file that was replaced is read again
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

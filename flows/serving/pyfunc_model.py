@@ -35,10 +35,10 @@ from cl.data.decode import decode_many
 from cl.data.prepare import Format
 from cl.data.task import AsIs, Normalise, Split, seen_shape
 from cl.errors import UserError
-from cl.files import from_json
+from cl.files import from_json, sha256_of
 from cl.method import add_task
 from cl.nets import build
-from cl.nets.pretrained import Pretrained, pretrained, sha256_of
+from cl.nets.pretrained import Pretrained, pretrained
 from cl.params import Model, Training
 from cl.register import make
 from cl.rng import generator
