@@ -63,7 +63,7 @@ class HAT(Method):
     patience = Patience(drop_after=15, factor=0.5, stop_after=29)
 
     s_max: float = knob(800.0, decay=shrink, range=(1, 1e6), help="greatest slope of the masks")
-    sparsity: float = knob(2.5, decay=shrink, range=(0, 1e6), help="c: price of a unit")
+    sparsity: float = knob(2.5, decay=shrink, range=(0, 1e6), help="c: penalty on each unit")
     head: str = knob("fresh", choices=("fresh", "continued"), help="a new head is drawn, or goes on from the last one")
 
     masks_: list[list[Tensor]] | None = None
