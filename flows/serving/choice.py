@@ -51,6 +51,8 @@ class Choice:
     """Of the 95 % interval of the chosen method's mean; None with a single seed."""
     validation: dict[int, list[float]]
     """By seed: validation accuracy of the chosen method's final model on each task."""
+    near: list[str]
+    """The methods that these seeds do not tell apart from the chosen one; none with a single seed."""
     method_given: bool
     seed_given: bool
     """Whether the user named the method, and the seed, whatever the rule says."""
@@ -98,8 +100,11 @@ def choose(params: Params, out: Path, method: str | None = None, seed: int | Non
     assert place is not None
     means = {name: statistics.fmean(accuracies[name]) for name in ranked}
     half_width = metrics.interval(accuracies[best])[1]
+    by_seed = {name: dict(zip(params.seeds, values, strict=True)) for name, values in accuracies.items()}
+    pairs = {name: metrics.paired(by_seed[name], by_seed[best]) for name in ranked if name != best}
+    near = [name for name, pair in pairs.items() if pair is not None and pair.tied]
     given = (method is not None, seed is not None)
-    return Choice(runs[best, chosen], place, means, excluded, half_width, validation, *given)
+    return Choice(runs[best, chosen], place, means, excluded, half_width, validation, near, *given)
 
 
 def _task_agnostic(params: Params) -> bool:

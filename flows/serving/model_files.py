@@ -21,6 +21,7 @@ from cl.files import to_json
 from cl.names import PACKAGE
 from cl.params import Params
 from cl.reading import RunResult
+from flows.report.words import listing, student
 from flows.serving.choice import Choice
 from flows.templates import template
 
@@ -144,7 +145,7 @@ def card_of(params: Params, out: Path, choice: Choice, name: str, tags: Mapping[
 
     method = method_class(choice.run.method)
     about, _, source = (sys.modules[method.__module__].__doc__ or "").strip().partition("\n")
-    card: str = template(Path(__file__).with_name("model_card.md"), percent, cell).render(
+    card: str = template(Path(__file__).with_name("model_card.md"), percent, cell, student, listing).render(
         name=name,
         alias=ALIAS,
         choice=choice,
