@@ -27,6 +27,8 @@ LearningRate = Annotated[float, Field(gt=0, le=100)]
 MOST = 10**9
 """The largest number of anything that is counted. More is a slip, and would overflow somewhere."""
 LARGEST_SEED = 2**63 - 1
+DRAWN = "drawn by each seed"
+"""Said of a benchmark whose splits and permutations the seed of each run draws."""
 
 
 class Section(BaseModel):
@@ -40,7 +42,9 @@ class Benchmark(Section):
 
     name: str = "permuted-digits"
     tasks: int | None = Field(None, ge=1, le=1000, description="how many tasks of the benchmark; null: all")
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of the splits and of what the benchmark itself draws")
+    seed: int | Literal["run"] = Field(
+        0, description="of the splits and of what the benchmark itself draws; run: the seed of each run"
+    )
     path: SpelledPath | None = Field(None, description="root of the images, for benchmarks read from disk")
     order: str | list[str] | None = Field(
         None,
@@ -53,6 +57,23 @@ class Benchmark(Section):
     train_per_class: int | None = Field(None, ge=2, le=MOST, description="cap on training images a class")
     validation_per_class: int | None = Field(None, ge=1, le=MOST, description="cap on validation images a class")
     on_bad_image: Literal["refuse", "skip"] = "refuse"
+
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _number_or_run(cls, seed: Any) -> Any:
+        if seed != "run" and not (type(seed) is int and 0 <= seed <= LARGEST_SEED):
+            raise ValueError(f"has to be an integer from 0 to {LARGEST_SEED}, or the word run, not {shown(seed)}")
+        return seed
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the seed of a run draws the splits and permutations too, so that each seed has a benchmark."""
+        return self.seed == "run"
+
+    @property
+    def title(self) -> str:
+        """Keeps results whose seeds draw the benchmark too from being ranked with others; empty for those."""
+        return DRAWN if self.drawn else ""
 
     @field_validator("order", mode="before")
     @classmethod

@@ -43,6 +43,7 @@ def leaderboard(summary: Summary) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     notes = [
         f"Mean ± half width of the 95 % t-interval over n seeds ({summary.of_intervals}).",
+        f"over seeds: {summary.over_seeds}.",
         *TO_THE_BEST * (summary.best is not None),
         "forgetting: average, in percentage points.",
         "time: computing time relative to finetune, selection included. state: what is carried on besides the network.",

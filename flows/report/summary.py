@@ -41,6 +41,11 @@ class Summary:
     other_setting: str = ""  # of the other accuracy: "task-agnostic", or "task-aware"
 
     @property
+    def over_seeds(self) -> str:
+        """What differs between the seeds."""
+        return self.rows[0].runs[0].over_seeds
+
+    @property
     def selected(self) -> bool:
         """Whether the protocol chose the hyperparameters, where there is a learning rate; else they were as given."""
         entries = [entry for row in self.rows for run in row.runs for entry in run.per_task]

@@ -14,13 +14,18 @@ from pathlib import Path
 
 from cl import metrics
 from cl.checkpoint_files import DamagedCheckpoint, verify
-from cl.data import features
+from cl.data.places import place as place_of
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.files import from_json, read_object
 from cl.keys import chain, parts_of
 from cl.params import Champion, Params
 from cl.reading import RunResult, read_run
+
+ONE_BENCHMARK = (
+    "benchmark.seed: run gives each seed tasks of its own, so no model is the best at the same tasks; "
+    "learn them with a number there to register a champion"
+)
 
 
 def barred(method: str, limits: Champion) -> str | None:
@@ -70,6 +75,8 @@ def choose(params: Params, out: Path, method: str | None = None, seed: int | Non
 
     Raises `UserError` where results are missing or not of these params, data and code, and where nothing is left.
     """
+    if params.benchmark.drawn:
+        raise UserError(ONE_BENCHMARK)
     excluded = {name: why for name in params.methods if (why := barred(name, params.champion)) is not None}
     allowed = [name for name in params.methods if name not in excluded]
     if not allowed:
@@ -120,7 +127,7 @@ def _accuracy(params: Params, run: RunResult) -> float:
 
 def _checkpoint(params: Params, out: Path, method: str, seed: int) -> Path | None:
     """The published model after the last task; None where it is missing or of other params, data or code."""
-    tasks = [task["digest"] for task in read_manifest(features.place(params, out))["tasks"]]
+    tasks = [task["digest"] for task in read_manifest(place_of(params, out, seed))["tasks"]]
     folder = out / "checkpoints" / method / f"seed-{seed}" / f"task-{len(tasks) - 1}"
     key = chain(parts_of(params, method, seed), tasks, at_once=False)[-1]
     return folder if read_object(folder / "manifest.json").get("key") == key else None
@@ -155,7 +162,7 @@ def _validation(params: Params, out: Path, method: str, seed: int) -> list[float
 
     place = _checkpoint(params, out, method, seed)
     assert place is not None
-    tasks = load(features.place(params, out), crop=params.training.augmentation.crop)
+    tasks = load(place_of(params, out, seed), crop=params.training.augmentation.crop)
     learner = Learner(params, method, seed, tasks, torch.device("cpu"))
     learner.resume(len(learner.experiences) - 1, checkpoint.load(place)[0])
     learner.method.training = params.training

@@ -15,7 +15,7 @@ from typing import Any
 
 from cl import backbones, metrics
 from cl.data import features
-from cl.data.features import place
+from cl.data.places import place, side
 from cl.data.prepare import read_manifest
 from cl.files import to_json
 from cl.names import PACKAGE
@@ -47,7 +47,7 @@ def facts_of(params: Params, out: Path, run: RunResult) -> dict[str, Any]:
     from cl.nets.precision import is_reduced
     from cl.rng import generator
 
-    manifest, learned_from = read_manifest(out / "prepared"), read_manifest(place(params, out))
+    manifest, learned_from = read_manifest(out / "prepared"), read_manifest(place(params, out, run.seed))
     seen = seen_shape(learned_from["input_shape"], params.training.augmentation.crop)
     net = build(params.model, seen, generator("only its shape"))
     own = features.numbers(params)
@@ -76,7 +76,7 @@ def backbone_of(params: Params) -> bytes | None:
 
     from cl.nets.pretrained import pretrained
 
-    net = pretrained(params.model, features.side(params)).net
+    net = pretrained(params.model, side(params)).net
     return save_tensors({name: tensor.contiguous() for name, tensor in net.state_dict().items()})
 
 
