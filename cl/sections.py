@@ -71,6 +71,12 @@ class Benchmark(Section):
         return self.seed == "run"
 
     @property
+    def number(self) -> int:
+        """The seed; a benchmark that each seed draws has a number only as that of one of them."""
+        assert self.seed != "run", "cl.data.places.of_seed gives it the number of a run's seed"
+        return self.seed
+
+    @property
     def title(self) -> str:
         """Keeps results whose seeds draw the benchmark too from being ranked with others; empty for those."""
         return DRAWN if self.drawn else ""

@@ -246,6 +246,7 @@ def _key(options: Benchmark, raw: Path, say: Say | None = None) -> str:
 
 def check_options(options: Benchmark) -> None:
     """Raise `UserError` for an option that is set although the benchmark does not use it."""
+    assert not options.drawn, "which seed is it?"
     known = [*FOR_ALL, *sorted(benchmark_file(options.name).OPTIONS)]
     usual = Benchmark.model_construct()
     for name in Benchmark.model_fields:
