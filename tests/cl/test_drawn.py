@@ -80,7 +80,7 @@ def test_runs_learn_what_their_seed_drew_and_go_on_after_a_kill(tmp_path: Path) 
     (folder / "finished.json").unlink()
     (folder / "task-001/manifest.json").unlink()
     assert not publish_if_finished(params, ("finetune", 1), out, lambda event: None)
-    assert [event["event"] for event in run(params, out, 1)][0] == "resumed"
+    assert next(event["event"] for event in run(params, out, 1)) == "resumed"
     assert published(out) == whole
     assert publish_if_finished(params, ("finetune", 1), out, lambda event: None)
 

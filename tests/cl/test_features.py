@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from cl.data import load
-from cl.data.features import CHUNK, extract, features_current, leave_out
+from cl.data.feature_pass import CHUNK
+from cl.data.features import extract, features_current, leave_out
 from cl.data.places import pictures, place
 from cl.data.prepare import damaged, prepare, read_manifest
 from cl.errors import UserError
