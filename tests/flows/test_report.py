@@ -624,6 +624,22 @@ def test_results_of_two_scenarios_are_never_ranked_together(tmp_path):
         build(out)
 
 
+def test_what_an_interval_covers_is_said(tmp_path):
+    out = fake_results(tmp_path, ("ewc",), (0, 1), 2)
+    rows = compare(read_runs(out))
+    told = leaderboard(Summary("b", ("a", "b"), rows, "", out))
+    assert "over seeds: initialisation, order of samples and draws; the benchmark stays.\n" in told
+    changed(out, "ewc", benchmark_seed="run")
+    with pytest.raises(UserError, match=r"permuted-digits, drawn by each seed, 2 tasks; permuted-digits, 2 tasks"):
+        read_runs(out)
+    changed(out, "ewc", seed=1, benchmark_seed="run")
+    built = build(out)
+    covers = "initialisation, order of samples and draws, and the benchmark's own draws (splits, permutations)"
+    assert f"over seeds: {covers}.\n" in leaderboard(built)
+    page = (built.folder / "index.html").read_text().replace("&#39;", "'")
+    assert page.count(covers) == 2, "above the leaderboard, and under how it was run"
+
+
 def test_more_measures_with_their_formulas(tmp_path):
     out = fake_results(tmp_path, ("ewc", "joint"), (0,), 2)
     page = (build(out).folder / "index.html").read_text()
