@@ -17,7 +17,7 @@ from cl.params import Benchmark
 
 VALIDATION_FRACTION = 0.2
 """Of each class's training images, as in the survey."""
-OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class"})
+OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class", "validation_share"})
 """The keys of `benchmark` that any of them knows."""
 MEND = "delete it, and it is downloaded again"
 Splits = dict[str, tuple[Images, Labels]]
@@ -46,7 +46,8 @@ def splits_of(data: Arrays, options: Benchmark, classes: range) -> Splits:
     Validation is drawn from the seed once for the whole data set, however it is cut into tasks.
     """
     images, labels = data.train
-    rest, validation = stratified(labels, VALIDATION_FRACTION, data.name, options.seed, "validation")
+    share = options.validation_share or VALIDATION_FRACTION
+    rest, validation = stratified(labels, share, data.name, options.seed, "validation")
     members = {
         "train": first_of_each(rest[_within(labels[rest], classes)], labels, options.train_per_class),
         "validation": first_of_each(
