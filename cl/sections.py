@@ -35,6 +35,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
+LATER = ("validation_share", "pad")
+"""Options of a benchmark that came when there were prepared data already."""
+
+
 class Benchmark(Section):
     """Which tasks, from which data."""
 
@@ -55,6 +59,7 @@ class Benchmark(Section):
     validation_share: float | None = Field(
         None, gt=0, lt=1, description="share of each class's training images kept for validation; null: the usual one"
     )
+    pad: int | None = Field(None, ge=1, le=64, description="black pixels added on every side of an image, first of all")
     on_bad_image: Literal["refuse", "skip"] = "refuse"
 
     @field_validator("order", mode="before")
@@ -74,10 +79,10 @@ class Benchmark(Section):
         return name.replace("_", "-")
 
     @model_serializer(mode="wrap")
-    def _as_before_there_was(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a share that is not given: keys and manifests stay as they were before that option."""
+    def _without_later_options(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without those of `LATER` that are not given: keys and manifests stay as they were before there were any."""
         written: dict[str, Any] = plain(self)
-        return {key: value for key, value in written.items() if key != "validation_share" or value is not None}
+        return {key: value for key, value in written.items() if key not in LATER or value is not None}
 
 
 HIDDEN = {"features": [256]}

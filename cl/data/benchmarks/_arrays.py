@@ -17,7 +17,7 @@ from cl.params import Benchmark
 
 VALIDATION_FRACTION = 0.2
 """Of each class's training images, as in the survey."""
-OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class", "validation_share"})
+OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class", "validation_share", "pad"})
 """The keys of `benchmark` that any of them knows."""
 MEND = "delete it, and it is downloaded again"
 Splits = dict[str, tuple[Images, Labels]]
@@ -41,7 +41,7 @@ def fingerprint_of(remotes: Sequence[Remote]) -> str:
 
 
 def splits_of(data: Arrays, options: Benchmark, classes: range) -> Splits:
-    """Train, validation and test of these classes, the first of them with label 0, at the size they have.
+    """Train, validation and test of these classes, the first of them with label 0, padded, but not scaled.
 
     Validation is drawn from the seed once for the whole data set, however it is cut into tasks.
     """
@@ -56,7 +56,11 @@ def splits_of(data: Arrays, options: Benchmark, classes: range) -> Splits:
     }
     splits = {split: (images[index], labels[index] - classes.start) for split, index in members.items()}
     index = np.flatnonzero(_within(data.test[1], classes))
-    return {**splits, "test": (data.test[0][index], data.test[1][index] - classes.start)}
+    splits["test"] = data.test[0][index], data.test[1][index] - classes.start
+    if options.pad is None:
+        return splits
+    frame = ((0, 0), (0, 0), (options.pad, options.pad), (options.pad, options.pad))
+    return {split: (np.pad(images, frame), labels) for split, (images, labels) in splits.items()}
 
 
 def cut(classes: int, options: Benchmark, usual: int) -> dict[str, range]:

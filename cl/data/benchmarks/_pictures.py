@@ -116,7 +116,7 @@ def read(place: Place, known: Known, say: Say | None) -> Arrays:
     notes = _compared(train, test, known, numbered)
     if say is not None:
         counts = f"{len(train[1]):,} pictures for training and {len(test[1]):,} for the test"
-        say(OUTCOMES[notes["as_published"]].format(root=root, counts=counts, title=known.title, order=notes["order"]))
+        say(OUTCOMES[notes["as_known"]].format(root=root, counts=counts, title=known.title, order=notes["order"]))
     return Arrays(known.name, listing.classes, train, test, {"pictures": notes})
 
 
@@ -243,7 +243,7 @@ def _compared(train: Part, test: Part, known: Known, numbered: bool) -> dict[str
     comparable = known.pictures is not None or (known.published is not None and numbered)
     same = (ordered or found == known.pictures) if comparable else None
     return {
-        "as_published": same,
+        "as_known": same,
         "order": "official" if ordered else "by number" if numbered else "by class and name",
         "sha256": found,
     }
