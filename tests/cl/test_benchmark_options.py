@@ -18,7 +18,6 @@ from cl.data.prepare import FOR_ALL, benchmark_file, check_options, prepare
 from cl.errors import UserError
 from cl.names import names_in
 from cl.params import Benchmark
-from cl.sections import LATER
 from tests.conftest import RAW
 
 NAMES = [stem.replace("_", "-") for stem in names_in("data/benchmarks")]
@@ -94,7 +93,7 @@ def test_what_a_benchmark_has_no_use_for_is_refused(name: str, option: str, tmp_
 
 
 def test_options_that_came_later_are_in_no_key_unless_they_are_given() -> None:
-    assert not set(LATER) & set(Benchmark().model_dump())
+    assert not Benchmark.younger & set(Benchmark().model_dump())
     given = Benchmark(validation_share=0.1, pad=2)
     assert Benchmark.model_validate(given.model_dump()) == given
     assert Benchmark.model_validate_json(given.model_dump_json()) == given
