@@ -324,6 +324,16 @@ def test_what_is_wrong_with_methods_is_said_of_where_it_stands(
     assert words in message
 
 
+def test_learning_rate_of_one_method(tmp_path: Path) -> None:
+    text = "methods: {ewc: {learning_rate: 1, strength: 2}, si: {}}\nselection: {enabled: false}\n"
+    params = checked(given(tmp_path, text))
+    assert [params.learning_rate(name) for name in params.methods] == [1.0, params.training.learning_rate]
+    refused(tmp_path, text, "methods.ewc.learning_rate", "between", overrides=["methods.ewc.learning_rate=0"])
+    refused(tmp_path, text, "methods.ewc.learning_rate", "float", overrides=["methods.ewc.learning_rate=fast"])
+    off = "selection.enabled=false"
+    refused(tmp_path, text, "methods.ewc.learning_rate", off, overrides=["selection.enabled=true"])
+
+
 def test_methods_that_are_not_run_are_checked_too(tmp_path: Path) -> None:
     text = "methods: {finetune: {}, ewc: {strenght: 1}}\nothers: {gss: {subsets: 2}}\n"
     with pytest.raises(UserError, match=r"params\.yaml: methods\.ewc\.strenght: EWC has no such knob"):
