@@ -35,6 +35,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
+LATER = ("validation_share", "pad")
+"""Options of a benchmark that came when there were prepared data already."""
+
+
 class Benchmark(Section):
     """Which tasks, from which data."""
 
@@ -52,6 +56,10 @@ class Benchmark(Section):
     )
     train_per_class: int | None = Field(None, ge=2, le=MOST, description="cap on training images a class")
     validation_per_class: int | None = Field(None, ge=1, le=MOST, description="cap on validation images a class")
+    validation_share: float | None = Field(
+        None, gt=0, lt=1, description="share of each class's training images kept for validation; null: the usual one"
+    )
+    pad: int | None = Field(None, ge=1, le=64, description="black pixels added on every side of an image, first of all")
     on_bad_image: Literal["refuse", "skip"] = "refuse"
 
     @field_validator("order", mode="before")
@@ -69,6 +77,12 @@ class Benchmark(Section):
         if name.replace("_", "-") not in known:
             raise ValueError(f"unknown benchmark {shown(name)}; {closest(name, known)}")
         return name.replace("_", "-")
+
+    @model_serializer(mode="wrap")
+    def _without_later_options(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without those of `LATER` that are not given: keys and manifests stay as they were before there were any."""
+        written: dict[str, Any] = plain(self)
+        return {key: value for key, value in written.items() if key not in LATER or value is not None}
 
 
 HIDDEN = {"features": [256]}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,7 @@ from cl.params import Benchmark
 
 VALIDATION_FRACTION = 0.2
 """Of each class's training images, as in the survey."""
-OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class"})
+OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class", "validation_share", "pad"})
 """The keys of `benchmark` that any of them knows."""
 MEND = "delete it, and it is downloaded again"
 Splits = dict[str, tuple[Images, Labels]]
@@ -30,6 +31,8 @@ class Arrays:
     classes: list[str]
     train: tuple[Images, Labels]
     test: tuple[Images, Labels]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """`RawTask.notes` of each task made of it."""
 
 
 def fingerprint_of(remotes: Sequence[Remote]) -> str:
@@ -38,12 +41,13 @@ def fingerprint_of(remotes: Sequence[Remote]) -> str:
 
 
 def splits_of(data: Arrays, options: Benchmark, classes: range) -> Splits:
-    """Train, validation and test of these classes, the first of them with label 0, at the size they have.
+    """Train, validation and test of these classes, the first of them with label 0, padded, but not scaled.
 
     Validation is drawn from the seed once for the whole data set, however it is cut into tasks.
     """
     images, labels = data.train
-    rest, validation = stratified(labels, VALIDATION_FRACTION, data.name, options.seed, "validation")
+    share = options.validation_share or VALIDATION_FRACTION
+    rest, validation = stratified(labels, share, data.name, options.seed, "validation")
     members = {
         "train": first_of_each(rest[_within(labels[rest], classes)], labels, options.train_per_class),
         "validation": first_of_each(
@@ -52,7 +56,11 @@ def splits_of(data: Arrays, options: Benchmark, classes: range) -> Splits:
     }
     splits = {split: (images[index], labels[index] - classes.start) for split, index in members.items()}
     index = np.flatnonzero(_within(data.test[1], classes))
-    return {**splits, "test": (data.test[0][index], data.test[1][index] - classes.start)}
+    splits["test"] = data.test[0][index], data.test[1][index] - classes.start
+    if options.pad is None:
+        return splits
+    frame = ((0, 0), (0, 0), (options.pad, options.pad), (options.pad, options.pad))
+    return {split: (np.pad(images, frame), labels) for split, (images, labels) in splits.items()}
 
 
 def cut(classes: int, options: Benchmark, usual: int) -> dict[str, range]:
@@ -77,7 +85,7 @@ def cut_tasks(data: Arrays, options: Benchmark, parts: Mapping[str, range]) -> I
     """Yield a task for each part of the classes."""
     for name, part in parts.items():
         splits = splits_of(data, options, part)
-        yield RawTask(name, data.classes[part.start : part.stop], resized(splits, options.image_size))
+        yield RawTask(name, data.classes[part.start : part.stop], resized(splits, options.image_size), data.notes)
 
 
 def resized(splits: Splits, size: int | None) -> Splits:
