@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,6 +31,8 @@ class Arrays:
     classes: list[str]
     train: tuple[Images, Labels]
     test: tuple[Images, Labels]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """`RawTask.notes` of each task made of it."""
 
 
 def fingerprint_of(remotes: Sequence[Remote]) -> str:
@@ -77,7 +80,7 @@ def cut_tasks(data: Arrays, options: Benchmark, parts: Mapping[str, range]) -> I
     """Yield a task for each part of the classes."""
     for name, part in parts.items():
         splits = splits_of(data, options, part)
-        yield RawTask(name, data.classes[part.start : part.stop], resized(splits, options.image_size))
+        yield RawTask(name, data.classes[part.start : part.stop], resized(splits, options.image_size), data.notes)
 
 
 def resized(splits: Splits, size: int | None) -> Splits:

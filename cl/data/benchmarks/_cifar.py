@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cl.data.archive import read_on
+from cl.data.benchmarks import _pictures
 from cl.data.benchmarks._arrays import MEND, Arrays, fingerprint_of
 from cl.data.fetch import Remote, fetch, home_of
 from cl.data.prepare import Format, Images, Labels, Say
@@ -38,6 +39,7 @@ class Source:
     """How many bytes of labels come before the pixels of an image; the last is the one of the class."""
     format: Format
     """Mean and deviation of each channel over the 50,000 training images."""
+    pictures: _pictures.Known
 
 
 CIFAR10 = Source(
@@ -52,6 +54,7 @@ CIFAR10 = Source(
     "batches.meta.txt",
     1,
     Format(scale=255.0, mean=(0.4914, 0.4822, 0.4465), deviation=(0.2470, 0.2435, 0.2616)),
+    _pictures.Known("cifar10", "CIFAR-10", SIDE, 3, 10),
 )
 CIFAR100 = Source(
     "cifar100",
@@ -65,16 +68,26 @@ CIFAR100 = Source(
     "fine_label_names.txt",
     2,
     Format(scale=255.0, mean=(0.5071, 0.4865, 0.4409), deviation=(0.2673, 0.2564, 0.2762)),
+    _pictures.Known("cifar100", "CIFAR-100", SIDE, 3, 100),
 )
 
 
-def fingerprint_of_source(source: Source) -> str:
-    """Of its one archive."""
-    return fingerprint_of([source.remote])
+def fingerprint_of_source(source: Source, options: Benchmark) -> str:
+    """Of its one archive, or of the pictures."""
+    place = _place(source, options)
+    return fingerprint_of([source.remote]) if place is None else _pictures.fingerprint(place, source.pictures)
+
+
+def _place(source: Source, options: Benchmark) -> _pictures.Place | None:
+    return _pictures.place_of(options, source.pictures.title, [source.remote.name])
 
 
 def read(source: Source, options: Benchmark, say: Say | None) -> Arrays:
-    """The data set, fetched where it is not there; raises `UserError` for an archive that is missing or damaged."""
+    """The data set, fetched where it is not there; raises `UserError` for an archive that is missing or damaged, and
+    for pictures as `_pictures.read` does.
+    """
+    if (place := _place(source, options)) is not None:
+        return _pictures.read(place, source.pictures, say)
     (path,) = fetch([source.remote], home_of(options, source.name), say)
     files = _files(path, {*source.train, *source.test, source.names})
     classes = files[source.names].decode().split()

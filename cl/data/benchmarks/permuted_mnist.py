@@ -33,7 +33,7 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
     splits = resized(splits_of(data, options, range(len(data.classes))), options.image_size)
     for name in names:
         permuted = {split: (_permuted(x, options.seed, numbers[name]), y) for split, (x, y) in splits.items()}
-        yield RawTask(name, data.classes, permuted)
+        yield RawTask(name, data.classes, permuted, data.notes)
 
 
 def _permuted(images: Images, seed: int, index: int) -> Images:

@@ -45,7 +45,7 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
     for name in names:
         turn = functools.partial(_turned, angle=angles[name])
         turned = changed(splits, turn) if angles[name] else splits
-        yield RawTask(name, data.classes, resized(turned, options.image_size))
+        yield RawTask(name, data.classes, resized(turned, options.image_size), data.notes)
 
 
 def _turned(picture: Image.Image, angle: int) -> Image.Image:
