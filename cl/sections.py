@@ -52,6 +52,9 @@ class Benchmark(Section):
     )
     train_per_class: int | None = Field(None, ge=2, le=MOST, description="cap on training images a class")
     validation_per_class: int | None = Field(None, ge=1, le=MOST, description="cap on validation images a class")
+    validation_share: float | None = Field(
+        None, gt=0, lt=1, description="share of each class's training images kept for validation; null: the usual one"
+    )
     on_bad_image: Literal["refuse", "skip"] = "refuse"
 
     @field_validator("order", mode="before")
@@ -69,6 +72,12 @@ class Benchmark(Section):
         if name.replace("_", "-") not in known:
             raise ValueError(f"unknown benchmark {shown(name)}; {closest(name, known)}")
         return name.replace("_", "-")
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_was(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a share that is not given: keys and manifests stay as they were before that option."""
+        written: dict[str, Any] = plain(self)
+        return {key: value for key, value in written.items() if key != "validation_share" or value is not None}
 
 
 HIDDEN = {"features": [256]}

@@ -159,7 +159,7 @@ class Sequence:
     benchmark: str
     input_shape: tuple[int, int, int]
     tasks: tuple[Task, ...]
-    reduced: Mapping[str, int] = field(default_factory=dict)
+    reduced: Mapping[str, float] = field(default_factory=dict)
     """What the benchmark was scaled to by options, for instance image_size."""
     labels: LabelsAre = "places"
     backbone: Mapping[str, Any] = field(default_factory=dict)

@@ -26,6 +26,7 @@ SET: dict[str, Any] = {
     "image_size": 16,
     "train_per_class": 3,
     "validation_per_class": 2,
+    "validation_share": 0.1,
     "on_bad_image": "skip",
 }
 

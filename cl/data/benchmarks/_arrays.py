@@ -18,7 +18,7 @@ from cl.rng import numpy_generator
 
 VALIDATION_FRACTION = 0.2
 """Of each class's training images, as in the survey."""
-OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class"})
+OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class", "validation_share"})
 """The keys of `benchmark` that any of them knows."""
 SHUFFLED = "shuffled"
 """An order that every split data set has."""
@@ -49,7 +49,8 @@ def splits_of(data: Arrays, options: Benchmark, classes: Sequence[int]) -> Split
     Validation is drawn from the seed once for the whole data set, however it is cut into tasks.
     """
     images, labels = data.train
-    rest, validation = stratified(labels, VALIDATION_FRACTION, data.name, options.seed, "validation")
+    share = options.validation_share or VALIDATION_FRACTION
+    rest, validation = stratified(labels, share, data.name, options.seed, "validation")
     members = {
         "train": first_of_each(rest[np.isin(labels[rest], classes)], labels, options.train_per_class),
         "validation": first_of_each(

@@ -60,6 +60,10 @@ PICTURES: dict[Name, _pictures.Known] = {
             "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
             "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
         },
+        {
+            "train": "3655811c0e1223700a4714a92a51f55bd215ed7dc1fa2baa4326a2b58042d82d",
+            "test": "634538fb34c5277fce98470b8b285d1e8419eb87f328da42ef1faf690d2c3911",
+        },
     ),
     "fashion-mnist": _pictures.Known(
         "fashion-mnist",

@@ -27,7 +27,7 @@ from cl.rng import numpy_generator
 
 __all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
 FORMAT = IMAGENET
-OPTIONS = OF_IMAGES
+OPTIONS = OF_IMAGES - {"validation_share"}
 LABELS: LabelsAre = "names"
 IMAGE_SIZE = 224
 
