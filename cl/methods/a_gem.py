@@ -26,7 +26,10 @@ class AGEM(Replay):
     replay_batch: int = knob(256, range=(0, 1e6), help="samples whose gradient is r; 0: as many as are new")
     margin: float = knob(0.0, range=(0, 1e6), help="gamma: least weight of r, once g is against it")
     memory_per_class: int = knob(
-        0, range=(0, 1e9), help="samples kept of each class, always the last; 0: memory_budget samples of all alike"
+        0,
+        range=(0, 1e9),
+        help="samples kept of each class, always the last; 0: memory_budget samples of all alike",
+        younger=True,
     )
 
     offered_: list[int] | None = None

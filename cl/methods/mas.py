@@ -22,7 +22,9 @@ class MAS(Holding):
 
     strength: float = knob(3.0, decay=shrink, range=(0, 1e12), help="lambda")
     estimator: str = knob("per-sample", choices=("per-sample", "batch-sum"), help="how gradients become Omega")
-    gamma: float = knob(1.0, range=(0, 1), help="each new task multiplies the importances of old ones by this")
+    gamma: float = knob(
+        1.0, range=(0, 1), help="each new task multiplies the importances of old ones by this", younger=True
+    )
 
     omega_: Tensors | None = None
     anchor_: Tensors | None = None
