@@ -43,13 +43,8 @@ def fingerprint_of(remotes: Sequence[Remote]) -> str:
     return digest([remote.md5 for remote in remotes])
 
 
-<<<<<<< HEAD
-def splits_of(data: Arrays, options: Benchmark, classes: range) -> Splits:
-    """Train, validation and test of these classes, the first of them with label 0, padded, but not scaled.
-=======
 def splits_of(data: Arrays, options: Benchmark, classes: Sequence[int]) -> Splits:
-    """Train, validation and test of these classes, the first of them with label 0, at the size they have.
->>>>>>> tablea
+    """Train, validation and test of these classes, the first of them with label 0, padded, but not scaled.
 
     Validation is drawn from the seed once for the whole data set, however it is cut into tasks.
     """
@@ -62,19 +57,13 @@ def splits_of(data: Arrays, options: Benchmark, classes: Sequence[int]) -> Split
             validation[np.isin(labels[validation], classes)], labels, options.validation_per_class
         ),
     }
-<<<<<<< HEAD
-    splits = {split: (images[index], labels[index] - classes.start) for split, index in members.items()}
-    index = np.flatnonzero(_within(data.test[1], classes))
-    splits["test"] = data.test[0][index], data.test[1][index] - classes.start
+    splits = {split: (images[index], _placed(labels[index], classes)) for split, index in members.items()}
+    index = np.flatnonzero(np.isin(data.test[1], classes))
+    splits["test"] = data.test[0][index], _placed(data.test[1][index], classes)
     if options.pad is None:
         return splits
     frame = ((0, 0), (0, 0), (options.pad, options.pad), (options.pad, options.pad))
     return {split: (np.pad(images, frame), labels) for split, (images, labels) in splits.items()}
-=======
-    splits = {split: (images[index], _placed(labels[index], classes)) for split, index in members.items()}
-    index = np.flatnonzero(np.isin(data.test[1], classes))
-    return {**splits, "test": (data.test[0][index], _placed(data.test[1][index], classes))}
->>>>>>> tablea
 
 
 def cut(classes: int, options: Benchmark, usual: int) -> dict[str, Sequence[int]]:
