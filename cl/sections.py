@@ -111,6 +111,11 @@ class Model(Section):
         None, ge=0, lt=1, description="share of hidden units left out in training; null: 0.5 in AlexNet, else none"
     )
     batch_norm: bool = Field(False, description="batch normalisation behind each convolution of a VGG net")
+    initialisation: Literal["usual", "xavier", "lecun"] = Field(
+        "usual",
+        description="how weights before the heads are drawn; usual: by the network's own rule; else uniformly, with "
+        "biases 0 and a variance of 2 / (inputs + outputs) (xavier) or 1 / inputs (lecun)",
+    )
     weights: UserPath | None = Field(
         None,
         description="for alexnet and resnet18: imagenet, or the path of a file; null: random weights; for features: "
@@ -159,6 +164,10 @@ class Model(Section):
             raise ValueError("width: the weights in a file are for the usual width; leave out model.width")
         if self.weights is not None and self.name not in ("alexnet", "resnet18", "features"):
             raise ValueError(f"weights: are for alexnet, resnet18 and features, not for {self.name}")
+        if self.initialisation != "usual" and (
+            self.weights is not None or (self.name == "features" and not self.frozen)
+        ):
+            raise ValueError("initialisation: the weights are read from a file; leave out model.initialisation")
         for key in OF_FEATURES if self.name != "features" else ():
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key}: is for features, not for {self.name}; set model.name=features")
@@ -169,7 +178,8 @@ class Model(Section):
     @model_serializer(mode="wrap")
     def _without_what_it_has_not(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = plain(self)
-        without = {*(OF_FEATURES if self.name != "features" else ()), *(("width",) if self.width is None else ())}
+        younger = {key for key in ("width", "initialisation") if written[key] == type(self).model_fields[key].default}
+        without = {*(OF_FEATURES if self.name != "features" else ()), *younger}
         return {key: value for key, value in written.items() if key not in without}
 
     @property
@@ -216,7 +226,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Training(Section):
     """How one task is trained, the same for every method."""
 
-    younger = frozenset({"iterations", "optimizer", "betas", "schedule", "milestones", "milestone_factor"})
+    younger = frozenset({"pixels", "iterations", "optimizer", "betas", "schedule", "milestones", "milestone_factor"})
 
     epochs: int = Field(70, ge=1, le=MOST)
     iterations: int | None = Field(
@@ -237,6 +247,9 @@ class Training(Section):
         [0.5, 0.75], min_length=1, description="of the schedule step: shares of the training after which it drops"
     )
     milestone_factor: float = Field(0.1, gt=0, lt=1, description="of the schedule step: factor of each drop")
+    pixels: Literal["usual", "unit"] = Field(
+        "usual", description="as the network takes them: normalised as the benchmark's page says, or from 0 to 1 (unit)"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 for convolutions if the machine supports it"
     )

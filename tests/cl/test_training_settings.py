@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cl.data import load
+from cl.data.features import numbers
 from cl.errors import UserError
 from cl.learner import Learner
 from cl.methods.finetune import Finetune
 from cl.nets import build, resnet
-from cl.params import Model, Training, validate
+from cl.params import Model, Params, Training, validate
 from cl.register import checked
 from cl.rng import generator
 from cl.train import fit
@@ -190,3 +193,26 @@ def test_reduced_resnet_is_gems() -> None:
     assert net.backbone(torch.zeros(1, 3, 32, 32)).shape == (1, 160)
     with pytest.raises(UserError, match="width: is for resnet18, not for mlp"):
         validate({"model": {"name": "mlp", "width": 20}, "methods": {"ewc": {}}}, "params.yaml")
+
+
+@pytest.mark.parametrize(("rule", "conv", "linear"), [("xavier", 6 / (27 + 576), 6 / 256), ("lecun", 3 / 27, 3 / 128)])
+def test_bounds_of_the_initialisation(rule: Any, conv: float, linear: float) -> None:
+    """The first convolution of `small` has 3 x 9 inputs and 64 x 9 outputs a kernel, its last layer 128 and 128."""
+    net = build(Model(name="small", initialisation=rule), (3, 32, 32), generator(0))
+    first, last = net.backbone[0], list(net.backbone)[-2]
+    for layer, square in ((first, conv), (last, linear)):
+        bound = square**0.5
+        assert 0.95 * bound < float(layer.weight.detach().abs().max()) <= bound
+        assert not bool(layer.bias.any())
+    assert "initialisation" not in Model().model_dump()
+    assert Model(initialisation=rule).model_dump()["initialisation"] == rule
+
+
+def test_pixels_from_0_to_1(prepared: dict[int, Path]) -> None:
+    usual, unit = (params_for("finetune", training={"pixels": pixels}) for pixels in ("usual", "unit"))
+    assert numbers(usual) is None
+    train = load(prepared[2], CPU, None, numbers(unit)).tasks[0].train
+    torch.testing.assert_close(train.x, train.images / train.images.max())
+    assert "pixels" not in usual.training.model_dump()
+    with pytest.raises(ValueError, match=r"training\.pixels"):
+        Params.model_validate({**unit.model_dump(), "model": {"name": "features"}})
