@@ -47,6 +47,8 @@ class Section(BaseModel):
 class Benchmark(Section):
     """Which tasks, from which data."""
 
+    younger = frozenset({"validation_share", "normalise"})
+
     name: str = "permuted-digits"
     tasks: int | None = Field(None, ge=1, le=1000, description="how many tasks of the benchmark; null: all")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of the splits and of what the benchmark itself draws")
@@ -64,6 +66,7 @@ class Benchmark(Section):
     validation_share: float | None = Field(
         None, gt=0, lt=1, description="share of each class's training images kept for validation; null: the usual one"
     )
+    normalise: bool = Field(True, description="false: pixels reach the network in [0, 1], not by mean and deviation")
     on_bad_image: Literal["refuse", "skip"] = "refuse"
 
     @field_validator("order", mode="before")
@@ -81,12 +84,6 @@ class Benchmark(Section):
         if name.replace("_", "-") not in known:
             raise ValueError(f"unknown benchmark {shown(name)}; {closest(name, known)}")
         return name.replace("_", "-")
-
-    @model_serializer(mode="wrap")
-    def _as_before_there_was(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a share that is not given: keys and manifests stay as they were before that option."""
-        written: dict[str, Any] = plain(self)
-        return {key: value for key, value in written.items() if key != "validation_share" or value is not None}
 
 
 HIDDEN = {"features": [256]}
