@@ -47,7 +47,7 @@ class Section(BaseModel):
 class Benchmark(Section):
     """Which tasks, from which data."""
 
-    younger = frozenset({"validation_share", "normalise"})
+    younger = frozenset({"validation_share", "pad", "normalise"})
 
     name: str = "permuted-digits"
     tasks: int | None = Field(None, ge=1, le=1000, description="how many tasks of the benchmark; null: all")
@@ -66,6 +66,7 @@ class Benchmark(Section):
     validation_share: float | None = Field(
         None, gt=0, lt=1, description="share of each class's training images kept for validation; null: the usual one"
     )
+    pad: int | None = Field(None, ge=1, le=64, description="black pixels added on every side of an image, first of all")
     normalise: bool = Field(True, description="false: pixels reach the network in [0, 1], not by mean and deviation")
     on_bad_image: Literal["refuse", "skip"] = "refuse"
 

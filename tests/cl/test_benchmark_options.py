@@ -27,6 +27,7 @@ SET: dict[str, Any] = {
     "train_per_class": 3,
     "validation_per_class": 2,
     "validation_share": 0.1,
+    "pad": 2,
     "on_bad_image": "skip",
 }
 

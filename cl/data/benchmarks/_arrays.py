@@ -19,7 +19,7 @@ from cl.rng import numpy_generator
 VALIDATION_FRACTION = 0.2
 """Of each class's training images, as in the survey."""
 OF_ARRAYS = frozenset(
-    {"path", "image_size", "train_per_class", "validation_per_class", "validation_share", "normalise"}
+    {"path", "image_size", "train_per_class", "validation_per_class", "validation_share", "pad", "normalise"}
 )
 """The keys of `benchmark` that any of them knows."""
 SHUFFLED = "shuffled"
@@ -46,7 +46,7 @@ def fingerprint_of(remotes: Sequence[Remote]) -> str:
 
 
 def splits_of(data: Arrays, options: Benchmark, classes: Sequence[int]) -> Splits:
-    """Train, validation and test of these classes, the first of them with label 0, at the size they have.
+    """Train, validation and test of these classes, the first of them with label 0, padded, but not scaled.
 
     Validation is drawn from the seed once for the whole data set, however it is cut into tasks.
     """
@@ -61,7 +61,11 @@ def splits_of(data: Arrays, options: Benchmark, classes: Sequence[int]) -> Split
     }
     splits = {split: (images[index], _placed(labels[index], classes)) for split, index in members.items()}
     index = np.flatnonzero(np.isin(data.test[1], classes))
-    return {**splits, "test": (data.test[0][index], _placed(data.test[1][index], classes))}
+    splits["test"] = data.test[0][index], _placed(data.test[1][index], classes)
+    if options.pad is None:
+        return splits
+    frame = ((0, 0), (0, 0), (options.pad, options.pad), (options.pad, options.pad))
+    return {split: (np.pad(images, frame), labels) for split, (images, labels) in splits.items()}
 
 
 def cut(classes: int, options: Benchmark, usual: int) -> dict[str, Sequence[int]]:

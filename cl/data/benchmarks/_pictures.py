@@ -116,7 +116,7 @@ def read(place: Place, known: Known, say: Say | None) -> Arrays:
     notes = _compared(train, test, known, numbered)
     if say is not None:
         counts = f"{len(train[1]):,} pictures for training and {len(test[1]):,} for the test"
-        say(OUTCOMES[notes["as_published"]].format(root=root, counts=counts, title=known.title, order=notes["order"]))
+        say(OUTCOMES[notes["as_known"]].format(root=root, counts=counts, title=known.title, order=notes["order"]))
     return Arrays(known.name, listing.classes, train, test, {"pictures": notes})
 
 
@@ -136,10 +136,11 @@ def _listing(place: Place, known: Known) -> tuple[Listing, bool]:
                 f"{place.files.root}: no pictures of {known.title}'s {_some(missing)} in {place.top}{part}/<class>; "
                 "add them, or take the benchmark folder for a part of the classes"
             )
-    numbered = all(_numbers(files) is not None for files in splits.values())
-    for files in splits.values():
-        numbers = (_numbers(files) or {}) if numbered else {}
-        files.sort(key=lambda file: (numbers.get(file[0], 0), file[1], file[0]))
+    numbers = {part: _numbers(files) for part, files in splits.items()}
+    numbered = None not in numbers.values()
+    for part, files in splits.items():
+        number = (numbers[part] if numbered else None) or {}
+        files.sort(key=lambda file: (number.get(file[0], 0), file[1], file[0]))
     return Listing(known.name, classes, splits), numbered
 
 
@@ -243,7 +244,7 @@ def _compared(train: Part, test: Part, known: Known, numbered: bool) -> dict[str
     comparable = known.pictures is not None or (known.published is not None and numbered)
     same = (ordered or found == known.pictures) if comparable else None
     return {
-        "as_published": same,
+        "as_known": same,
         "order": "official" if ordered else "by number" if numbered else "by class and name",
         "sha256": found,
     }
