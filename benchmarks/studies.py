@@ -57,6 +57,8 @@ def images(benchmark: Benchmark) -> list[int]:
 def passes(params: Params) -> int:
     """Images that go through a training step, over all methods and one seed."""
     per_task, epochs, total = images(params.benchmark), 1 if params.scenario.online else params.training.epochs, 0
+    if params.training.iterations is not None and not params.scenario.online:
+        per_task, epochs = [params.training.iterations * params.training.batch_size] * len(per_task), 1
     for name in params.methods:
         method = method_class(name)
         if method.selection == "one-pass":
