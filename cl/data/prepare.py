@@ -45,7 +45,7 @@ AGAIN = "prepare again (python -m flows.prepare)"
 SPLITS = ("train", "validation", "test")
 REDUCING = ("image_size", "train_per_class", "validation_per_class", "validation_share", "pad")
 """Options that make a benchmark another, mostly smaller one; results say so."""
-FOR_ALL = ("name", "tasks", "seed", "order")
+FOR_ALL = ("name", "tasks", "seed", "order", "normalise")
 """Options that mean something in every benchmark; the others are declared by those that know them."""
 SECONDS_BETWEEN_LINES = 2.0
 CLASSES_SHOWN = 5

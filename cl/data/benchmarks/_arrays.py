@@ -18,9 +18,7 @@ from cl.rng import numpy_generator
 
 VALIDATION_FRACTION = 0.2
 """Of each class's training images, as in the survey."""
-OF_ARRAYS = frozenset(
-    {"path", "image_size", "train_per_class", "validation_per_class", "validation_share", "pad", "normalise"}
-)
+OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class", "validation_share", "pad"})
 """The keys of `benchmark` that any of them knows."""
 SHUFFLED = "shuffled"
 """An order that every split data set has."""
