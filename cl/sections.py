@@ -44,12 +44,10 @@ class Section(BaseModel):
         return {k: v for k, v in written.items() if k not in usual or getattr(self, k) != usual[k]}
 
 
-LATER = ("validation_share", "pad")
-"""Options of a benchmark that came when there were prepared data already."""
-
-
 class Benchmark(Section):
     """Which tasks, from which data."""
+
+    younger = frozenset({"validation_share", "pad", "normalise"})
 
     name: str = "permuted-digits"
     tasks: int | None = Field(None, ge=1, le=1000, description="how many tasks of the benchmark; null: all")
@@ -69,6 +67,7 @@ class Benchmark(Section):
         None, gt=0, lt=1, description="share of each class's training images kept for validation; null: the usual one"
     )
     pad: int | None = Field(None, ge=1, le=64, description="black pixels added on every side of an image, first of all")
+    normalise: bool = Field(True, description="false: pixels reach the network in [0, 1], not by mean and deviation")
     on_bad_image: Literal["refuse", "skip"] = "refuse"
 
     @field_validator("order", mode="before")
@@ -86,12 +85,6 @@ class Benchmark(Section):
         if name.replace("_", "-") not in known:
             raise ValueError(f"unknown benchmark {shown(name)}; {closest(name, known)}")
         return name.replace("_", "-")
-
-    @model_serializer(mode="wrap")
-    def _without_later_options(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without those of `LATER` that are not given: keys and manifests stay as they were before there were any."""
-        written: dict[str, Any] = plain(self)
-        return {key: value for key, value in written.items() if key not in LATER or value is not None}
 
 
 HIDDEN = {"features": [256]}

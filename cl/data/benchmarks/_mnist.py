@@ -25,6 +25,8 @@ MNIST = Format(scale=255.0, mean=(0.1307,), deviation=(0.3081,))
 FASHION = Format(scale=255.0, mean=(0.2860,), deviation=(0.3530,))
 """Mean and deviation of the grey levels of all 60,000 training images."""
 UNSIGNED_BYTE = 8
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+"""The makers' files, unpacked."""
 Name = Literal["mnist", "fashion-mnist"]
 CLASSES: dict[Name, list[str]] = {
     "mnist": [str(digit) for digit in range(10)],
@@ -36,13 +38,13 @@ CLASSES: dict[Name, list[str]] = {
 
 
 def _digests(train: _pictures.Part, test: _pictures.Part) -> dict[str, str]:
-    """The MD5 of the makers' files, unpacked, if these are the arrays in them."""
+    """The MD5 of each of `FILES`, if these are the arrays in it."""
+    arrays = (train[0][:, 0], train[1].astype(np.uint8), test[0][:, 0], test[1].astype(np.uint8))
     found = {}
-    for name, (images, labels) in (("train", train), ("t10k", test)):
-        for kind, array in (("images-idx3", images[:, 0]), ("labels-idx1", labels.astype(np.uint8))):
-            sides = b"".join(side.to_bytes(4, "big") for side in array.shape)
-            data = bytes([0, 0, UNSIGNED_BYTE, array.ndim]) + sides + array.tobytes()
-            found[f"{name}-{kind}-ubyte"] = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    for file, array in zip(FILES, arrays, strict=True):
+        sides = b"".join(side.to_bytes(4, "big") for side in array.shape)
+        data = bytes([0, 0, UNSIGNED_BYTE, array.ndim]) + sides + array.tobytes()
+        found[file] = hashlib.md5(data, usedforsecurity=False).hexdigest()
     return found
 
 
@@ -105,7 +107,7 @@ def fingerprint_of_data(name: Name, options: Benchmark) -> str:
 
 
 def _place(name: Name, options: Benchmark) -> _pictures.Place | None:
-    return _pictures.place_of(options, PICTURES[name].title, [remote.name for remote in remotes(name)])
+    return _pictures.place_of(options, PICTURES[name].title, [f"{file}.gz" for file in FILES])
 
 
 def read(name: Name, options: Benchmark, say: Say | None) -> Arrays:

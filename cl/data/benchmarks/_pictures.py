@@ -136,10 +136,11 @@ def _listing(place: Place, known: Known) -> tuple[Listing, bool]:
                 f"{place.files.root}: no pictures of {known.title}'s {_some(missing)} in {place.top}{part}/<class>; "
                 "add them, or take the benchmark folder for a part of the classes"
             )
-    numbered = all(_numbers(files) is not None for files in splits.values())
-    for files in splits.values():
-        numbers = (_numbers(files) or {}) if numbered else {}
-        files.sort(key=lambda file: (numbers.get(file[0], 0), file[1], file[0]))
+    numbers = {part: _numbers(files) for part, files in splits.items()}
+    numbered = None not in numbers.values()
+    for part, files in splits.items():
+        number = (numbers[part] if numbered else None) or {}
+        files.sort(key=lambda file: (number.get(file[0], 0), file[1], file[0]))
     return Listing(known.name, classes, splits), numbered
 
 
