@@ -253,12 +253,6 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _pixels_where_they_are_seen(self) -> Params:
-        if self.model.name == "features" and self.training.pixels != "usual":
-            raise ValueError("training.pixels: a pretrained backbone takes them as it was trained; leave it out")
-        return self
-
-    @model_validator(mode="after")
     def _path_where_it_is_read(self) -> Params:
         if self.benchmark.name == "folder" and self.benchmark.path is None:
             raise ValueError("benchmark.path: the benchmark 'folder' needs it: the root of <task>/<class>/<image>")

@@ -219,7 +219,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Training(Section):
     """How one task is trained, the same for every method."""
 
-    younger = frozenset({"pixels", "iterations", "optimizer", "betas", "schedule", "milestones", "milestone_factor"})
+    younger = frozenset({"iterations", "optimizer", "betas", "schedule", "milestones", "milestone_factor"})
 
     epochs: int = Field(70, ge=1, le=MOST)
     iterations: int | None = Field(
@@ -240,9 +240,6 @@ class Training(Section):
         [0.5, 0.75], min_length=1, description="of the schedule step: shares of the training after which it drops"
     )
     milestone_factor: float = Field(0.1, gt=0, lt=1, description="of the schedule step: factor of each drop")
-    pixels: Literal["usual", "unit"] = Field(
-        "usual", description="as the network takes them: normalised as the benchmark's page says, or from 0 to 1 (unit)"
-    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 for convolutions if the machine supports it"
     )

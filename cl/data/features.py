@@ -71,9 +71,7 @@ def pictures(params: Params) -> Benchmark:
 
 
 def numbers(params: Params) -> Format | None:
-    """The normalisation of a backbone that is trained, or of pixels from 0 to 1; None: the benchmark's own applies."""
-    if params.training.pixels == "unit":
-        return Format(1.0, (0.0,), (1.0,))
+    """The normalisation for a backbone that is trained; None where the benchmark's own applies."""
     if params.model.name != "features" or params.model.frozen:
         return None
     about = backbones.backbone(params.model.backbone)

@@ -50,10 +50,7 @@ def facts_of(params: Params, out: Path, run: RunResult) -> dict[str, Any]:
     seen = seen_shape(learned_from["input_shape"], params.training.augmentation.crop)
     net = build(params.model, seen, generator("only its shape"))
     own = features.numbers(params)
-    more: dict[str, Any] = {}
-    if own is not None:
-        alike = learned_from["input_shape"][0] // len(own.mean)
-        more = {"mean": [*own.mean] * alike, "deviation": [*own.deviation] * alike}
+    more: dict[str, Any] = {} if own is None else {"mean": list(own.mean), "deviation": list(own.deviation)}
     if params.model.on_features:
         more = {"backbone": learned_from["backbone"], "seen": list(seen)}
     return {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl.data import load
-from cl.data.features import numbers
 from cl.errors import UserError
 from cl.learner import Learner
 from cl.methods.finetune import Finetune
 from cl.nets import build, resnet
-from cl.params import Model, Params, Training, validate
+from cl.params import Model, Training, validate
 from cl.register import checked
 from cl.rng import generator
 from cl.train import fit
@@ -206,13 +203,3 @@ def test_bounds_of_the_initialisation(rule: Any, conv: float, linear: float) -> 
         assert not bool(layer.bias.any())
     assert "initialisation" not in Model().model_dump()
     assert Model(initialisation=rule).model_dump()["initialisation"] == rule
-
-
-def test_pixels_from_0_to_1(prepared: dict[int, Path]) -> None:
-    usual, unit = (params_for("finetune", training={"pixels": pixels}) for pixels in ("usual", "unit"))
-    assert numbers(usual) is None
-    train = load(prepared[2], CPU, None, numbers(unit)).tasks[0].train
-    torch.testing.assert_close(train.x, train.images / train.images.max())
-    assert "pixels" not in usual.training.model_dump()
-    with pytest.raises(ValueError, match=r"training\.pixels"):
-        Params.model_validate({**unit.model_dump(), "model": {"name": "features"}})
