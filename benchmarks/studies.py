@@ -36,7 +36,15 @@ IMAGES = {
     "inaturalist": [5319, 1388, 1192, 65897, 645, 26059, 8646, 1706, 35157, 10173],
     "recogseq": [2040, 5360, 5994, 8144, 6666, 3102, 6850, 73257],
 }
-SIDE = {"tiny-imagenet": 64, "inaturalist": 224, "recogseq": 224, "split-digits": 8, "folder": 224, "split-mnist": 28}
+SIDE = {
+    "tiny-imagenet": 64,
+    "inaturalist": 224,
+    "recogseq": 224,
+    "split-digits": 8,
+    "folder": 224,
+    "split-mnist": 28,
+    "split-cifar100": 32,
+}
 GREY = {"split-digits", "split-mnist"}
 STEPS = {"cpu": 2, "cuda": 50}
 """Of how many steps the mean is taken at least, after one to warm up."""
@@ -49,6 +57,9 @@ def images(benchmark: Benchmark) -> list[int]:
     if benchmark.name == "tiny-imagenet":
         classes = benchmark.classes_per_task or 20
         return [classes * (benchmark.train_per_class or 400)] * (benchmark.tasks or 200 // classes)
+    if benchmark.name == "split-cifar100":
+        classes = benchmark.classes_per_task or 10
+        return [classes * (benchmark.train_per_class or 500)] * (benchmark.tasks or 100 // classes)
     if benchmark.name not in IMAGES:
         raise UserError(f"the sizes of {benchmark.name} are not known here")
     return IMAGES[benchmark.name][: benchmark.tasks]

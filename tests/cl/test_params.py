@@ -454,6 +454,7 @@ def test_every_study_is_a_valid_params_file(study: Path) -> None:
     params = read(study)
     checked(params)
     of_three = {"three-scenarios-task": 7, "three-scenarios-domain": 7, "three-scenarios-class": 8}
-    others = {"online-class-split-digits": 5, "photos": 10, "photos-compared": 13, **of_three}
+    in_one_pass = {"one-pass-cifar100": 10, "online-class-split-mnist": 4, "online-class-split-mnist-tasks": 7}
+    others = {"online-class-split-digits": 5, "photos": 10, "photos-compared": 13, **of_three, **in_one_pass}
     assert len(params.methods) == others.get(study.stem, 15)
     assert study.read_text().startswith("# "), "says what it is for"
