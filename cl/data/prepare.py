@@ -45,7 +45,7 @@ AGAIN = "prepare again (python -m flows.prepare)"
 SPLITS = ("train", "validation", "test")
 REDUCING = ("image_size", "train_per_class", "validation_per_class", "validation_share", "pad")
 """Options that make a benchmark another, mostly smaller one; results say so."""
-FOR_ALL = ("name", "tasks", "seed", "order")
+FOR_ALL = ("name", "tasks", "seed", "order", "normalise")
 """Options that mean something in every benchmark; the others are declared by those that know them."""
 SECONDS_BETWEEN_LINES = 2.0
 CLASSES_SHOWN = 5
@@ -103,6 +103,12 @@ def benchmark_file(name: str) -> BenchmarkFile:
     return cast(BenchmarkFile, importlib.import_module(f"cl.data.benchmarks.{name.replace('-', '_')}"))
 
 
+def format_of(options: Benchmark) -> Format:
+    """How the benchmark's bytes become numbers."""
+    usual = benchmark_file(options.name).FORMAT
+    return usual if options.normalise else Format(usual.scale, (0.0,) * len(usual.mean), (1.0,) * len(usual.mean))
+
+
 def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Path:
     """Prepare the benchmark into `target` unless it is there already; return the manifest's path.
 
@@ -141,6 +147,7 @@ def _prepare(options: Benchmark, raw: Path, target: Path, say: Say) -> Path:
                 f"{options.path or options.name}: the files changed while they were read; run the same command again "
                 "when nothing is written there any more"
             )
+        numbers = format_of(options)
         shape = {tuple(entry["input_shape"]) for entry in entries}
         if len(shape) > 1:
             raise UserError(f"{options.name}: tasks differ in image shape {sorted(shape)}; set benchmark.image_size")
@@ -151,9 +158,9 @@ def _prepare(options: Benchmark, raw: Path, target: Path, say: Say) -> Path:
             "options": options.model_dump(mode="json"),
             "labels": module.LABELS,
             "input_shape": list(shape.pop()),
-            "scale": module.FORMAT.scale,
-            "mean": list(module.FORMAT.mean),
-            "deviation": list(module.FORMAT.deviation),
+            "scale": numbers.scale,
+            "mean": list(numbers.mean),
+            "deviation": list(numbers.deviation),
             "tasks": entries,
         }
         write_json(made / "manifest.json", sealed(manifest))
@@ -284,7 +291,7 @@ def _write_all(options: Benchmark, raw: Path, folder: Path, say: Say) -> list[di
     entries: list[dict[str, Any]] = []
     WORKPLACE.set(folder)
     for index, task in enumerate(module.tasks(options, raw, say)):
-        entries.append(_write(task, index, folder, module.FORMAT))
+        entries.append(_write(task, index, folder, format_of(options)))
         if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
             shown = time.monotonic()
             counts = " + ".join(str(entries[-1]["splits"][split]["samples"]) for split in SPLITS)

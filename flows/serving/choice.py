@@ -150,7 +150,7 @@ def _validation(params: Params, out: Path, method: str, seed: int) -> list[float
 
     place = _checkpoint(params, out, method, seed)
     assert place is not None
-    tasks = load(features.place(params, out), crop=params.training.augmentation.crop)
+    tasks = load(features.place(params, out), crop=params.training.augmentation.crop, numbers=features.numbers(params))
     learner = Learner(params, method, seed, tasks, torch.device("cpu"))
     learner.resume(len(learner.experiences) - 1, checkpoint.load(place)[0])
     learner.method.training = params.training

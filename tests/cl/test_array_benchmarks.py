@@ -222,6 +222,41 @@ def test_tasks_in_the_order_and_number_asked_for() -> None:
     assert not (Path("downloads") / "cifar10").exists(), "what cannot be is found before anything is fetched"
 
 
+@pytest.mark.parametrize("name", SPLIT)
+def test_classes_in_an_order_drawn_from_the_seed(name: str) -> None:
+    tasks, again, other = (made(name, order="shuffled", seed=seed) for seed in (3, 3, 4))
+    assert [task.name for task in tasks] == [task.name for task in again] != [task.name for task in other]
+    usual = [kind for task in made(name) for kind in task.classes]
+    kinds = [kind for task in tasks for kind in task.classes]
+    assert sorted(kinds) == sorted(usual)
+    assert kinds != usual
+    whole: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for task in tasks:
+        members = [usual.index(kind) for kind in task.classes]
+        assert task.name.split("-")[1:] == [f"{c:0{len(str(len(usual) - 1))}d}" for c in members]
+        for split in SPLITS:
+            images, labels = task.splits[split]
+            said, own = written(images)
+            assert said == [members[label] for label in labels], "each image has its class's place as its label"
+            whole[split] += own
+    for split in SPLITS:
+        assert sorted(whole[split]) == sorted(n for t in made(name, seed=3) for n in written(t.splits[split][0])[1])
+
+
+@pytest.mark.parametrize(("name", "channels"), [("split-mnist", 1), ("split-cifar10", 3)])
+def test_pixels_between_0_and_1(name: str, channels: int, tmp_path: Path) -> None:
+    for normalise in (False, True):
+        options = Benchmark(name=name, tasks=1, normalise=normalise)
+        prepare(options, RAW, tmp_path / str(normalise), say=lambda line: None)
+        manifest = read_manifest(tmp_path / str(normalise))
+        plain = (manifest["mean"], manifest["deviation"]) == ([0.0] * channels, [1.0] * channels)
+        assert plain is not normalise
+        assert ("normalise" in manifest["options"]) is not normalise, "as before there was that option"
+    split = load(tmp_path / "False", CPU).tasks[0].train
+    assert (split.x == split.images.float() * (1 / 255)).all()
+    assert split.x.max() <= 1
+
+
 def test_the_cap_is_on_training_images_only() -> None:
     whole, capped = (made("split-mnist", tasks=1, train_per_class=cap)[0] for cap in (None, 3))
     assert np.bincount(capped.splits["train"][1]).tolist() == [3, 3]
