@@ -265,6 +265,13 @@ def test_the_cap_is_on_training_images_only() -> None:
         assert (capped.splits[split][0] == whole.splits[split][0]).all()
 
 
+@pytest.mark.parametrize(("share", "held"), [(0.001, 1), (0.25, 2), (0.3, 3), (0.999, 9)])
+def test_the_share_for_validation(share: float, held: int) -> None:
+    (task, *_) = made("split-mnist", validation_share=share)
+    counts = {split: np.bincount(labels).tolist() for split, (_, labels) in task.splits.items()}
+    assert counts == {"train": [10 - held] * 2, "validation": [held] * 2, "test": [3, 3]}
+
+
 # Permutations and rotations.
 
 
@@ -291,6 +298,20 @@ def test_permutations_of_the_size_wanted() -> None:
     order = numpy_generator("permuted-mnist", 0, 1).permutation(64)
     first, second = (task.splits["train"][0].reshape(-1, 64) for task in tasks)
     assert (second == first[:, order]).all()
+
+
+@pytest.mark.parametrize("name", ["permuted-mnist", "rotated-mnist", "split-mnist"])
+def test_padded_before_anything_else(name: str, tmp_path: Path) -> None:
+    framed, plain = ([task.splits["test"][0] for task in made(name, tasks=2, pad=pad)] for pad in (2, None))
+    assert framed[0].shape == framed[1].shape == (len(framed[0]), 1, 32, 32)
+    assert (framed[0][:, :, 2:-2, 2:-2] == plain[0]).all()
+    assert framed[0].sum() == plain[0].sum(), "the frame is black"
+    if name == "permuted-mnist":
+        order = numpy_generator("permuted-mnist", 0, 1).permutation(32 * 32)
+        assert (framed[1].reshape(-1, 32 * 32) == framed[0].reshape(-1, 32 * 32)[:, order]).all()
+    options = Benchmark(name=name, tasks=2, pad=2, validation_share=0.1)
+    prepare(options, RAW, tmp_path / "a", say=lambda line: None)
+    assert load(tmp_path / "a", CPU).reduced == {"validation_share": 0.1, "pad": 2}
 
 
 def test_rotations() -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cl.data.benchmarks import _cifar, _mnist, split_cifar100
-from cl.data.benchmarks._pictures import digests
+from cl.data.benchmarks._pictures import unordered
 from cl.data.prepare import RawTask, benchmark_file, prepare, read_manifest
 from cl.errors import UserError
 from cl.params import Benchmark
@@ -125,8 +125,8 @@ def test_where_names_are_no_numbers_nothing_is_said_of_the_order(mnist: Path, ar
 
 def test_the_order_counts_in_no_digest() -> None:
     images, labels = pictures(10, 3, (1, 28, 28), 1)
-    assert digests((images, labels)) == digests((images[::-1], labels[::-1]))
-    assert digests((images, labels)) != digests((images, (labels + 1) % 10))
+    assert unordered((images, labels)) == unordered((images[::-1], labels[::-1]))
+    assert unordered((images, labels)) != unordered((images, (labels + 1) % 10))
 
 
 def test_clothes_by_their_names_or_numbers(arrays: Any, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_hundred_classes_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     arrays = {"train": pictures(100, 2, (3, 32, 32), 1), "test": pictures(100, 1, (3, 32, 32), 2)}
     names = [f"kind {number:02d}" for number in range(100)]
     root = written(tmp_path / "pngs", arrays, names, lambda part, index: f"{names[index % 7]}_s_{index:06d}")
-    found = {part: digests(arrays[part]) for part in arrays}
+    found = {part: unordered(arrays[part]) for part in arrays}
     known = dataclasses.replace(_cifar.CIFAR100.pictures, pictures=found)
     monkeypatch.setattr(split_cifar100, "CIFAR100", dataclasses.replace(_cifar.CIFAR100, pictures=known))
     tasks = made("split-cifar100", root)

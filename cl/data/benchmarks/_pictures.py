@@ -6,6 +6,7 @@ makers publish, and the manifest says with which outcome.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import zipfile
@@ -53,7 +54,7 @@ class Known:
     published: Mapping[str, str] | None = None
     """What `arrays` has to give for the makers' arrays."""
     pictures: Mapping[str, str] | None = None
-    """What `digests` gives for the whole set; None: not known."""
+    """What `unordered` gives for each part of the whole set; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def place_of(options: Benchmark, title: str, archives: Sequence[str]) -> Place |
         return None
     root = Path(expanded(options.path))
     if root.is_dir():
-        folders, files = entries(root)
-        if set(PARTS) <= set(folders) and not set(archives) & set(files):
+        folders, files = map(set, entries(root))
+        if set(PARTS) <= folders and not files & set(archives):
             return Place(source(root))
         if not (folders or files) or any(file.removesuffix(".part") in archives for file in files):
             return None
@@ -83,9 +84,10 @@ def place_of(options: Benchmark, title: str, archives: Sequence[str]) -> Place |
         return None
     elif zipfile.is_zipfile(root):
         packed = source(root)
-        tops = {name.partition("/")[0] for name in packed.names()}
-        for top in ("", *(f"{top}/" for top in sorted(tops))):
-            if all(packed.names(f"{top}{part}") for part in PARTS):
+        split = [name.split("/", 2)[:-1] for name in packed.names()]
+        folders = {"/".join(names[:depth]) for names in split for depth in (1, 2) if len(names) >= depth}
+        for top in ("", *(f"{folder}/" for folder in sorted(folders) if "/" not in folder)):
+            if {f"{top}{part}" for part in PARTS} <= folders:
                 return Place(packed, top)
     raise UserError(
         f"benchmark.path: {root} holds neither pictures of {title} (the folders train/<class> and test/<class>, also "
@@ -136,11 +138,10 @@ def _listing(place: Place, known: Known) -> tuple[Listing, bool]:
                 f"{place.files.root}: no pictures of {known.title}'s {_some(missing)} in {place.top}{part}/<class>; "
                 "add them, or take the benchmark folder for a part of the classes"
             )
-    numbers = {part: _numbers(files) for part, files in splits.items()}
-    numbered = None not in numbers.values()
-    for part, files in splits.items():
-        number = (numbers[part] if numbered else None) or {}
-        files.sort(key=lambda file: (number.get(file[0], 0), file[1], file[0]))
+    numbers = [_numbers(files) for files in splits.values()]
+    numbered = None not in numbers
+    for files, number in zip(splits.values(), numbers, strict=True):
+        files.sort(key=functools.partial(_rank, number if numbered and number is not None else {}))
     return Listing(known.name, classes, splits), numbered
 
 
@@ -195,6 +196,12 @@ def _numbers(files: Sequence[File]) -> dict[str, int] | None:
     return numbers if len(set(numbers.values())) == len(numbers) else None
 
 
+def _rank(numbers: Mapping[str, int], file: File) -> tuple[int, int, str]:
+    """By number, if there are numbers; else by class and name."""
+    path, label = file
+    return numbers.get(path, 0), label, path
+
+
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
@@ -227,7 +234,7 @@ def _say_size(place: Place, listing: Listing, known: Known, say: Say | None) -> 
             )
 
 
-def digests(part: Part) -> str:
+def unordered(part: Part) -> str:
     """SHA-256 of a part, whatever its order: of the sorted SHA-256 of each image's label (a byte) and pixels."""
     images, labels = part
     each = sorted(
@@ -239,7 +246,7 @@ def digests(part: Part) -> str:
 
 def _compared(train: Part, test: Part, known: Known, numbered: bool) -> dict[str, Any]:
     """For the manifest: whether this is what the makers publish, whether in their order, and digests."""
-    found = {part: digests(read) for part, read in zip(PARTS, (train, test), strict=True)}
+    found = {part: unordered(read) for part, read in zip(PARTS, (train, test), strict=True)}
     ordered = known.arrays is not None and known.arrays(train, test) == known.published
     comparable = known.pictures is not None or (known.published is not None and numbered)
     same = (ordered or found == known.pictures) if comparable else None
