@@ -127,7 +127,7 @@ def settings_of(params: Params, method: str) -> dict[str, Any]:
     dumped = params.model_dump(mode="json")
     scenario = params.scenario.model_dump(mode="json", exclude={"unsupported"})
     sections = {name: dumped[name] for name in ("model", "training", "selection", "memory_budget")}
-    knobs = {name: value for name, value in params.methods[method].items()}
+    knobs = dict(params.methods[method])
     return {
         "benchmark": _without_path(dumped["benchmark"]),
         **sections,
@@ -150,7 +150,7 @@ def unlike(before: Mapping[str, Any], params: Params, method: str) -> list[str]:
         "memory_budget": None,
         "methods": {method: {name: knob.default for name, knob in method_class(method).knobs.items()}},
     }
-    return differences(merged(plain, dict(before)), settings_of(params, method))
+    return differences(merged(plain, dict(before)), merged(plain, settings_of(params, method)))
 
 
 def packed_runs(home: Path, method: str) -> list[Packed]:

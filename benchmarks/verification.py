@@ -17,11 +17,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import outside
 from benchmarks.judging import Line, lines_of, params_of
 from benchmarks.packing import pack
 from benchmarks.tables import fill, marked
-from benchmarks.targets import HOME, MARKS, Cell, Implementation, Numbers, Order, Table, read_tables
+from benchmarks.targets import HOME, Cell, Implementation, Numbers, Order, Table, read_tables
 from cl import cli
 from cl.errors import UserError
 from cl.params import Params
