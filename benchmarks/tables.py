@@ -86,7 +86,7 @@ def blocks() -> dict[tuple[Path, str], str]:
         (protocol, "selection"): selection(),
         (protocol, "isolate"): _names(lambda cls: cls.isolates_parameters),
         (protocol, "first task"): _names(lambda cls: not cls.shares_first_task),
-        (Path("docs/scenarios.md"), "per task"): ", ".join(f"`{n}`" for n in names_in("methods") if unbounded(n)),
+        (Path("docs/scenarios.md"), "per task"): ", ".join(f"`{n}`" for n in names_in("methods") if unbounded(n, 1)),
     }
 
 

@@ -25,7 +25,7 @@ from cl.methods.finetune import Finetune
 from cl.nets import build, load_weights
 from cl.nets.precision import is_reduced
 from cl.nets.pretrained import backbone_parameters, checksum
-from cl.params import Params, Training, bytes_of
+from cl.params import Params, Training, bytes_of, of_each_class
 from cl.register import cannot, make, unbounded, unfit
 from cl.results import Backbone
 from cl.rng import generator
@@ -80,10 +80,18 @@ class Learner:
 
     @property
     def training(self) -> Training:
-        """How tasks are trained; a stream is seen once, in batches of its own."""
+        """How tasks are trained; a stream is seen once, in batches of its own.
+
+        All tasks at once are trained for as many steps as they would be one after the other.
+        """
         if not self.params.scenario.online:
-            return self.params.training
-        return self.params.training.model_copy(update={"epochs": 1, "batch_size": self.params.scenario.batch_size})
+            training, tasks = self.params.training, len(self.sequence.tasks)
+            if training.iterations is None or not self.method.sees_all_tasks or tasks == 1:
+                return training
+            return training.model_copy(update={"iterations": training.iterations * tasks})
+        return self.params.training.model_copy(
+            update={"epochs": 1, "iterations": None, "batch_size": self.params.scenario.batch_size}
+        )
 
     @property
     def is_first(self) -> bool:
@@ -180,7 +188,9 @@ class Learner:
             return Outcome(shown.accuracy, shown.epochs, shown.steps, shown.step_seconds)
         assert learning_rate is not None
         instability = instability_of(learner, learning_rate)
-        keep: Literal["best", "last"] = "last" if self.params.scenario.online or self._classes_come else "best"
+        planned = self.training.schedule != "plateau"
+        last = planned or self.params.scenario.online or self._classes_come
+        keep: Literal["best", "last"] = "last" if last else "best"
         trained = fit(learner, self.task, key, learning_rate=learning_rate, keep=keep, watch=watch)
         reached = trained.accuracy
         if keep == "last" and not trained.diverged:
@@ -284,7 +294,9 @@ class Learner:
 
 
 def instability_of(method: Method, learning_rate: float) -> float | None:
-    """`Outcome.instability` of a training that is about to begin."""
+    """`Outcome.instability` of a training that is about to begin; None for Adam, whose steps have their own scale."""
+    if method.training.optimizer != "sgd":
+        return None
     instability = learning_rate * method.stiffness() / (1 + method.training.momentum)
     return instability if 0 < instability < math.inf else None
 
@@ -292,15 +304,26 @@ def instability_of(method: Method, learning_rate: float) -> float | None:
 def within_budget(name: str, method: Method, budget: int | str | None, sequence: Sequence, increment: str) -> Knobs:
     """The knob that holds a method to the memory that all are given, in samples; none where it keeps no samples.
 
-    Raises `UserError` where it keeps a fixed number of each task, or where the budget holds not one sample.
+    Raises `UserError` where it keeps a fixed number of each task and the budget is not by class, or where the budget
+    holds not one sample.
     """
     if budget is None or not method.stores_samples or method.sees_all_tasks:
         return {}
-    if (why := unbounded(name)) is not None:
+    if (why := unbounded(name, budget)) is not None:
         raise UserError(why)
     counts = [len(task.classes) for task in sequence.tasks]
-    classes = sum(counts) if increment == "class" else max(counts)
-    each = method.sample_bytes(sequence.tasks[0].train.images[:1].nbytes, classes)
+    classes = max(counts) if increment == "domain" else sum(counts)
+    if (of_each := of_each_class(budget)) is not None:
+        if "memory_budget" in method.knobs:
+            return {"memory_budget": of_each * classes}
+        if len(set(counts)) > 1:
+            raise UserError(
+                f"memory_budget: {name} keeps equally many samples of each task, and the tasks have between "
+                f"{min(counts)} and {max(counts)} classes; set methods.{name}.memory_per_task"
+            )
+        return {"memory_per_task": of_each * counts[0]}
+    labels = sum(counts) if increment == "class" else max(counts)
+    each = method.sample_bytes(sequence.tasks[0].train.images[:1].nbytes, labels)
     count = bytes_of(budget) // each if isinstance(budget, str) else budget
     if count < 1:
         raise UserError(f"memory_budget: {budget} is too little: a sample of {name} takes {each} bytes; raise it")

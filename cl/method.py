@@ -20,7 +20,7 @@ from cl.nets.multihead import Increment
 from cl.ops import cross_entropy
 from cl.params import Training
 from cl.rng import Key, generator
-from cl.trainable import Trainable
+from cl.trainable import Trainable, by_rate
 
 if TYPE_CHECKING:
     from cl.data import Split, Task
@@ -43,6 +43,7 @@ class Method(Trainable):
     """
 
     knobs: ClassVar[dict[str, Knob]] = {}
+    follows_schedule = True
 
     # Capabilities, declared as class attributes and asked for instead of names.
     needs_task_id: ClassVar[bool] = False
@@ -53,6 +54,8 @@ class Method(Trainable):
     """Works on hidden layers that the tasks share, or takes them apart: heads alone leave it nothing to do."""
     takes_layers_apart: ClassVar[bool] = False
     """Replaces or connects single layers, and knows those of our own networks alone, not those of a pretrained one."""
+    corrects_decay: ClassVar[bool] = False
+    """Corrects in the gradient what weight decay adds to it."""
     sees_all_tasks: ClassVar[bool] = False
     """Trains once, on the union of all tasks: a bound, not a continual learner."""
     isolates_parameters: ClassVar[bool] = False
@@ -116,6 +119,16 @@ class Method(Trainable):
     def trains(self, *, first: bool, online: bool) -> bool:
         """Whether it learns the next task by gradient steps; if not, it is shown the data once."""
         return self.selection != "one-pass"
+
+    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+        """That of `training.optimizer`."""
+        if self.training.optimizer == "sgd":
+            return super().optimizer(parameters, learning_rate)
+        kind = torch.optim.Adam if self.training.optimizer == "adam" else torch.optim.AdamW
+        first, second = self.training.betas
+        decay = self.training.weight_decay
+        groups = by_rate(parameters, learning_rate)
+        return kind(groups, lr=learning_rate, betas=(first, second), weight_decay=decay, foreach=True)
 
     def begin_task(self, data: Task) -> None:
         """Prepare for a task; the network already has its head."""

@@ -43,7 +43,7 @@ from cl.sections import (
 from cl.yaml12 import named
 
 __all__ = ["Augmentation", "Benchmark", "LearningRate", "Model", "Params", "Patience", "Scenario", "Training"]
-__all__ += ["Champion", "Execution", "Knobs", "Selection", "Tracking", "bytes_of", "read", "validate"]
+__all__ += ["Champion", "Execution", "Knobs", "Selection", "Tracking", "bytes_of", "of_each_class", "read", "validate"]
 Scalar = bool | int | float | str
 
 
@@ -170,7 +170,8 @@ class Params(Section):
     selection: Selection = Selection()
     memory_budget: int | str | None = Field(
         None,
-        description="of every method that stores samples: how many, or bytes as `40 kB`; null: the method's own knob",
+        description="of every method that stores samples: how many, bytes as `40 kB`, or samples by class as "
+        "`13 a class`; null: the method's own knob",
     )
     methods: dict[str, Knobs] = Field(min_length=1)
     others: dict[str, Knobs] = Field({}, exclude=True, description="knobs of methods that run only if named")
@@ -208,9 +209,10 @@ class Params(Section):
     @classmethod
     def _an_amount(cls, budget: Any) -> Any:
         if isinstance(budget, str):
-            bytes_of(budget)
+            if of_each_class(budget) is None:
+                bytes_of(budget)
         elif budget is not None and not (type(budget) is int and 1 <= budget <= MOST):
-            raise ValueError(f"has to be 1 or more samples, or bytes as in '40 kB', not {shown(budget)}")
+            raise ValueError(f"has to be 1 or more samples, bytes as in '40 kB', or '13 a class', not {shown(budget)}")
         return budget
 
     @model_validator(mode="after")
@@ -251,6 +253,12 @@ class Params(Section):
         return self
 
 
+def of_each_class(amount: int | str) -> int | None:
+    """The samples of `13 a class`; None for an amount of another kind."""
+    parts = re.fullmatch(r"([1-9][0-9]{0,8}) a class", amount.strip()) if isinstance(amount, str) else None
+    return int(parts[1]) if parts else None
+
+
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -258,7 +266,9 @@ def bytes_of(amount: str) -> int:
     """The bytes of `40 kB`; raises `ValueError` for what is no amount."""
     parts = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(B|kB|MB|GB)", amount.strip())
     if parts is None or float(parts[1]) == 0:
-        raise ValueError(f"{shown(amount)} is no amount: a number with B, kB, MB or GB, as in '40 kB'")
+        raise ValueError(
+            f"{shown(amount)} is no amount: a number with B, kB, MB or GB, as in '40 kB', or '13 a class' for samples"
+        )
     return round(float(parts[1]) * UNITS[parts[2]])
 
 

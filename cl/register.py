@@ -10,7 +10,7 @@ from cl.knob import Value
 from cl.method import Method
 from cl.names import method_name
 from cl.nets.multihead import Increment
-from cl.params import Model, Params, Scenario
+from cl.params import Model, Params, Scenario, Training, of_each_class
 
 
 def method_class(name: str) -> type[Method]:
@@ -58,6 +58,15 @@ def unfit(name: str, model: Model) -> str | None:
     return None
 
 
+def unstable(name: str, training: Training) -> str | None:
+    """Why a method cannot be trained so; None where it can."""
+    if training.optimizer == "adamw" and training.weight_decay and method_class(name).corrects_decay:
+        return (
+            f"{name} corrects weight decay in the gradient, and adamw applies it elsewhere; set training.optimizer=adam"
+        )
+    return None
+
+
 def _pictured(params: Params) -> None:
     """Raise `UserError` for a method that would change pictures where only their features are seen."""
     for name, knobs in params.methods.items():
@@ -70,10 +79,12 @@ def _pictured(params: Params) -> None:
             )
 
 
-def unbounded(name: str) -> str | None:
+def unbounded(name: str, budget: int | str) -> str | None:
     """Why the one `memory_budget` for all cannot bound a method's memory; None where it can, or there is no memory."""
     method = method_class(name)
     if not method.stores_samples or method.sees_all_tasks or "memory_budget" in method.knobs:
+        return None
+    if of_each_class(budget) is not None and "memory_per_task" in method.knobs:
         return None
     return f"memory_budget: {name} keeps a fixed number of samples of each task, however many tasks there are"
 
@@ -94,8 +105,9 @@ def checked(params: Params, say: Callable[[str], None] = print) -> Params:
             method_class(name).checked(which, value, params.written(f"methods.{name}.{which}"))
     reasons = {name: why for name in params.methods if (why := cannot(name, params.scenario)) is not None}
     reasons |= {name: why for name in params.methods if (why := unfit(name, params.model)) is not None}
+    reasons |= {name: why for name in params.methods if (why := unstable(name, params.training)) is not None}
     if params.memory_budget is not None:
-        reasons |= {name: why for name in params.methods if (why := unbounded(name)) is not None}
+        reasons |= {name: why for name in params.methods if (why := unbounded(name, params.memory_budget))}
     if params.selection.strategy == "pareto" and params.selection.stability_on == "memory":
         for name in params.methods:
             decays = method_class(name).selection not in ("learning-rate", "one-pass")

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -33,6 +34,14 @@ class Section(BaseModel):
     """A section of params.yaml: immutable, and without keys that it does not declare."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+    younger: ClassVar[frozenset[str]] = frozenset()
+    """Keys that came later: what is written leaves them out at their default, so that older records stay equal."""
+
+    @model_serializer(mode="wrap")
+    def _without_younger_keys(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = plain(self)
+        usual = {key: type(self).model_fields[key].get_default(call_default_factory=True) for key in self.younger}
+        return {k: v for k, v in written.items() if k not in usual or getattr(self, k) != usual[k]}
 
 
 class Benchmark(Section):
@@ -93,6 +102,9 @@ class Model(Section):
         description="for alexnet and resnet18: imagenet, or the path of a file; null: random weights; for features: "
         "the path of a file; null: the backbone's own",
     )
+    width: int | None = Field(
+        None, ge=1, le=1024, description="for resnet18: channels of its first stage; null: 64; 20: GEM's reduced ResNet"
+    )
     backbone: str = Field(DEFAULT, description="for features: the pretrained network that makes them from pictures")
     frozen: bool = Field(True, description="for features: false trains the backbone too")
     backbone_learning_rate: float = Field(
@@ -127,6 +139,10 @@ class Model(Section):
             raise ValueError(f"batch_norm: is for the VGG nets (small, base, wide, deep), not for {self.name}")
         if self.dropout and self.name == "resnet18":
             raise ValueError("dropout: resnet18 has no hidden linear layer whose units could be left out")
+        if self.width is not None and self.name != "resnet18":
+            raise ValueError(f"width: is for resnet18, not for {self.name}")
+        if self.width is not None and self.weights is not None:
+            raise ValueError("width: the weights in a file are for the usual width; leave out model.width")
         if self.weights is not None and self.name not in ("alexnet", "resnet18", "features"):
             raise ValueError(f"weights: are for alexnet, resnet18 and features, not for {self.name}")
         for key in OF_FEATURES if self.name != "features" else ():
@@ -139,7 +155,8 @@ class Model(Section):
     @model_serializer(mode="wrap")
     def _without_what_it_has_not(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = plain(self)
-        return {key: value for key, value in written.items() if self.name == "features" or key not in OF_FEATURES}
+        without = {*(OF_FEATURES if self.name != "features" else ()), *(("width",) if self.width is None else ())}
+        return {key: value for key, value in written.items() if key not in without}
 
     @property
     def on_features(self) -> bool:
@@ -178,16 +195,63 @@ class Augmentation(Section):
         return self.flip or self.padding > 0 or self.crop is not None
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
 class Training(Section):
     """How one task is trained, the same for every method."""
 
+    younger = frozenset({"iterations", "optimizer", "betas", "schedule", "milestones", "milestone_factor"})
+
     epochs: int = Field(70, ge=1, le=MOST)
+    iterations: int | None = Field(
+        None, ge=1, le=MOST, description="steps on each task, instead of epochs; null: as many as the epochs have"
+    )
     batch_size: int = Field(200, ge=1, le=MOST)
     learning_rate: LearningRate = Field(0.05, description="used if the selection is off")
-    momentum: float = Field(0.9, ge=0, lt=1)
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    betas: list[Beta] = Field([0.9, 0.999], min_length=2, max_length=2, description="of adam and adamw")
     weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["plateau", "constant", "step", "cosine"] = Field(
+        "plateau",
+        description="of the learning rate; plateau: as `patience` says, and the best epoch is kept; with the others "
+        "the last step is kept, and no validation data are used in training",
+    )
+    milestones: list[Share] = Field(
+        [0.5, 0.75], min_length=1, description="of the schedule step: shares of the training after which it drops"
+    )
+    milestone_factor: float = Field(0.1, gt=0, lt=1, description="of the schedule step: factor of each drop")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 for convolutions if the machine supports it"
     )
     augmentation: Augmentation = Augmentation()
     patience: Patience = Patience()
+
+    @field_validator("milestones")
+    @classmethod
+    def _in_order(cls, milestones: list[float]) -> list[float]:
+        if sorted(set(milestones)) != milestones:
+            raise ValueError("has to hold each share once, the smallest first")
+        return milestones
+
+    @model_validator(mode="after")
+    def _settings_that_are_used(self) -> Training:
+        usual = type(self).model_fields
+        if self.optimizer == "sgd" and self.betas != usual["betas"].default:
+            raise ValueError("betas: are for adam and adamw; set training.optimizer=adam")
+        for key in ("milestones", "milestone_factor"):
+            if self.schedule != "step" and getattr(self, key) != usual[key].default:
+                raise ValueError(
+                    f"{key}: is for the schedule step, not for {self.schedule}; set training.schedule=step"
+                )
+        return self
+
+    def factor(self, done: float) -> float:
+        """What the learning rate is multiplied by after this share of a training's steps, in [0, 1)."""
+        if self.schedule == "cosine":
+            return (1 + math.cos(math.pi * done)) / 2
+        if self.schedule == "step":
+            return float(self.milestone_factor ** sum(done >= share for share in self.milestones))
+        return 1.0

@@ -76,7 +76,7 @@ def fit(
     learning_rate: float,
     epochs: int | None = None,
     may_stay: bool = False,
-    keep: Literal["best", "last"] = "best",
+    keep: Literal["best", "last"] | None = None,
     watch: Callable[[int], None] | None = None,
 ) -> Fit:
     """Train the attached trainable's network on one task; end with the epoch of the best validation accuracy.
@@ -84,7 +84,8 @@ def fit(
     As in the survey's code, the learning rate is multiplied by `patience.factor` after `patience.drop_after` epochs in
     a row without a better validation accuracy, and training ends after more than `patience.stop_after`. Ties are no
     improvement, and an epoch at accuracy 0 is never the best. If no epoch is, the model goes back to where it started,
-    at accuracy 0.
+    at accuracy 0. So it is with the schedule `plateau` of `training.schedule`; with another one the learning rate
+    follows that, step by step, and the last step's model is kept.
 
     A training has diverged if, after an epoch, a weight is not finite, or if loss and penalty together are not finite
     or stand more than `LIMIT` above where they began. It ends there. The model is then that of the best epoch before,
@@ -95,27 +96,31 @@ def fit(
         data: the task; validation data decide on the best epoch, test data are not touched.
         key: for the order of the samples and the masks of dropout; the epoch's number is appended.
         learning_rate: to start with.
-        epochs: at most this many; default `training.epochs`.
-        may_stay: the model as it stands competes with the epochs.
+        epochs: at most this many; default `training.iterations` steps, or `training.epochs` where it is not set.
+        may_stay: the model as it stands competes with the epochs, where the best is kept.
         keep: last: all epochs are run and the last is kept, or the model as it was if the training diverges; no
-            validation data are used.
+            validation data are used. Default: best, or last with a schedule other than `plateau`.
         watch: called after every step with the number of steps so far; may look at the trainable, but change nothing.
     """
     training = trainable.training
     patience = trainable.patience or training.patience
+    planned = trainable.follows_schedule and training.schedule != "plateau"
+    keep = keep or ("last" if planned else "best")
     parameters: list[Tensor] = [p for p in trainable.net.parameters() if p.requires_grad]
     optimizer = trainable.optimizer(parameters, learning_rate)
     changes = trainable.augmentation
     dropouts = [layer for layer in trainable.net.modules() if isinstance(layer, Dropout)]
     judged = trainable.judged_by == "inference"
     best, diverged = Snapshot.of(trainable), False
-    best_accuracy = accuracy(trainable, data.validation, inference=judged) if may_stay else 0.0
+    best_accuracy = accuracy(trainable, data.validation, inference=judged) if may_stay and keep == "best" else 0.0
     trainable.data = data
-    trainable.steps_per_epoch = -(-len(data.train) // training.batch_size)
+    per_epoch = -(-len(data.train) // training.batch_size)
+    total = (epochs or training.epochs) * per_epoch if epochs or not training.iterations else training.iterations
+    rates = [group["lr"] for group in optimizer.param_groups]
     stale = steps = epoch = 0
     loss = penalty = began = None
     step_seconds = 0.0
-    for epoch in range(epochs or training.epochs):
+    for epoch in range(-(-total // per_epoch)):
         if stale > patience.stop_after:
             break
         if stale == patience.drop_after:
@@ -123,8 +128,10 @@ def fit(
                 group["lr"] *= patience.factor
         trainable.net.train()
         trainable.epoch, trainable.step = epoch, 0
+        trainable.steps_per_epoch = min(per_epoch, total - steps)  # the last of so many iterations may be cut short
         started = time.process_time()
         order = torch.randperm(len(data.train), generator=generator(*key, epoch))
+        order = order[: trainable.steps_per_epoch * training.batch_size]
         augment = Augment(changes, generator(*key, "augmentation", epoch)) if changes.active else None
         for x, y, t in data.train.batches(training.batch_size, order, augment):
             for number, layer in enumerate(dropouts):
@@ -140,6 +147,9 @@ def fit(
                 penalty.backward()
             if began is None:
                 began = _sum(loss, penalty)
+            if planned:
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * training.factor((steps + trainable.step) / total)
             optimizer.step()
             trainable.on_step(x, y, t)
             trainable.step += 1

@@ -239,7 +239,7 @@ class Variational(Posterior, Method):
     def end_task(self, data: Task) -> None:
         """Train q further: validation accuracy does not show how far the variances have come. q is the next prior."""
         self.prior_ = self.prior_ or {}
-        self.fit(data, "settling", learning_rate=self.learning_rate, epochs=self.training.epochs, keep="last")
+        self.fit(data, "settling", learning_rate=self.learning_rate, keep="last")
         self.prior_ = snapshot(dict(self.net.named_parameters()))
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:

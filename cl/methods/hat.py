@@ -59,6 +59,7 @@ class HAT(Method):
     needs_shared_layers = True
     takes_layers_apart = True
     isolates_parameters = True
+    corrects_decay = True
     shares_first_task = False
     patience = Patience(drop_after=15, factor=0.5, stop_after=29)
 

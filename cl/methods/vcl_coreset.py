@@ -69,7 +69,6 @@ class VCLCoreset(Variational):
             "coresets",
             _Coresets(self, len(split)),
             learning_rate=self.learning_rate,
-            epochs=self.training.epochs,
             keep="last",
         )
         self.fitted_ = snapshot(dict(self.net.named_parameters()))

@@ -47,7 +47,7 @@ def build(model: Model, input_shape: tuple[int, int, int], draw: torch.Generator
         _initialise_uniform(net, draw)
     elif model.name == "resnet18":
         _large_enough(model.name, side, resnet.SMALLEST)
-        net = MultiHead(resnet.resnet18(channels, side), resnet.WIDTHS[-1])
+        net = MultiHead(resnet.resnet18(channels, side, model.width), resnet.features(model.width))
         _initialise_normal(net, draw)
     else:
         _large_enough(model.name, side, 2 ** VGG[model.name][0].count("M"))

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from cl.nets.norms import BatchNorm
 
-WIDTHS = (64, 128, 256, 512)
-"""Channels of the four stages of two blocks each; each stage but the first halves the sides of its maps."""
+WIDTH = 64
+"""Channels of the first of the four stages of two blocks each; each other one doubles them and halves the maps' sides.
+GEM (Lopez-Paz and Ranzato 2017) and those who compare with it take 20 instead."""
+STAGES = 4
 LARGE = 64
 """Pixels a side from which images go through torchvision's stem, which quarters their sides at once."""
 SMALLEST = 9
@@ -41,25 +43,31 @@ class Block(nn.Module):
         return outer
 
 
-def resnet18(channels: int, side: int) -> nn.Sequential:
-    """Images (N, channels, H, W) whose shorter side is `side` -> (N, 512), its convolutions not drawn yet.
+def features(width: int | None = None) -> int:
+    """Numbers that come out: the channels of the last stage."""
+    return (width or WIDTH) << (STAGES - 1)
+
+
+def resnet18(channels: int, side: int, width: int | None = None) -> nn.Sequential:
+    """Images (N, channels, H, W) whose shorter side is `side` -> (N, 8 width), its convolutions not drawn yet.
 
     For images below 64 pixels the stem is the usual one for small images: a 3x3 convolution of stride 1 instead of
     a 7x7 one of stride 2, and no pooling.
     """
-    large = side >= LARGE
-    parts: dict[str, nn.Module] = {"conv1": _convolution(channels, WIDTHS[0], *((7, 2) if large else (3, 1)))}
-    parts["bn1"] = BatchNorm(WIDTHS[0])
+    large, width = side >= LARGE, width or WIDTH
+    parts: dict[str, nn.Module] = {"conv1": _convolution(channels, width, *((7, 2) if large else (3, 1)))}
+    parts["bn1"] = BatchNorm(width)
     parts["relu"] = nn.ReLU()
     if large:
         parts["maxpool"] = nn.MaxPool2d(3, 2, padding=1)
-    inputs = WIDTHS[0]
-    for number, width in enumerate(WIDTHS, start=1):
+    inputs = width
+    for number in range(1, STAGES + 1):
+        wide = width * 2 ** (number - 1)
         parts[f"layer{number}"] = nn.Sequential(
-            Block(inputs, width, 1 if number == 1 else 2),
-            Block(width, width, 1),
+            Block(inputs, wide, 1 if number == 1 else 2),
+            Block(wide, wide, 1),
         )
-        inputs = width
+        inputs = wide
     parts["avgpool"] = nn.AdaptiveAvgPool2d(1)
     parts["flatten"] = nn.Flatten()
     return nn.Sequential(OrderedDict(parts))

@@ -50,7 +50,7 @@ def narrow(patch: pytest.MonkeyPatch) -> None:
     beyond its memory (torch 2.15).
     """
     patch.setitem(VGG, "small", ([4, "M", 6, "M"], [8, 8]))
-    patch.setattr(resnet, "WIDTHS", (8, 8, 16, 16))
+    patch.setattr(resnet, "WIDTH", 8)
 
 
 def ever_better(patch: pytest.MonkeyPatch) -> None:
