@@ -58,10 +58,11 @@ def files_of(runs: Iterable[RunResult], out: Path, endings: Collection[str]) -> 
     return {path.relative_to(out): path.read_bytes() for path in paths if path.exists()}
 
 
-def pack(out: Path, home: Path, expected: Mapping[str, Params]) -> list[str]:
+def pack(out: Path, home: Path, expected: Mapping[str, Params], *, own_benchmark: bool = False) -> list[str]:
     """Add the finished runs under `out` to those in `home`, in place of those of the same method and seed.
 
-    `expected`: by method, the params of its study; runs of other methods are left out. Returns a line for each method.
+    `expected`: by method, the params of its study; runs of other methods are left out. `own_benchmark`: the seed of a
+    run has to be its benchmark.seed too. Returns what was done, as lines.
     Raises `UserError`, and packs nothing, if a run was learned from other settings than these, or if its files or the
     data are no longer those that it was learned with.
     """
@@ -72,7 +73,7 @@ def pack(out: Path, home: Path, expected: Mapping[str, Params]) -> list[str]:
     files, origins = files_of(runs, out, KEPT), {}
     for run in runs:
         origin = origin_of(run, out)
-        if changed := unlike(origin["settings"], expected[run.method], run.method):
+        if changed := unlike(origin["settings"], expected[run.method], run, own_benchmark=own_benchmark):
             raise UserError(f"{run.path}: was not learned as the study for {home} says ({'; '.join(changed)})")
         path = run.path.relative_to(out)
         names = [path.with_suffix(ending) for ending in KEPT]
@@ -136,11 +137,15 @@ def settings_of(params: Params, method: str) -> dict[str, Any]:
     }
 
 
-def unlike(before: Mapping[str, Any], params: Params, method: str) -> list[str]:
+def unlike(before: Mapping[str, Any], params: Params, run: RunResult, *, own_benchmark: bool) -> list[str]:
     """What differs between a kept run's settings and those of its study, in words.
 
     A setting that did not exist yet when the run was learned had its default.
     """
+    method = run.method
+    now = settings_of(params, method)
+    if own_benchmark:
+        now["benchmark"]["seed"] = run.seed
     plain = {
         "benchmark": _without_path(Benchmark().model_dump(mode="json")),
         "model": Model().model_dump(mode="json"),
@@ -150,7 +155,7 @@ def unlike(before: Mapping[str, Any], params: Params, method: str) -> list[str]:
         "memory_budget": None,
         "methods": {method: {name: knob.default for name, knob in method_class(method).knobs.items()}},
     }
-    return differences(merged(plain, dict(before)), merged(plain, settings_of(params, method)))
+    return differences(merged(plain, dict(before)), merged(plain, now))
 
 
 def packed_runs(home: Path, method: str) -> list[Packed]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import shlex
 import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.judging import Line, lines_of, params_of
@@ -93,7 +95,8 @@ def said_of_tolerance(table: Table) -> str:
         spread = listing(
             [f"{kind} over {seeds} seeds" if seeds else "no spread" for kind, seeds in sorted(spreads, key=str)]
         )
-        rule = f"± in the source: {spread}. A row agrees by the rule in its column *tolerance*"
+        drawn = "Each seed draws the tasks too" if table.own_benchmark else "All seeds learn the same tasks"
+        rule = f"± in the source: {spread}. {drawn}. A row agrees by the rule in its column *tolerance*"
     elif isinstance(table, Order):
         rule = "A row agrees if Kendall's tau between the two orders is at least the number in its column *tolerance*"
     else:
@@ -122,20 +125,32 @@ def commands(table: Table) -> str:
         groups.setdefault(cell.folder, []).append(cell)
     missing = sorted({cell.study.stem for cells in groups.values() for cell in cells if not cell.study.exists()})
     there = {folder: cells for folder, cells in groups.items() if cells[0].study.exists()}
-    lines = [command(folder, cells, table.options) for folder, cells in there.items()]
+    below = "/seed-0" if table.own_benchmark else ""
+    options = [*table.options, *["benchmark.seed=0"] * table.own_benchmark]
+    lines = [
+        command(cells, options, f"out/{folder}{below}", ["--seeds 0"] * table.own_benchmark)
+        for folder, cells in there.items()
+    ]
     if there:
-        lines.append("python -m benchmarks.verification --pack " + " ".join(f"out/{folder}" for folder in there))
+        outs = [f"out/{folder}{below}" for folder in there]
+        lines.append(_broken(["python -m benchmarks.verification --pack", *outs]))
     told = "\n".join(f"    {line}" for line in lines)
+    seed = "Each seed is a comparison of its own, here that of seed 0:" if table.own_benchmark and there else ""
     note = f"Studies still to be written: {', '.join(missing)}." if missing else ""
-    return "\n\n".join(filter(None, [told, note]))
+    return "\n\n".join(filter(None, [seed, told, note]))
 
 
-def command(folder: str, cells: Sequence[Cell], options: Iterable[str]) -> str:
-    """The comparison that makes the runs of one output folder; broken where it is long."""
+def command(cells: Sequence[Cell], options: Iterable[str], out: str, seeds: Iterable[str]) -> str:
+    """The comparison that makes the runs of one output folder."""
     methods = ",".join(dict.fromkeys(cell.row.method for cell in cells))
     settings = [f"--set {shlex.quote(text)}" for text in (*options, *cells[0].row.settings)]
-    words = [f"python -m flows.compare --params {cells[0].study}", f"--methods {methods}", *settings]
-    return " \\\n        ".join(_packed_into_lines([*words, f"--out out/{folder}"], WIDTH - 10))
+    words = [f"python -m flows.compare --params {cells[0].study}", f"--methods {methods}", *settings, *seeds]
+    return _broken([*words, f"--out {out}"])
+
+
+def _broken(words: Iterable[str]) -> str:
+    """A command as lines of a block of code."""
+    return " \\\n        ".join(_packed_into_lines(words, WIDTH - 10))
 
 
 def _packed_into_lines(words: Iterable[str], width: int) -> list[str]:
@@ -214,15 +229,40 @@ def check(tables: Tables, lines: Lines) -> list[str]:
     return red
 
 
-def expected_in(tables: Tables) -> dict[str, dict[str, Params]]:
-    """By the folder that keeps runs, by method, the params that its runs are learned with."""
-    folders: dict[str, dict[str, Params]] = {}
+@dataclass
+class Folder:
+    """What belongs into a folder that keeps runs."""
+
+    own_benchmark: bool
+    expected: dict[str, Params]
+    """By method, what its runs are learned with."""
+
+
+def folders_of(tables: Tables) -> dict[str, Folder]:
+    """The folders that keep runs, by name."""
+    folders: dict[str, Folder] = {}
     for table in tables.values():
         if isinstance(table, Numbers):
             for cell in table.cells():
                 if cell.study.exists():
-                    folders.setdefault(cell.folder, {}).setdefault(cell.row.method, params_of(cell, table))
+                    folder = folders.setdefault(cell.folder, Folder(table.own_benchmark, {}))
+                    folder.expected.setdefault(cell.row.method, params_of(cell, table))
     return folders
+
+
+def keep(outs: Sequence[Path], tables: Tables, name: str | None) -> None:
+    """Pack the finished runs of these output folders, and say so.
+
+    Each goes into the folder of its own name, that of the folder above if it is called seed-N, or into `name`.
+    """
+    folders = folders_of(tables)
+    for out in outs:
+        path = out.resolve()
+        into = name or (path.parent.name if re.fullmatch(r"seed-\d+", path.name) else path.name)
+        if into not in folders:
+            raise UserError(f"--pack {out}: no row is of a folder {into}; known: {', '.join(folders)} (see --as)")
+        folder = folders[into]
+        print(*pack(out, HOME / into, folder.expected, own_benchmark=folder.own_benchmark), sep="\n")
 
 
 def main() -> int:
@@ -236,23 +276,16 @@ def main() -> int:
         nargs="+",
         metavar="OUT",
         default=[],
-        help="output folders whose finished runs are kept first; each has the name that the page gives it",
+        help="output folders whose finished runs are kept first; they are called as on the page",
     )
-    parser.add_argument("--as", dest="name", metavar="NAME", help="that name, for one OUT that is called otherwise")
+    parser.add_argument("--as", dest="name", metavar="NAME", help="what they are called there, if they are not")
     parser.add_argument(
         "--check", action="store_true", help="write nothing; end with 1 if a row is red or the page old"
     )
     given = parser.parse_args()
     tables = read_tables()
-    if given.name and len(given.pack) != 1:
-        raise UserError("--as: names the folder of one OUT; give --pack one of them")
     if given.pack:
-        folders = expected_in(tables)
-        for out in given.pack:
-            name = given.name or out.resolve().name
-            if name not in folders:
-                raise UserError(f"--pack {out}: no row is of a folder {name}; known: {', '.join(folders)} (see --as)")
-            print(*pack(out, HOME / name, folders[name]), sep="\n")
+        keep(given.pack, tables, given.name)
     lines = {name: lines_of(table) for name, table in tables.items()}
     everything = [line for of_table in lines.values() for line in of_table]
     if given.check:
