@@ -16,6 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
 from cl.data.prepare import digest, read_manifest
 from cl.errors import UserError
 from cl.files import from_json, read_json, sealed, sha256_of, unsealed, write_json, write_whole
@@ -35,15 +38,32 @@ MOST_COMMITS = 500
 """How far back the code of a run is looked for."""
 
 
+class Origin(TypedDict):
+    """Where a run came from: `seed-0.origin.json` without its seal."""
+
+    method: str
+    seed: int
+    settings: dict[str, Any]
+    """Of its sections in params.yaml those that decide its bytes."""
+    commit: str | None
+    """None: no commit has the code that it ran."""
+    torch: str
+    data: str
+    """The digest of its tasks."""
+    files: dict[str, str]
+    """The SHA-256 of the files beside it."""
+
+
+ORIGINS: TypeAdapter[Origin] = TypeAdapter(Origin)
+
+
 @dataclass(frozen=True)
 class Packed:
     """A kept run, whose files are as they were packed."""
 
     run: RunResult
     commit: str | None
-    """None: no commit has the code that it ran."""
     data: str
-    """The digest of its tasks."""
     settings: dict[str, Any]
 
     @property
@@ -169,8 +189,13 @@ def _packed(path: Path, method: str) -> Packed:
     again = "take the committed one back, or pack the run again (python -m benchmarks.verification --pack OUT)"
     beside = path.with_suffix(ORIGIN)
     origin = unsealed(read_json(beside))
-    if origin is None:
-        raise UserError(f"{beside}: missing or edited; {again}")
+    try:
+        ORIGINS.validate_python(origin, strict=True)
+    except ValidationError:
+        raise UserError(f"{beside}: missing or edited; {again}") from None
+    assert origin is not None
+    if set(origin["files"]) != {path.with_suffix(ending).name for ending in KEPT}:
+        raise UserError(f"{beside}: is of other files; {again}")
     for name, sha256 in origin["files"].items():
         file = path.with_name(name)
         if not file.is_file():
@@ -180,8 +205,8 @@ def _packed(path: Path, method: str) -> Packed:
     run = read_run(path, method, int(path.stem[5:]))
     if (origin["method"], origin["seed"]) != (run.method, run.seed):
         raise UserError(f"{beside}: is of another run; {again}")
-    stated = from_json(path.read_bytes())["average_accuracy"]
-    if abs(stated - average_accuracy(run.accuracy)) > 1e-9:
+    stated = from_json(path.read_bytes()).get("average_accuracy")
+    if stated is None or abs(stated - average_accuracy(run.accuracy)) > 1e-9:
         raise UserError(f"{path}: its average_accuracy is not that of its accuracy matrix; {again}")
     return Packed(run, origin["commit"], origin["data"], origin["settings"])
 

@@ -56,16 +56,18 @@ def summary(tables: Tables, lines: Lines) -> str:
 
 
 def counted(lines: Sequence[Line]) -> str:
-    """`38 of 44 rows agree; 6 disagree, of which 4 are explained and 2 open; 10 more are not run`."""
+    """`38 of the 44 rows that were run agree; 6 disagree (4 explained, 2 open); 10 are not run`."""
     counts = Counter(line.verdict for line in lines)
     run = len(lines) - counts["not run"]
     parts = [f"{counts['agrees']} of the {run} rows that were run agree"]
     if counts["disagrees"]:
         reasons = [line.why for line in lines if line.verdict == "disagrees"]
-        still_open = sum(reason.startswith("open:") or not reason for reason in reasons)
-        parts.append(f"{counts['disagrees']} disagree ({len(reasons) - still_open} explained, {still_open} open)")
-    parts += [f"{counts[kind]} have too few seeds" for kind in ("too few seeds",) if counts[kind]]
-    parts += [f"{counts[kind]} are damaged" for kind in ("damaged",) if counts[kind]]
+        silent, still_open = reasons.count(""), sum(reason.startswith("open:") for reason in reasons)
+        how = [f"{len(reasons) - silent - still_open} explained", f"{still_open} open"]
+        how += [f"{silent} without a reason"] if silent else []
+        parts.append(f"{counts['disagrees']} disagree ({', '.join(how)})")
+    for verdict, words in (("too few seeds", "have too few seeds"), ("damaged", "are damaged")):
+        parts += [f"{counts[verdict]} {words}"] if counts[verdict] else []  # type: ignore[index]
     parts.append(f"{counts['not run']} are not run")
     return "; ".join(parts)
 
