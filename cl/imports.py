@@ -24,6 +24,8 @@ from cl.names import PACKAGE, names_in
 
 RUNNERS = ("cl.resume", "cl.methods.finetune")
 """What every run goes through; the plasticity search of any method trains by plain finetuning."""
+PASS = ("cl.data.feature_pass", "cl.nets.pretrained")
+"""What turns pictures into vectors."""
 PREPARED = "the data are in each checkpoint's key by digest"
 NO_PART = {
     "cl.errors": "words",
@@ -41,6 +43,7 @@ NO_PART = {
     "cl.paths": "where files are, not what is in them",
     "cl.data.manifest": PREPARED,
     "cl.data.prepare": PREPARED,
+    "cl.data.feature_pass": PREPARED,
     "cl.data.features": PREPARED,
     "cl.data.progress": "words",
 }
@@ -125,18 +128,21 @@ def prepare_dependencies() -> list[str]:
 
 
 def features_dependencies() -> list[str]:
-    """The code of DVC's features stage: of the backbones, and of the pass."""
-    stop = set(NO_PART) - {"cl.data.features"}
-    files = {path_of(module) for module in closure(["cl.data.features", "cl.nets.pretrained"], stop)}
-    return sorted(path.relative_to(PACKAGE.parent).as_posix() for path in files)
+    """The code of DVC's features stage: of the backbones, of the pass, and of the folder that is written."""
+    return _of_features(["cl.data.features", *PASS])
 
 
 def features_code() -> str:
-    """SHA-256 over that code."""
+    """SHA-256 over the code that decides the vectors: of the backbones and of the pass."""
     hasher = hashlib.sha256()
-    for name in features_dependencies():
+    for name in _of_features(PASS):
         hasher.update(f"{name}\0".encode() + hashlib.sha256((PACKAGE.parent / name).read_bytes()).digest())
     return hasher.hexdigest()
+
+
+def _of_features(roots: Iterable[str]) -> list[str]:
+    files = {path_of(module) for module in closure(roots, set(NO_PART) - {"cl.data.features", *PASS})}
+    return sorted(path.relative_to(PACKAGE.parent).as_posix() for path in files)
 
 
 def with_dependencies(text: str) -> str:

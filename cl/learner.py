@@ -244,8 +244,7 @@ class Learner:
     @property
     def searches_front(self) -> bool:
         """Whether stability is measured too: there are old tasks, and the params ask for it."""
-        decays = self.method.selection not in ("learning-rate", "one-pass")
-        return bool(self.params.selection.title) and decays and not self.is_first
+        return bool(self.params.selection.title) and self.method.decays_knobs() and not self.is_first
 
     def _stability(self) -> float:
         """Mean accuracy on the old tasks: on what the method keeps of them, or on their validation data."""

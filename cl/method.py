@@ -107,6 +107,11 @@ class Method(Trainable):
             raise UserError(f"{place}: {cls.__name__} has no such knob; {closest(name, cls.knobs)}")
         return cls.knobs[name].check(place, value)
 
+    @classmethod
+    def decays_knobs(cls) -> bool:
+        """Whether the protocol's second phase is run for it."""
+        return cls.selection in ("stability-decay", "consolidation-decay")
+
     # The hooks beside those of a training, in the order a run comes to them.
 
     def wrap(self, net: MultiHead) -> MultiHead:

@@ -91,7 +91,7 @@ class Protocol:
         if not self.params.selection.enabled:
             return self._learn_as_given(index, self.params.training.learning_rate, knobs, clock)
         method, is_first = self.learner.method, self.learner.is_first
-        own = method.selection in ("learning-rate", "one-pass") or (is_first and method.shares_first_task)
+        own = not method.decays_knobs() or (is_first and method.shares_first_task)
         with clock.phase("plasticity"):
             outcomes = self._plasticity(index, knobs, own=own)
         eta, best = best_learning_rate(outcomes)

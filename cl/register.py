@@ -110,8 +110,7 @@ def checked(params: Params, say: Callable[[str], None] = print) -> Params:
         reasons |= {name: why for name in params.methods if (why := unbounded(name, params.memory_budget))}
     if params.selection.strategy == "pareto" and params.selection.stability_on == "memory":
         for name in params.methods:
-            decays = method_class(name).selection not in ("learning-rate", "one-pass")
-            if decays and not method_class(name).stores_samples:
+            if method_class(name).decays_knobs() and not method_class(name).stores_samples:
                 reasons[name] = (
                     f"{name} keeps no samples on which to measure stability (set selection.stability_on=holdout)"
                 )

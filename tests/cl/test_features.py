@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from cl.data import load
-from cl.data.features import CHUNK, extract, features_current, leave_out, pictures, place
+from cl.data.feature_pass import CHUNK
+from cl.data.features import extract, features_current, leave_out, pictures, place
 from cl.data.prepare import damaged, prepare, read_manifest
 from cl.errors import UserError
 from cl.learner import Learner, within_budget
