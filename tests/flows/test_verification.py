@@ -14,10 +14,14 @@ import yaml
 
 from benchmarks import judging, packing, verification
 from benchmarks.targets import Column, Tolerance, read_table
+from cl.data.prepare import digest, prepare
 from cl.errors import UserError
 from cl.files import read_json, sealed, unsealed, write_json
 from cl.metrics import average_accuracy, interval
-from tests.flows.conftest import REPOSITORY, SMALL, Finished
+from cl.params import read
+from cl.run import learn
+from tests.conftest import RAW, REPOSITORY
+from tests.flows.conftest import SMALL
 
 TWO, EITHER, OVERLAP = Tolerance(within=2), Tolerance(within=2, overlap=True), Tolerance(overlap=True)
 KEPT = "reproduction/quick/results"
@@ -73,7 +77,20 @@ def test_forgetting_from_the_best() -> None:
     assert judging.forgetting_from_best([[0.6]]) is None
 
 
-# A project of one small table, whose results were learned once for all tests.
+# A project of one small table, whose results are learned once for all tests.
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of finetune and ewc with seeds 0 and 1."""
+    out = tmp_path_factory.mktemp("learned") / "out"
+    params = read(REPOSITORY / "params.yaml", SMALL, methods=["finetune", "ewc"], seeds=[0, 1])
+    prepare(params.benchmark, RAW, out / "prepared", say=lambda line: None)
+    for method in params.methods:
+        for seed in params.seeds:
+            learn(params, method, seed, out, lambda event: None)
+    return out
+
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -133,8 +150,8 @@ class Project:
 
 
 @pytest.fixture
-def bare(tmp_path: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch) -> Project:
-    return Project(tmp_path, finished.out, monkeypatch)
+def bare(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    return Project(tmp_path, out, monkeypatch)
 
 
 @pytest.fixture
@@ -156,7 +173,7 @@ def test_page_sets_ours_beside_theirs(project: Project) -> None:
     assert row(project, "EWC | acc")[6:9] == ["2", "2", "agrees"]
     assert row(project, "SI | acc")[5:9] == ["–", "–", "2", "not run"]
     tasks = read_json(project.out / "prepared/manifest.json")["tasks"]
-    assert row(project, "EWC | acc")[9:] == ["none", packing.digest([task["digest"] for task in tasks])[:8]]
+    assert row(project, "EWC | acc")[9:] == ["none", digest([task["digest"] for task in tasks])[:8]]
     assert "python -m flows.compare --params studies/quick.yaml --methods finetune,ewc,si" in project.page()
 
 
