@@ -115,7 +115,8 @@ def origin_of(run: RunResult, out: Path) -> dict[str, Any]:
     """Where a run came from: its settings, commit, torch and data; raises `UserError` where that cannot be told."""
     folder, done = _work_of(run, out)
     parts = noted(folder)
-    manifest = read_manifest(out / "prepared")
+    own = out / "prepared" / f"seed-{run.seed}"  # where each seed draws its benchmark
+    manifest = read_manifest(own if own.exists() else out / "prepared")
     if [task["digest"] for task in manifest["tasks"]] != done.tasks:
         raise UserError(f"{out / 'prepared'}: is not what {run.path} was learned from; run the same command again")
     chosen = {name: parts[name] for name in ("model", "training", "selection", "scenario", "methods", "memory_budget")}

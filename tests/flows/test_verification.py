@@ -354,7 +354,7 @@ def test_unknown_folder_is_named(name: str, bare: Project) -> None:
     [
         (lambda tree: tree.update(kind="numbr"), r"q\.yaml: kind: has to be one of numbers, order, implementation"),
         (lambda tree: tree.pop("seeds"), r"q\.yaml: seeds: is required"),
-        (lambda tree: tree.update(seed=3), r"q\.yaml: seed: unknown key; did you mean seeds"),
+        (lambda tree: tree.update(seed=3), r"q\.yaml: seed: unknown key; did you mean 'seeds'"),
         (lambda tree: tree["columns"]["acc"].update(tolerance={}), r"needs within, or overlap: true"),
         (lambda tree: tree["columns"]["acc"].update(spread="standard error"), r"seeds: is required"),
         (lambda tree: tree["rows"][1].update(method="ewk"), r"there is no 'ewk'"),
