@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from cl import cli
-from cl.data.features import extract, pictures, side
+from cl.data.features import extract
+from cl.data.places import pictures, side
 from cl.data.prepare import prepare, read_manifest
 from cl.machine import keeping_memory, processors
 from cl.nets.pretrained import pretrained

@@ -63,8 +63,8 @@ def results(method: str, rows: tuple[Row, ...]) -> str:
             lines.append("| " + " | ".join([*cells, times(row.relative_time), size(row.state_bytes)]) + " |")
     notes = (
         f"{where(rows)}; `python -m flows.compare --methods all` prints it. Mean and half width of the 95 % "
-        "t-interval over the seeds; *time* is computing time relative to finetuning, selection included; *carried* is "
-        "what goes on to the next task besides the network."
+        f"t-interval over the seeds ({rows[0].runs[0].over_seeds}); *time* is computing time relative to finetuning, "
+        "selection included; *carried* is what goes on to the next task besides the network."
     )
     return "\n".join([*lines, "", textwrap.fill(notes, 120)])
 

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from cl import cli
-from cl.data.features import extract, pictures
-from cl.data.prepare import check_prepared, prepare
+from cl.data.features import extract
+from cl.data.places import check_all, draws, prepare_all, prepared
 from cl.errors import UserError
 from cl.live import shown
 from cl.metrics import average_accuracy, average_forgetting, interval
@@ -23,11 +23,11 @@ def run(params: Params, out: Path) -> dict[str, str]:
 
     check_out(out, params.benchmark)
     params = checked(params)
-    prepare(pictures(params), cli.RAW, out / "prepared", say=_say)
-    check_prepared(params, out / "prepared")
+    prepare_all(params, cli.RAW, out, _say)
+    check_all(params, out)
     if params.model.on_features:
         extract(params, out, _say)
-    if said := advice(params, out / "prepared"):
+    if said := advice(params, prepared(params, out, draws(params)[0])):
         _say(f"warning: {said}")
     runs = runs_of(params)
     with shown(runs, _say) as hear:

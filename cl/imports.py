@@ -45,6 +45,7 @@ NO_PART = {
     "cl.data.prepare": PREPARED,
     "cl.data.feature_pass": PREPARED,
     "cl.data.features": PREPARED,
+    "cl.data.places": "where data are, not what is in them",
     "cl.data.progress": "words",
 }
 """Modules that decide no result, and why; what they import is no part either unless something else imports it."""

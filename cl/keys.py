@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cl.checkpoint_files import DamagedCheckpoint, verify, write_folder
-from cl.data.features import place
+from cl.data.places import place
 from cl.data.prepare import digest, read_manifest
 from cl.files import read_object, sha256_unless_changed
 from cl.imports import code_of
@@ -39,6 +39,7 @@ def parts_of(params: Params, method: str, seed: int) -> dict[str, Any]:
         "memory_budget": params.memory_budget,
         **_weights(params),
         "seed": seed,
+        **({"benchmark": params.benchmark.title} if params.benchmark.drawn else {}),  # its result says so
         "device": params.execution.device,
     }
 
@@ -123,7 +124,7 @@ def adopt(params: Params, method: str, seed: int, out: Path) -> int:
     at_once = method_class(method).sees_all_tasks
     parts = parts_of(params, method, seed)
     folder = run_folder(params, method, seed, out)
-    tasks = [task["digest"] for task in read_manifest(place(params, out))["tasks"]]
+    tasks = [task["digest"] for task in read_manifest(place(params, out, seed))["tasks"]]
     keys = chain(parts, tasks, at_once)
     if learned(folder, keys) > 0:
         return 0

@@ -6,7 +6,8 @@ Learning all tasks at once (joint training) fills only the last row: nothing is 
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 Matrix = Sequence[Sequence[float | None]]
 
@@ -127,8 +128,8 @@ def largest_change(trace: Sequence[float], window: int, sign: int = -1) -> float
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean over seeds and the half width of its 95 % Student t-interval (None for a single value).
 
-    half width = t * s / sqrt(n), with s the sample standard deviation (n - 1) and t the 97.5 % point of
-    Student's distribution with n - 1 degrees of freedom. Source: Student 1908. ValueError without any value.
+    half width = t * s / sqrt(n), with s the sample standard deviation (n - 1) and t of `quantile`. Source: Student
+    1908. ValueError without any value.
     """
     if not values:
         raise ValueError("an interval needs at least one value")
@@ -136,10 +137,39 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
     n = len(values)
     if n == 1:
         return mean, None
+    return mean, quantile(n) * statistics.stdev(values) / n**0.5
+
+
+def quantile(n: int) -> float:
+    """The t of the interval of n values: the 97.5 % point of Student's distribution with n - 1 degrees of freedom."""
     from scipy.special import stdtrit  # the quantile behind scipy.stats.t, without its half second of imports
 
-    t = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2))
-    return mean, t * statistics.stdev(values) / n**0.5
+    return float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more one method has than another, as a mean over the n seeds that both have."""
+
+    mean: float
+    half: float | None
+    """Half width of the 95 % interval of the mean; None for a single seed."""
+    n: int
+
+    @property
+    def tied(self) -> bool:
+        """Whether the interval contains 0, so that these seeds do not tell the two apart; False without interval."""
+        return self.half is not None and abs(self.mean) <= self.half
+
+
+def paired(own: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
+    """The difference own - other of two methods' values, which are given by seed; None if they share no seed.
+
+    With one seed, methods begin with the same weights and see the same order of samples. What a seed does to both of
+    them is not in their difference, so its interval is mostly the narrower one. Source: Student 1908 (paired samples).
+    """
+    differences = [own[seed] - other[seed] for seed in sorted({*own} & {*other})]
+    return Difference(*interval(differences), len(differences)) if differences else None
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:

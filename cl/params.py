@@ -196,7 +196,8 @@ class Params(Section):
     def title(self) -> str:
         """The benchmark, and the scenario and the search if they are not the default ones: each has its own ranking."""
         scenario = self.scenario.title if self.scenario.title != Scenario().title else ""
-        return ", ".join(filter(None, [self.benchmark.name, scenario, self.selection.title, self.model.title]))
+        drawn = self.benchmark.title
+        return ", ".join(filter(None, [self.benchmark.name, drawn, scenario, self.selection.title, self.model.title]))
 
     @field_validator("methods", "others", mode="before")
     @classmethod
@@ -241,6 +242,11 @@ class Params(Section):
     def _registry_where_it_is_used(self) -> Params:
         if self.champion.register_best and not self.tracking.enabled:
             raise ValueError("champion.register_best: needs MLflow, so tracking.enabled has to be true")
+        if self.champion.register_best and self.benchmark.drawn:
+            raise ValueError(
+                "champion.register_best: benchmark.seed is run, so each seed has tasks of its own and no model is the "
+                "best at the same ones; give benchmark.seed a number"
+            )
         return self
 
     @model_validator(mode="after")

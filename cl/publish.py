@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cl.checkpoint_files import DamagedCheckpoint, is_checkpoint, remove_checkpoint, verify
-from cl.data.features import place
+from cl.data.places import place
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.events import Say, warning
@@ -27,7 +27,7 @@ def publish_if_finished(params: Params, run: tuple[str, int], out: Path, say: Sa
     run: the run's own process finds it too, and reports it.
     """
     folder = run_folder(params, *run, out)
-    tasks = [task["digest"] for task in read_manifest(place(params, out))["tasks"]]
+    tasks = [task["digest"] for task in read_manifest(place(params, out, run[1]))["tasks"]]
     done = finished(folder)
     if done is None and not os.path.lexists(folder / FINISHED):
         return False

@@ -28,6 +28,7 @@ from cl.results import (
     TrialResult,
     Trials,
 )
+from cl.sections import DRAWN
 
 RESULT: TypeAdapter[Any] = TypeAdapter(Result)
 TRIALS: TypeAdapter[Any] = TypeAdapter(Trials)
@@ -52,6 +53,7 @@ class RunResult:
     search: str = ""  # how knobs were chosen where it was not by the survey's protocol
     other_accuracy: Matrix | None = None  # task-agnostic where the scenario is task-aware, or aware
     backbone: Backbone | None = None  # the pretrained network, where there is one
+    drawn: bool = False  # whether the seed drew the benchmark's splits and permutations too
 
     @property
     def benchmark_as_run(self) -> str:
@@ -60,10 +62,18 @@ class RunResult:
 
     @property
     def setting(self) -> str:
-        """The scenario and the search, if they are not the default ones, and the pretrained network."""
+        """What keeps results from one ranking: who drew the benchmark, scenario, search, pretrained network.
+
+        Without what is so by default.
+        """
         scenario = self.scenario if self.scenario != TASK_INCREMENTAL else ""
         backbone = self.backbone["setting"] if self.backbone is not None else ""
-        return ", ".join(filter(None, [scenario, self.search, backbone]))
+        return ", ".join(filter(None, [DRAWN if self.drawn else "", scenario, self.search, backbone]))
+
+    @property
+    def over_seeds(self) -> str:
+        """What an interval over the seeds covers."""
+        return over_seeds(self.drawn)
 
 
 def read_runs(
@@ -144,7 +154,14 @@ def read_run(path: Path, method: str, seed: int) -> RunResult:
         search=data.get("search", ""),
         other_accuracy=other_accuracy,
         backbone=data.get("backbone"),
+        drawn=data.get("benchmark_seed") == "run",
     )
+
+
+def over_seeds(drawn: bool) -> str:
+    """What differs between the seeds, and what an interval over them therefore covers."""
+    own = "initialisation, order of samples and draws"
+    return f"{own}, and the benchmark's own draws (splits, permutations)" if drawn else f"{own}; the benchmark stays"
 
 
 def read_folder(folder: Path) -> tuple[Result | None, Trials | None, Cost | None]:

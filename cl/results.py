@@ -6,7 +6,7 @@ Their types are written here, and they are made here, by pure functions. `cl.rea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
@@ -86,6 +86,7 @@ class Result(Head):
     search: NotRequired[Annotated[str, Field(max_length=300)]]
     reduced: NotRequired[dict[Text, Count | Share]]
     backbone: NotRequired[Backbone]
+    benchmark_seed: NotRequired[Literal["run"]]
     task_agnostic_accuracy: NotRequired[Any]
     task_aware_accuracy: NotRequired[Any]
 
@@ -157,8 +158,12 @@ def result_of(
     search: str,
     reduced: Mapping[str, float],
     backbone: Backbone | None = None,
+    drawn: bool = False,
 ) -> Result:
-    """result.json so far; a single record that covers all tasks is of tasks learned at once."""
+    """result.json so far; a single record that covers all tasks is of tasks learned at once.
+
+    `drawn`: the run's seed drew the splits and permutations too.
+    """
     matrix = matrix_of([record["accuracy"] for record in records], len(tasks))
     result: Result = {
         **head,  # type: ignore[typeddict-item]  # what need not be there follows
@@ -175,6 +180,8 @@ def result_of(
         result["reduced"] = dict(reduced)
     if backbone is not None:
         result["backbone"] = backbone
+    if drawn:
+        result["benchmark_seed"] = "run"
     others = [other for record in records if (other := record["other_accuracy"]) is not None]
     if others:
         aware = scenario.endswith(TASK_INCREMENTAL)

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl import cli
-from cl.data.features import numbers, place
+from cl.data.features import numbers
+from cl.data.places import place
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.events import Event, Say, error, line_of, warning
@@ -82,7 +83,7 @@ def learner_of(params: Params, method: str, seed: int, out: Path) -> Learner:
     from cl.learner import Learner
 
     device = choose_device(params.execution.device)
-    tasks = load(place(params, out), device, params.training.augmentation.crop, numbers(params))
+    tasks = load(place(params, out, seed), device, params.training.augmentation.crop, numbers(params))
     return Learner(params, method, seed, tasks, device)
 
 
@@ -168,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     _die_with(given.parent)
     try:
         params = read(given.params, methods=[given.method], seeds=[given.seed])
-        read_manifest(place(params, given.out))
+        read_manifest(place(params, given.out, given.seed))
         _settle()
         learn(params, next(iter(params.methods)), given.seed, given.out, _say, given.trial_workers)
     except UserError as fault:

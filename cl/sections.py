@@ -28,6 +28,8 @@ LearningRate = Annotated[float, Field(gt=0, le=100)]
 MOST = 10**9
 """The largest number of anything that is counted. More is a slip, and would overflow somewhere."""
 LARGEST_SEED = 2**63 - 1
+DRAWN = "drawn by each seed"
+"""Said of a benchmark whose splits and permutations the seed of each run draws."""
 
 
 class Section(BaseModel):
@@ -51,7 +53,9 @@ class Benchmark(Section):
 
     name: str = "permuted-digits"
     tasks: int | None = Field(None, ge=1, le=1000, description="how many tasks of the benchmark; null: all")
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of the splits and of what the benchmark itself draws")
+    seed: int | Literal["run"] = Field(
+        0, description="of the splits and of what the benchmark itself draws; run: the seed of each run"
+    )
     path: SpelledPath | None = Field(None, description="root of the images, for benchmarks read from disk")
     order: str | list[str] | None = Field(
         None,
@@ -69,6 +73,29 @@ class Benchmark(Section):
     pad: int | None = Field(None, ge=1, le=64, description="black pixels added on every side of an image, first of all")
     normalise: bool = Field(True, description="false: pixels reach the network in [0, 1], not by mean and deviation")
     on_bad_image: Literal["refuse", "skip"] = "refuse"
+
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _number_or_run(cls, seed: Any) -> Any:
+        if seed != "run" and not (type(seed) is int and 0 <= seed <= LARGEST_SEED):
+            raise ValueError(f"has to be an integer from 0 to {LARGEST_SEED}, or the word run, not {shown(seed)}")
+        return seed
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the seed of a run draws the splits and permutations too, so that each seed has a benchmark."""
+        return self.seed == "run"
+
+    @property
+    def number(self) -> int:
+        """The seed; a benchmark that each seed draws has a number only as that of one of them."""
+        assert self.seed != "run", "cl.data.places.of_seed gives it the number of a run's seed"
+        return self.seed
+
+    @property
+    def title(self) -> str:
+        """Keeps results whose seeds draw the benchmark too from being ranked with others; empty for those."""
+        return DRAWN if self.drawn else ""
 
     @field_validator("order", mode="before")
     @classmethod

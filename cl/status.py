@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cl import cli
-from cl.data.features import features_current, pictures, place
-from cl.data.prepare import prepare, read_manifest
+from cl.data.features import features_current
+from cl.data.places import draws, of_seed, pictures, place, prepare_all, prepared
+from cl.data.prepare import is_current, read_manifest
 from cl.keys import chain, differences, earlier, learned, noted, parts_of, run_folder
 from cl.params import Params
 from cl.pool import RunId, runs_of
@@ -93,32 +94,31 @@ def main() -> int:
     """Show what a run would learn, and why, without learning anything."""
     given = cli.parser("cl.status", main.__doc__).parse_args()
     params = cli.params_of(given)
+    own = draws(params)
     with tempfile.TemporaryDirectory() as folder:
-        there = given.out / "prepared" / "manifest.json"
-        tasks = _tasks(params, given.out / "prepared") if there.exists() else None
-        if tasks is None:
-            aside = Path(folder) / "prepared"
-            prepare(pictures(params), cli.RAW, aside, say=lambda line: None)
-            tasks = read_manifest(aside)["tasks"]
-            print("prepare   would run" + (": the benchmark's options or data changed" if there.exists() else ""))
+        there = [(prepared(params, given.out, seed) / "manifest.json").exists() for seed in own]
+        folders = {seed: prepared(params, given.out, seed) for seed in own}
+        if not (all(there) and all(_current(params, seed, place) for seed, place in folders.items())):
+            prepare_all(params, cli.RAW, Path(folder), lambda line: None)
+            folders = {seed: prepared(params, Path(folder), seed) for seed in own}
+            print("prepare   would run" + (": the benchmark's options or data changed" if all(there) else ""))
             if params.model.on_features:
                 print(FEATURES)
         elif params.model.on_features:
             if features_current(params, given.out):
-                tasks = read_manifest(place(params, given.out))["tasks"]
+                folders = {seed: place(params, given.out, seed) for seed in own}
             else:
                 print(FEATURES)
+        tasks = {seed: read_manifest(place)["tasks"] for seed, place in folders.items()}
         by_method = sorted(runs_of(params), key=lambda run: list(params.methods).index(run.method))
-        print(table([status_of(params, run, given.out, tasks) for run in by_method]))
+        of_run = {run: tasks[run.seed] if params.benchmark.drawn else tasks[own[0]] for run in by_method}
+        print(table([status_of(params, run, given.out, of_run[run]) for run in by_method]))
     return 0
 
 
-def _tasks(params: Params, prepared: Path) -> list[dict[str, Any]] | None:
-    """The tasks prepared there, if they are those of the params and of the data as they are now; otherwise None."""
-    from cl.data.prepare import is_current
-
-    current = is_current(pictures(params), cli.RAW, prepared)
-    return read_manifest(prepared)["tasks"] if current else None
+def _current(params: Params, seed: int, folder: Path) -> bool:
+    """Whether what is prepared there is of the params, and of the data as they are now."""
+    return is_current(pictures(of_seed(params, seed)), cli.RAW, folder)
 
 
 if __name__ == "__main__":

@@ -65,8 +65,11 @@ TERMS: dict[str, dict[str, str]] = {
         "size efficiency": "how little the network and the state grow with the tasks; 100 % is no growth",
         "stability": "how well old tasks are kept",
         "plasticity": "how well a new task is learned",
-        "95 % interval": "Student's t-interval of the mean over n seeds, from their sample standard deviation s; where "
-        "two intervals overlap, these seeds do not settle which method is better",
+        "95 % interval": "Student's t-interval of the mean over n seeds, from their sample standard deviation s and "
+        "t with n − 1 degrees of freedom",
+        "difference to the best": "the average accuracy of a method minus that of the best one with the same seed, as "
+        "its mean over the seeds that both have; where its 95 % interval contains 0, these seeds do not tell the two "
+        "apart",
         "measurement": "a command under `benchmarks/` that measures this project itself",
     },
     "What is kept": {

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cl import cli
-from cl.data.prepare import in_the_way, is_prepared
+from cl.data.prepare import has_prepared, in_the_way
 from cl.errors import UserError
 from cl.files import sweep, write_json, write_whole
 from cl.locks import alone
@@ -70,7 +70,7 @@ def nightly(params: Params, home: Path, engine: Engine, now: datetime) -> Verdic
 
 def _usable(folder: Path) -> bool:
     """Whether prepared data, or features, are there and nothing else."""
-    return is_prepared(folder) and not in_the_way(folder)
+    return has_prepared(folder) and not in_the_way(folder)
 
 
 def _with_nights_tracking(params: Params, home: Path) -> Params:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cl import cli
-from cl.data.features import pictures
-from cl.data.prepare import prepare as prepare_data
+from cl.data.places import prepare_all
 from cl.params import Params
 from cl.pool import check_out
 from flows.deadline import finish
@@ -17,13 +16,13 @@ from flows.tracking import origin
 
 
 def prepare(params: Params, out: Path, engine: Engine) -> None:
-    """Prepare the benchmark under `<out>/prepared`, unless it is there already."""
+    """Prepare the benchmark, or that of each seed, under `<out>/prepared`, unless it is there already."""
     check_out(out, params.benchmark)
     engine.flow(
         "prepare",
         f"prepare {params.benchmark.name}",
         [params.benchmark.name],
-        lambda: prepare_data(pictures(params), cli.RAW, out / "prepared", say=engine.say),
+        lambda: prepare_all(params, cli.RAW, out, engine.say),
     )
 
 

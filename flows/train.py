@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cl import cli
 from cl.data.features import check_features
-from cl.data.prepare import check_prepared
+from cl.data.places import check_all, draws, prepared
 from cl.errors import UserError
 from cl.events import Event
 from cl.keys import run_folder
@@ -40,7 +40,7 @@ def train(params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | N
     Raises `RunsFailed` where runs failed, once all others are done.
     """
     check_out(out)
-    check_prepared(params, out / "prepared")
+    check_all(params, out)
     check_features(params, out)
     name = ", ".join(params.methods) if len(params.methods) <= 3 else f"{len(params.methods)} methods"
     labels = [params.benchmark.name, *params.methods]
@@ -50,7 +50,7 @@ def train(params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | N
         at_once, trial_workers = cluster.at_once(params.execution, len(runs)), 1
 
     def body() -> None:
-        if said := advice(params, out / "prepared"):
+        if said := advice(params, prepared(params, out, draws(params)[0])):
             engine.say(f"warning: {said}")
         with (
             Follower.of(params, out, {**origin.tags(out, params), **(tags or {})}) as mlflow,

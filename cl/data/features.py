@@ -18,13 +18,13 @@ import numpy as np
 
 from cl import backbones
 from cl.data.feature_pass import WORK, Part, join, make_chunks
+from cl.data.places import draws, of_seed, place, prepared, side
 from cl.data.prepare import (
     FILES,
     SCHEMA,
     SPLITS,
     Format,
     Say,
-    benchmark_file,
     damaged,
     digest,
     digest_of,
@@ -32,42 +32,16 @@ from cl.data.prepare import (
     is_whole,
     keep_what_is_left,
     read_manifest,
+    remove_prepared,
 )
 from cl.errors import UserError
 from cl.files import making, remove, sealed, settle, sha256_of, sweep, write_json
 from cl.imports import features_code
 from cl.locks import alone
-from cl.params import Benchmark, Params
+from cl.params import Params
 
 NUMBERS = {"scale": 1.0, "mean": [0.0], "deviation": [1.0]}
 """Features are not scaled or normalised when they are read."""
-
-
-def place(params: Params, out: Path) -> Path:
-    """The folder of what the runs of these params learn from: features or pictures."""
-    return out / ("features" if params.model.on_features else "prepared")
-
-
-def side(params: Params) -> int:
-    """The side in pixels to which pictures are scaled for the backbone."""
-    return params.benchmark.image_size or backbones.backbone(params.model.backbone).image_size
-
-
-def pictures(params: Params) -> Benchmark:
-    """The benchmark as it is prepared for these params.
-
-    For a frozen backbone, image files are prepared at the size that it takes, or at the benchmark's largest size if
-    that is smaller. Arrays keep their size, and the pass scales them up, so they need no more disk space.
-    """
-    options = params.benchmark
-    if params.model.name != "features":
-        return options
-    module, size = benchmark_file(options.name), side(params)
-    if params.model.frozen and "on_bad_image" in module.OPTIONS:
-        size = min(size, getattr(module, "LARGEST", size))
-    elif params.model.frozen:
-        return options.model_copy(update={"image_size": None})
-    return options.model_copy(update={"image_size": size})
 
 
 def numbers(params: Params) -> Format | None:
@@ -78,8 +52,8 @@ def numbers(params: Params) -> Format | None:
     return Format(1.0, about.mean, about.deviation)
 
 
-def extract(params: Params, out: Path, say: Say = print) -> Path:
-    """Make the features of the prepared pictures under `out`, unless they exist; return the manifest's path.
+def extract(params: Params, out: Path, say: Say = print) -> None:
+    """Make the features of the prepared pictures under `out`, of each seed that has its own, unless they exist.
 
     A pass that was killed is continued, and ends in the same bytes. The folder appears only when it is complete. If
     another process is making it, this one waits. Raises `UserError` if the weights are missing or wrong, if the
@@ -88,19 +62,26 @@ def extract(params: Params, out: Path, say: Say = print) -> Path:
     target = out / "features"
     busy = f"{target}: another process is making the features; waiting for it"
     with alone(out / ".features.lock", lambda: say(busy), leave=False):
-        sweep(out, [target.name], sure=True)
-        manifest = read_manifest(out / "prepared")
-        about = _about(params)
-        parts = _parts(manifest, about, out / "prepared")
-        key = _key(params, about, manifest, parts)
-        if _is_current(target, key, say):
-            say(f"features: those of {about['name']} are already in {target}")
-            return target / "manifest.json"
-        keep_what_is_left(target, say)
-        if (why := in_the_way(target)) is not None:
-            raise UserError(why)
-        _make(params, out, manifest, about, parts, key, say)
-    return target / "manifest.json"
+        for seed in draws(params):
+            folders = prepared(params, out, seed), place(params, out, seed)
+            _extract(of_seed(params, seed), *folders, out / ".work" / "features", say)
+        if params.benchmark.drawn:
+            remove_prepared(target, shared=True)
+
+
+def _extract(params: Params, source: Path, target: Path, work: Path, say: Say) -> None:
+    sweep(target.parent, [target.name], sure=True)
+    manifest = read_manifest(source)
+    about = _about(params)
+    parts = _parts(manifest, about, source)
+    key = _key(params, about, manifest, parts)
+    if _is_current(target, key, say):
+        say(f"features: those of {about['name']} are already in {target}")
+        return
+    keep_what_is_left(target, say)
+    if (why := in_the_way(target)) is not None:
+        raise UserError(why)
+    _make(params, work, target, manifest, about, parts, key, say)
 
 
 def features_current(params: Params, out: Path) -> bool:
@@ -109,9 +90,14 @@ def features_current(params: Params, out: Path) -> bool:
         check_features(params, out)
     except UserError:  # before weights are looked for, which may have to be downloaded
         return False
-    manifest, about = read_manifest(out / "prepared"), _about(params)
-    key = _key(params, about, manifest, _parts(manifest, about, out / "prepared"))
-    return _is_current(out / "features", key, lambda line: None)
+    about = _about(params)
+    for seed in draws(params):
+        source = prepared(params, out, seed)
+        manifest = read_manifest(source)
+        key = _key(of_seed(params, seed), about, manifest, _parts(manifest, about, source))
+        if not _is_current(place(params, out, seed), key, lambda line: None):
+            return False
+    return True
 
 
 def leave_out(out: Path) -> None:
@@ -130,14 +116,15 @@ def check_features(params: Params, out: Path) -> None:
     """Raise `UserError` unless the features to learn from exist and are of these params."""
     if not params.model.on_features:
         return
-    of = read_manifest(place(params, out)).get("backbone") or {}
     wanted = {"name": params.model.backbone, "image_size": side(params)}
-    prepared = digest([task["digest"] for task in read_manifest(out / "prepared")["tasks"]])
-    if any(of.get(name) != value for name, value in wanted.items()) or of.get("pictures") != prepared:
-        where = place(params, out)
-        raise UserError(
-            f"{where}: these are of other pictures or another backbone; make them again: python -m flows.features"
-        )
+    for seed in draws(params):
+        where = place(params, out, seed)
+        of = read_manifest(where).get("backbone") or {}
+        seen = digest([task["digest"] for task in read_manifest(prepared(params, out, seed))["tasks"]])
+        if any(of.get(name) != value for name, value in wanted.items()) or of.get("pictures") != seen:
+            raise UserError(
+                f"{where}: these are of other pictures or another backbone; make them again: python -m flows.features"
+            )
 
 
 def _about(params: Params) -> dict[str, Any]:
@@ -181,14 +168,15 @@ def _is_current(target: Path, key: str, say: Say) -> bool:
 
 def _make(
     params: Params,
-    out: Path,
+    work: Path,
+    target: Path,
     manifest: Mapping[str, Any],
     about: Mapping[str, Any],
     parts: Sequence[Part],
     key: str,
     say: Say,
 ) -> None:
-    started, work, target = time.monotonic(), out / ".work" / "features", out / "features"
+    started = time.monotonic()
     kept = _kept(target)
     missing = list({part.key: part for part in parts if part.key not in kept}.values())
     make_chunks(params, side(params), float(manifest["scale"]), missing, work, say)

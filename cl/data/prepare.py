@@ -175,8 +175,10 @@ def _refuse(why: str | None) -> None:
         raise UserError(why)
 
 
-FILES = re.compile(rf"manifest\.json|task-\d{{3,}}/({'|'.join(SPLITS)})-(images|labels)\.npy")
-"""What a prepared folder holds."""
+SHARED = re.compile(rf"manifest\.json|task-\d{{3,}}/({'|'.join(SPLITS)})-(images|labels)\.npy")
+"""What a prepared folder holds of a benchmark that all seeds share."""
+FILES = re.compile(rf"(seed-\d+/)?({SHARED.pattern})")
+"""What it holds, also of a benchmark that each seed draws, in a folder of its own."""
 
 
 def in_the_way(target: Path) -> str | None:
@@ -189,7 +191,7 @@ def in_the_way(target: Path) -> str | None:
     stranger = foreign(target, FILES.fullmatch)
     if stranger is not None:
         return f"{stranger}: is not of the prepared data, and would be removed with them; {away}"
-    if any(target.iterdir()) and not is_prepared(target):
+    if any(target.iterdir()) and not has_prepared(target):
         return f"{target}: has no manifest.json of prepared data, so it is not replaced; {away}"
     return None
 
@@ -208,10 +210,18 @@ def is_prepared(folder: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("schema") == SCHEMA and "tasks" in manifest
 
 
-def remove_prepared(folder: Path) -> None:
-    """Remove what was prepared there, and the folder unless there is more in it; raises `OSError`."""
-    if is_prepared(folder):
-        remove(folder, FILES.fullmatch)
+def has_prepared(folder: Path) -> bool:
+    """Whether the folder has what was prepared for all seeds, or for each of them."""
+    return any(is_prepared(place) for place in (folder, *folder.glob("seed-*")))
+
+
+def remove_prepared(folder: Path, shared: bool = False) -> None:
+    """Remove what was prepared there, and the folder unless there is more in it; raises `OSError`.
+
+    `shared`: what was prepared for all seeds alone.
+    """
+    if is_prepared(folder) or (has_prepared(folder) and not shared):
+        remove(folder, (SHARED if shared else FILES).fullmatch)
 
 
 def is_current(options: Benchmark, raw: Path, target: Path, say: Say = print) -> bool:
@@ -243,6 +253,7 @@ def _key(options: Benchmark, raw: Path, say: Say | None = None) -> str:
 
 def check_options(options: Benchmark) -> None:
     """Raise `UserError` for an option that is set although the benchmark does not use it."""
+    assert not options.drawn, "which seed is it?"
     known = [*FOR_ALL, *sorted(benchmark_file(options.name).OPTIONS)]
     usual = Benchmark.model_construct()
     for name in Benchmark.model_fields:

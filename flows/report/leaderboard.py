@@ -5,26 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from cl.reading import count
+from flows.report.rows import Row
 from flows.report.summary import MARKS, Summary
-from flows.report.words import percent, size, times
+from flows.report.words import difference, percent, size, times
+
+TO_THE_BEST = (
+    "to the best: average accuracy minus that of the best method with the same seed, in percentage points.",
+    "≈: the interval of that difference contains 0, so these seeds do not tell the two methods apart.",
+)
 
 
 def leaderboard(summary: Summary) -> str:
     """The leaderboard as Markdown, aligned so that it reads as well in a terminal."""
-    head = ["rank", "method", "average accuracy %", "forgetting", "learning accuracy %"]
+    head = ["rank", "method", "average accuracy %", "to the best", "forgetting", "learning accuracy %"]
     head += ["time", "state", "seeds"]
     body = [
         [
             str(row.rank or MARKS[row.bound or ""]),
             row.method,
-            *map(percent, (row.accuracy, row.forgetting, row.learning)),
+            percent(row.accuracy),
+            to_best(row, summary.best),
+            *map(percent, (row.forgetting, row.learning)),
             times(row.relative_time),
             size(row.state_bytes),
             row.seeds,
         ]
         for row in summary.rows
     ]
-    left = {1, 7}
+    left = {1, 8}
     width = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
     rule = [":" + "-" * (w - 1) if i in left else "-" * (w - 1) + ":" for i, w in enumerate(width)]
     lines = []
@@ -34,7 +42,10 @@ def leaderboard(summary: Summary) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     notes = [
-        "Mean ± half width of the 95 % t-interval over seeds. forgetting: average, in percentage points.",
+        f"Mean ± half width of the 95 % t-interval over n seeds ({summary.of_intervals}).",
+        f"over seeds: {summary.over_seeds}.",
+        *TO_THE_BEST * (summary.best is not None),
+        "forgetting: average, in percentage points.",
         "time: computing time relative to finetune, selection included. state: what is carried on besides the network.",
     ]
     if bounds := [f"{mark} {bound}, not ranked" for bound, mark in MARKS.items() if summary.has(bound)]:
@@ -58,15 +69,22 @@ def second_ranking(summary: Summary) -> list[str]:
     lines = [
         f"The same models, {summary.other_setting}:",
         "",
-        f"| rank | {'method'.ljust(width)} | average accuracy % |",
+        f"| rank | {'method'.ljust(width)} | average accuracy % |      to the best |",
     ]
-    lines.append(f"| ---: | :{'-' * (width - 1)} | -----------------: |")
+    lines.append(f"| ---: | :{'-' * (width - 1)} | -----------------: | ---------------: |")
+    best = next((row for row in rows if not row.bound), None)
     for row in rows:
         mark = MARKS[row.bound] if row.bound else str(next(ranks))
-        lines.append(f"| {mark:>4} | {row.method.ljust(width)} | {percent(row.other_accuracy):>18} |")
+        cells = f"{percent(row.other_accuracy):>18} | {to_best(row, best, other=True):>16}"
+        lines.append(f"| {mark:>4} | {row.method.ljust(width)} | {cells} |")
     if aware_only := [row.method for row in summary.rows if row.other_accuracy is None]:
         lines += ["", f"Left out, as they need the task of an image: {', '.join(aware_only)}."]
     return ["", *lines]
+
+
+def to_best(row: Row, best: Row | None, other: bool = False) -> str:
+    """The difference of a row to the best one, in the `other` setting or in the scenario's."""
+    return "best" if row is best else difference(row.other_to_best if other else row.to_best)
 
 
 def table(summary: Summary) -> list[dict[str, Any]]:
@@ -76,6 +94,7 @@ def table(summary: Summary) -> list[dict[str, Any]]:
             "rank": row.rank or row.bound or "",
             "method": row.method,
             "average accuracy %": percent(row.accuracy),
+            "to the best": to_best(row, summary.best),
             "forgetting": percent(row.forgetting),
             "time": times(row.relative_time),
             "state": size(row.state_bytes),

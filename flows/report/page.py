@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from cl.reading import count
 from flows import glossary
 from flows.report import looks
 from flows.report.drawing import Drawing
+from flows.report.rows import Row
 from flows.report.summary import MARKS, MEASURES, Summary
-from flows.report.words import duration, number, percent, share, size, times
+from flows.report.words import difference, duration, number, percent, share, size, student, times
 from flows.templates import template
 
 
@@ -19,10 +20,12 @@ def page(summary: Summary, figures: Mapping[str, Drawing], versions: Mapping[str
     """The report as one HTML document that needs no other file."""
     runs = [run for row in summary.rows for run in row.runs]
     machines = sorted({describe(run.cost["machine"]) for run in runs if run.cost})
-    filters = (percent, share, number, size, duration, times, count)
+    filters = (percent, share, number, size, duration, times, count, difference, student)
     html: str = template(Path(__file__).with_name("report.html"), *filters).render(
         summary=summary,
         rows=summary.rows,
+        best=first(summary.rows),
+        best_at_other=first(summary.other_ranking()),
         runs=runs,
         seeds=sorted({run.seed for run in runs}),
         machines=machines,
@@ -38,6 +41,11 @@ def page(summary: Summary, figures: Mapping[str, Drawing], versions: Mapping[str
         measures={name: text for name, text in MEASURES.items() if any(row.measures[name] for row in summary.rows)},
     )
     return html
+
+
+def first(rows: Iterable[Row]) -> str:
+    """The method of the first ranked row; empty where there are bounds alone."""
+    return next((row.method for row in rows if not row.bound), "")
 
 
 def describe(machine: Mapping[str, Any]) -> str:

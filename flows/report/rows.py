@@ -37,12 +37,19 @@ class Row:
     measures: dict[str, Estimate | None]  # those of `MEASURES`
     searched: list[TrialResult]  # the first seed's trials that measured stability, where a front was searched for
     other_accuracy: Estimate | None  # average accuracy, task-agnostic where the scenario is task-aware, and vice versa
+    to_best: metrics.Difference | None = None  # of the average accuracy, to that of the best ranked method
+    other_to_best: metrics.Difference | None = None  # of the other accuracy, to that of the method best at it
 
     @property
     def seeds(self) -> str:
         """The seeds that finished, and those that are missing."""
         done = ", ".join(str(run.seed) for run in self.runs)
         return done + (f" (missing: {', '.join(map(str, self.missing))})" if self.missing else "")
+
+    def by_seed(self, other: bool = False) -> dict[int, float]:
+        """The average accuracy, or the `other` one where there is one, of each seed."""
+        matrices = {run.seed: run.other_accuracy if other else run.accuracy for run in self.runs}
+        return {seed: metrics.average_accuracy(matrix) for seed, matrix in matrices.items() if matrix is not None}
 
 
 def compare(runs: Sequence[RunResult], expected: Collection[int] | None = None) -> tuple[Row, ...]:
@@ -59,7 +66,22 @@ def compare(runs: Sequence[RunResult], expected: Collection[int] | None = None) 
     rows = [summarise(group, seeds, reference, joint) for group in groups.values()]
     rows.sort(key=lambda row: (-row.accuracy[0], row.method))
     ranks = iter(range(1, len(rows) + 1))
-    return tuple(row if row.bound else replace(row, rank=next(ranks)) for row in rows)
+    rows = [row if row.bound else replace(row, rank=next(ranks)) for row in rows]
+    ranked = [row for row in rows if not row.bound]
+    there = [row for row in best_at_other(rows) if not row.bound]
+    for place, row in enumerate(rows):
+        if ranked and row.method != ranked[0].method:
+            row = replace(row, to_best=metrics.paired(row.by_seed(), ranked[0].by_seed()))
+        if there and row.method != there[0].method:
+            row = replace(row, other_to_best=metrics.paired(row.by_seed(other=True), there[0].by_seed(other=True)))
+        rows[place] = row
+    return tuple(rows)
+
+
+def best_at_other(rows: Iterable[Row]) -> list[Row]:
+    """The rows that have an accuracy in the other setting, the best at that first."""
+    able = [row for row in rows if row.other_accuracy is not None]
+    return sorted(able, key=lambda row: (-(row.other_accuracy or (0.0,))[0], row.method))
 
 
 def summarise(

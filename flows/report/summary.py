@@ -10,8 +10,8 @@ from pathlib import Path
 
 from cl import metrics
 from cl.reading import RunResult
-from flows.report.rows import Row
-from flows.report.words import listing, percent
+from flows.report.rows import Row, best_at_other
+from flows.report.words import listing, percent, student
 
 MEASURES = {
     "backward transfer": "1/(T−1) Σ_{j<T} (a_{T,j} − a_{j,j}), in points",
@@ -41,6 +41,11 @@ class Summary:
     other_setting: str = ""  # of the other accuracy: "task-agnostic", or "task-aware"
 
     @property
+    def over_seeds(self) -> str:
+        """What differs between the seeds."""
+        return self.rows[0].runs[0].over_seeds
+
+    @property
     def selected(self) -> bool:
         """Whether the protocol chose the hyperparameters, where there is a learning rate; else they were as given."""
         entries = [entry for row in self.rows for run in row.runs for entry in run.per_task]
@@ -68,8 +73,19 @@ class Summary:
 
     def other_ranking(self) -> list[Row]:
         """The rows that have an accuracy in the other setting, the best at that first."""
-        able = [row for row in self.rows if row.other_accuracy is not None]
-        return sorted(able, key=lambda row: (-(row.other_accuracy or (0.0,))[0], row.method))
+        return best_at_other(self.rows)
+
+    @property
+    def best(self) -> Row | None:
+        """The best ranked method; None where there are bounds alone."""
+        return next((row for row in self.rows if not row.bound), None)
+
+    @property
+    def of_intervals(self) -> str:
+        """The number of seeds and Student's t of each interval that is shown."""
+        differences = [row.to_best for row in self.rows] + [row.other_to_best for row in self.rows]
+        counts = {len(row.runs) for row in self.rows} | {one.n for one in differences if one is not None}
+        return "; ".join(student(n) for n in sorted(counts, reverse=True))
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """What DVC follows: one flat entry for each method, of deterministic values; a value of None is left out."""
@@ -109,10 +125,9 @@ def headline(rows: Sequence[Row]) -> str:
             gap = 100 * (best.accuracy[0] - bounds[bound].accuracy[0])
             gaps.append(f"{abs(gap):.1f} points {'below' if gap < 0 else 'above'} {bounds[bound].method}")
     text += (", " + listing(gaps) if gaps else "") + "."
-    reach = best.accuracy[0] - (best.accuracy[1] or 0)
-    near = [row.method for row in ranked[1:] if row.accuracy[0] + (row.accuracy[1] or 0) > reach]
-    if best.accuracy[1] is not None and near:
-        text += f" Its interval overlaps {'that' if len(near) == 1 else 'those'} of {listing(near)}."
+    near = [row.method for row in ranked[1:] if row.to_best and row.to_best.tied]
+    if near:
+        text += f" These seeds do not tell it apart from {listing(near)}."
     return text
 
 

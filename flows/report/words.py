@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cl.metrics import Difference, quantile
+
 Estimate = tuple[float, float | None]  # mean over seeds, half width of the 95 % interval (None: one seed)
 
 
@@ -14,6 +16,18 @@ def percent(value: Estimate | None, digits: int = 2) -> str:
         return "–"
     mean, half = (None if part is None else round(100 * part, digits) + 0.0 for part in value)  # + 0.0: no "-0.00"
     return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def difference(value: Difference | None) -> str:
+    """A difference in points as "≈ -0.98 ± 1.20"; ≈ where the interval contains 0, "–" for None."""
+    if value is None:
+        return "–"
+    return ("≈ " if value.tied else "") + percent((value.mean, value.half))
+
+
+def student(n: int) -> str:
+    """The number of seeds of an interval, and the t that it was made with: "n = 3, t = 4.30"."""
+    return f"n = {n}, t = {quantile(n):.2f}" if n > 1 else f"n = {n}, no interval"
 
 
 def share(value: float | None) -> str:

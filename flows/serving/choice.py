@@ -14,13 +14,18 @@ from pathlib import Path
 
 from cl import metrics
 from cl.checkpoint_files import DamagedCheckpoint, verify
-from cl.data import features
+from cl.data.places import place as place_of
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.files import from_json, read_object
 from cl.keys import chain, parts_of
 from cl.params import Champion, Params
 from cl.reading import RunResult, read_run
+
+ONE_BENCHMARK = (
+    "benchmark.seed: run gives each seed tasks of its own, so no model is the best at the same tasks; "
+    "learn them with a number there to register a champion"
+)
 
 
 def barred(method: str, limits: Champion) -> str | None:
@@ -51,6 +56,8 @@ class Choice:
     """Of the 95 % interval of the chosen method's mean; None with a single seed."""
     validation: dict[int, list[float]]
     """By seed: validation accuracy of the chosen method's final model on each task."""
+    near: list[str]
+    """The methods that these seeds do not tell apart from the chosen one; none with a single seed."""
     method_given: bool
     seed_given: bool
     """Whether the user named the method, and the seed, whatever the rule says."""
@@ -68,6 +75,8 @@ def choose(params: Params, out: Path, method: str | None = None, seed: int | Non
 
     Raises `UserError` where results are missing or not of these params, data and code, and where nothing is left.
     """
+    if params.benchmark.drawn:
+        raise UserError(ONE_BENCHMARK)
     excluded = {name: why for name in params.methods if (why := barred(name, params.champion)) is not None}
     allowed = [name for name in params.methods if name not in excluded]
     if not allowed:
@@ -98,8 +107,11 @@ def choose(params: Params, out: Path, method: str | None = None, seed: int | Non
     assert place is not None
     means = {name: statistics.fmean(accuracies[name]) for name in ranked}
     half_width = metrics.interval(accuracies[best])[1]
+    by_seed = {name: dict(zip(params.seeds, values, strict=True)) for name, values in accuracies.items()}
+    pairs = {name: metrics.paired(by_seed[name], by_seed[best]) for name in ranked if name != best}
+    near = [name for name, pair in pairs.items() if pair is not None and pair.tied]
     given = (method is not None, seed is not None)
-    return Choice(runs[best, chosen], place, means, excluded, half_width, validation, *given)
+    return Choice(runs[best, chosen], place, means, excluded, half_width, validation, near, *given)
 
 
 def _task_agnostic(params: Params) -> bool:
@@ -115,7 +127,7 @@ def _accuracy(params: Params, run: RunResult) -> float:
 
 def _checkpoint(params: Params, out: Path, method: str, seed: int) -> Path | None:
     """The published model after the last task; None where it is missing or of other params, data or code."""
-    tasks = [task["digest"] for task in read_manifest(features.place(params, out))["tasks"]]
+    tasks = [task["digest"] for task in read_manifest(place_of(params, out, seed))["tasks"]]
     folder = out / "checkpoints" / method / f"seed-{seed}" / f"task-{len(tasks) - 1}"
     key = chain(parts_of(params, method, seed), tasks, at_once=False)[-1]
     return folder if read_object(folder / "manifest.json").get("key") == key else None
@@ -150,7 +162,7 @@ def _validation(params: Params, out: Path, method: str, seed: int) -> list[float
 
     place = _checkpoint(params, out, method, seed)
     assert place is not None
-    tasks = load(features.place(params, out), crop=params.training.augmentation.crop, numbers=features.numbers(params))
+    tasks = load(place_of(params, out, seed), crop=params.training.augmentation.crop, numbers=features.numbers(params))
     learner = Learner(params, method, seed, tasks, torch.device("cpu"))
     learner.resume(len(learner.experiences) - 1, checkpoint.load(place)[0])
     learner.method.training = params.training

@@ -15,12 +15,13 @@ from typing import Any
 
 from cl import backbones, metrics
 from cl.data import features
-from cl.data.features import place
+from cl.data.places import place, side
 from cl.data.prepare import read_manifest
 from cl.files import to_json
 from cl.names import PACKAGE
 from cl.params import Params
 from cl.reading import RunResult
+from flows.report.words import listing, student
 from flows.serving.choice import Choice
 from flows.templates import template
 
@@ -46,7 +47,7 @@ def facts_of(params: Params, out: Path, run: RunResult) -> dict[str, Any]:
     from cl.nets.precision import is_reduced
     from cl.rng import generator
 
-    manifest, learned_from = read_manifest(out / "prepared"), read_manifest(place(params, out))
+    manifest, learned_from = read_manifest(out / "prepared"), read_manifest(place(params, out, run.seed))
     seen = seen_shape(learned_from["input_shape"], params.training.augmentation.crop)
     net = build(params.model, seen, generator("only its shape"))
     own = features.numbers(params)
@@ -75,7 +76,7 @@ def backbone_of(params: Params) -> bytes | None:
 
     from cl.nets.pretrained import pretrained
 
-    net = pretrained(params.model, features.side(params)).net
+    net = pretrained(params.model, side(params)).net
     return save_tensors({name: tensor.contiguous() for name, tensor in net.state_dict().items()})
 
 
@@ -144,7 +145,7 @@ def card_of(params: Params, out: Path, choice: Choice, name: str, tags: Mapping[
 
     method = method_class(choice.run.method)
     about, _, source = (sys.modules[method.__module__].__doc__ or "").strip().partition("\n")
-    card: str = template(Path(__file__).with_name("model_card.md"), percent, cell).render(
+    card: str = template(Path(__file__).with_name("model_card.md"), percent, cell, student, listing).render(
         name=name,
         alias=ALIAS,
         choice=choice,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from cl.data.features import place
+from cl.data.places import draws, place, prepared
 from cl.data.prepare import digest, read_manifest
 from cl.errors import UserError
 from cl.params import Params
@@ -29,19 +29,23 @@ def tags(out: Path, params: Params | None = None) -> dict[str, str]:
     """The versions of code and data, as far as they are known here.
 
     git.commit (with -dirty where tracked files differ from it), dvc.data (the hash in data.dvc, unless the images are
-    read from elsewhere), data.sha256 (over the prepared tasks), dvc.stage and dvc.experiment (set by DVC), torch; of
-    params with features that are there: backbone, and backbone.sha256, the checksum of its weights. Raises `UserError`
-    where data.dvc is damaged.
+    read from elsewhere), data.sha256 (over the prepared tasks, of all seeds where each has its own), dvc.stage and
+    dvc.experiment (set by DVC), torch; of params with features that are there: backbone, and backbone.sha256, the
+    checksum of its weights. Raises `UserError` where data.dvc is damaged.
     """
-    manifest = read_manifest(out / "prepared")
-    known = {"torch": version("torch"), "data.sha256": digest([task["digest"] for task in manifest["tasks"]])}
-    if params is not None and params.model.on_features and (place(params, out) / "manifest.json").exists():
-        of = read_manifest(place(params, out))["backbone"]
-        known |= {"backbone": of["name"], "backbone.sha256": of["weights"]}
+    folders = [out / "prepared"] if params is None else [prepared(params, out, seed) for seed in draws(params)]
+    manifests = [read_manifest(folder) for folder in folders]
+    digests = [task["digest"] for manifest in manifests for task in manifest["tasks"]]
+    known = {"torch": version("torch"), "data.sha256": digest(digests)}
+    if params is not None and params.model.on_features:
+        features = place(params, out, params.seeds[0])
+        if (features / "manifest.json").exists():
+            of = read_manifest(features)["backbone"]
+            known |= {"backbone": of["name"], "backbone.sha256": of["weights"]}
     commit = git_commit()
     if commit:
         known["git.commit"] = commit
-    if DATA.exists() and manifest["options"].get("path") is None and (hashes := _kept(DATA)):
+    if DATA.exists() and manifests[0]["options"].get("path") is None and (hashes := _kept(DATA)):
         known["dvc.data"] = next(iter(hashes.values()))
     for tag, variable in (("dvc.stage", "DVC_STAGE"), ("dvc.experiment", "DVC_EXP_NAME")):
         if value := os.environ.get(variable):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl import metrics
-from cl.reading import read_folder
+from cl.reading import over_seeds, read_folder
 from cl.results import OTHER_ACCURACY, Result, TaskCost
 
 KEY_LENGTH, PARAM_LENGTH = 250, 6000
@@ -52,6 +52,7 @@ class RunFiles:
         self.tags = dict(self.params)
         if self.result:
             self.tags["benchmark"] = self.result["benchmark"]
+            self.tags["over_seeds"] = over_seeds("benchmark_seed" in self.result)
         machine = self.cost["machine"] if self.cost else {}
         self.tags |= {f"machine.{key}": str(value) for key, value in machine.items()}
         written = [file.stat().st_mtime for file in self.files] or [time.time()]

@@ -14,7 +14,8 @@ import torch
 
 from cl.data import load
 from cl.data.feature_pass import CHUNK
-from cl.data.features import extract, features_current, leave_out, pictures, place
+from cl.data.features import extract, features_current, leave_out
+from cl.data.places import pictures, place
 from cl.data.prepare import damaged, prepare, read_manifest
 from cl.errors import UserError
 from cl.learner import Learner, within_budget
@@ -164,7 +165,7 @@ def test_where_no_features_are_needed_there_is_a_note(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "features").iterdir()] == ["manifest.json"]
     leave_out(tmp_path)
     digits = Params.model_validate({"methods": {"finetune": {}}})
-    assert place(digits, tmp_path) == tmp_path / "prepared"
+    assert place(digits, tmp_path, 0) == tmp_path / "prepared"
     assert pictures(digits) == digits.benchmark
 
 
@@ -214,7 +215,7 @@ def test_every_method_learns_from_features_or_says_why_not(method: str, done: Pa
                 with pytest.raises(UserError, match=r"there are none; set model\.hidden=\[256\]"):
                     checked(params)
                 continue
-            learner = Learner(checked(params), method, 0, load(place(params, done)), CPU)
+            learner = Learner(checked(params), method, 0, load(place(params, done, 0)), CPU)
             for task in learner.experiences:
                 learner.open(task)
                 trained = learner.train("learn", 0, 0.05, learner.knobs, plain=False)

@@ -70,6 +70,25 @@ def test_interval_of_three_seeds():
     assert half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)  # t with 2 degrees of freedom; s = 1
 
 
+def test_a_difference_by_hand():
+    """Differences -1, -2, -1 points: mean -4/3, deviation 1/sqrt(3), t = 4.302653, so 4.302653 / 3 points."""
+    best = {0: 0.90, 1: 0.92, 2: 0.94, 7: 0.5}
+    found = metrics.paired({2: 0.93, 0: 0.89, 1: 0.90, 8: 0.1}, best)
+    assert found is not None
+    assert (found.mean, found.half) == (pytest.approx(-0.04 / 3), pytest.approx(0.04302653 / 3, rel=1e-6))
+    assert (found.n, found.tied) == (3, True)
+    assert metrics.quantile(3) == pytest.approx(4.302653, rel=1e-6)
+    below = metrics.paired({seed: value - 0.02 - 0.001 * seed for seed, value in best.items()}, best)
+    assert below is not None
+    assert not below.tied, "although the intervals of the two means overlap widely"
+
+
+def test_a_difference_needs_a_seed_that_both_have_and_its_interval_two():
+    assert metrics.paired({0: 0.9}, {1: 0.8}) is None
+    assert metrics.paired({0: 0.9, 1: 0.7}, {1: 0.5}) == metrics.Difference(pytest.approx(0.2), None, 1)
+    assert not metrics.Difference(0.2, None, 1).tied
+
+
 def test_interval_narrows_with_seeds_and_needs_two():
     assert metrics.interval([0.5]) == (0.5, None)
     assert metrics.interval([0.5, 0.5]) == (0.5, 0.0)

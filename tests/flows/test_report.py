@@ -26,7 +26,7 @@ from flows.report.build import build
 from flows.report.leaderboard import leaderboard
 from flows.report.rows import Row, compare
 from flows.report.show import where_to_look_next
-from flows.report.summary import REMARKS, Summary
+from flows.report.summary import REMARKS, Summary, headline
 from flows.report.words import duration, listing, percent, size, times
 from flows.tracking.settings import Tracking
 
@@ -284,6 +284,47 @@ def test_headline_is_computed(built):
     below, above = (100 * abs(best.accuracy[0] - bound.accuracy[0]) for bound in (joint, finetune))
     assert built.headline.startswith(f"{best.method} leads with {100 * best.accuracy[0]:.1f} ±")
     assert f"{below:.1f} points below joint and {above:.1f} points above finetune" in built.headline
+
+
+def as_learned(out: Path, accuracies: dict[str, dict[int, float]]) -> Path:
+    """Results of a single task, with these accuracies by method and seed."""
+    for method, by_seed in accuracies.items():
+        fake_results(out, (method,), tuple(by_seed), 1)
+        for seed, accuracy in by_seed.items():
+            changed(out, method, seed=seed, accuracy=[[accuracy]])
+    return out
+
+
+def test_seeds_are_paired_to_tell_methods_apart(tmp_path):
+    """All intervals of means overlap, as a seed is hard for all methods or for none; gem is told apart from ewc.
+
+    gem: -2, -2.1, -1.9 points, so -2 +- 4.3027 * 0.1 / sqrt(3); si shares two seeds with ewc: 0 and -2 points, so
+    -1 +- 12.7062 * sqrt(2) / sqrt(2).
+    """
+    joint = {"joint": {0: 0.91, 1: 0.99, 2: 0.96}}
+    ewc = {"ewc": {0: 0.90, 1: 0.98, 2: 0.94}}
+    gem = {"gem": {0: 0.88, 1: 0.959, 2: 0.921}}
+    found = build(as_learned(tmp_path, joint | ewc | gem | {"si": {0: 0.90, 1: 0.96, 5: 0.81}}))
+    assert found.headline.endswith("1.3 points below joint. These seeds do not tell it apart from si.")
+    text = re.sub(" +", " ", leaderboard(found))
+    assert "| ▲ | joint | 95.33 ± 10.04 | ≈ 1.33 ± 1.43 |" in text
+    assert "| 1 | ewc | 94.00 ± 9.94 | best |" in text
+    assert "| 2 | gem | 92.00 ± 9.81 | -2.00 ± 0.25 |" in text
+    assert "| 3 | si | 89.00 ± 18.75 | ≈ -1.00 ± 12.71 |" in text
+    assert "(n = 3, t = 4.30; n = 2, t = 12.71)" in text
+    page = (found.folder / "index.html").read_text()
+    assert '<td title="n = 3, t = 4.30">-2.00 <small>± 0.25</small></td>' in page
+    assert '<td title="n = 2, t = 12.71">≈ -1.00 <small>± 12.71</small></td>' in page
+
+
+def test_one_seed_in_common_gives_no_interval(tmp_path):
+    rows = compare(read_runs(as_learned(tmp_path, {"ewc": {0: 0.9}, "gem": {0: 0.8}, "si": {1: 0.7}})))
+    found = Summary("b", ("a",), rows, headline(rows), tmp_path)
+    assert found.headline == "ewc leads with 90.0 % average accuracy."
+    text = re.sub(" +", " ", leaderboard(found))
+    assert "(n = 1, no interval)" in text
+    assert "| 2 | gem | 80.00 | -10.00 |" in text
+    assert "| 3 | si | 70.00 | – |" in text
 
 
 def test_page_needs_nothing_beside_it(built):
@@ -582,6 +623,22 @@ def test_results_of_two_scenarios_are_never_ranked_together(tmp_path):
     changed(out, "si", search="pareto search, stability on memory")
     with pytest.raises(UserError, match="cannot be ranked together"):
         build(out)
+
+
+def test_what_an_interval_covers_is_said(tmp_path):
+    out = fake_results(tmp_path, ("ewc",), (0, 1), 2)
+    rows = compare(read_runs(out))
+    told = leaderboard(Summary("b", ("a", "b"), rows, "", out))
+    assert "over seeds: initialisation, order of samples and draws; the benchmark stays.\n" in told
+    changed(out, "ewc", benchmark_seed="run")
+    with pytest.raises(UserError, match=r"permuted-digits, drawn by each seed, 2 tasks; permuted-digits, 2 tasks"):
+        read_runs(out)
+    changed(out, "ewc", seed=1, benchmark_seed="run")
+    built = build(out)
+    covers = "initialisation, order of samples and draws, and the benchmark's own draws (splits, permutations)"
+    assert f"over seeds: {covers}.\n" in leaderboard(built)
+    page = (built.folder / "index.html").read_text().replace("&#39;", "'")
+    assert page.count(covers) == 2, "above the leaderboard, and under how it was run"
 
 
 def test_more_measures_with_their_formulas(tmp_path):

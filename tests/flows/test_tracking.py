@@ -232,6 +232,7 @@ def test_a_run_is_a_run_with_a_nested_run_per_task(out: Path, capfd: pytest.Capt
     run = found["ewc/seed-0"]
     expected = TAGS | {"method": "ewc", "seed": "0", "benchmark": "permuted-digits", "machine.cores": "2"}
     assert expected.items() <= run.data.tags.items()
+    assert run.data.tags["over_seeds"] == "initialisation, order of samples and draws; the benchmark stays"
     assert "mlflow.parentRunId" not in run.data.tags
     assert run.data.tags["mlflow.source.git.commit"] == "abc123"
     assert run.data.params == {

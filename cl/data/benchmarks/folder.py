@@ -85,7 +85,7 @@ def _listing(root: Path, task: str, options: Benchmark, say: Say | None) -> List
         say(f"{root / task}: the classes {_some(alike)} differ in capital letters alone; they count as different")
     files: dict[str, list[File]] = {split: [] for split in SPLITS}
     for label, name in enumerate(classes):
-        parts = {split: _ranked(tree[name], options.seed, composed(task), name) for split, tree in trees.items()}
+        parts = {split: _ranked(tree[name], options.number, composed(task), name) for split, tree in trees.items()}
         place = f"{root / task}: class {name}"
         if "all" in parts:
             parts["test"], parts["train"] = _cut(parts.pop("all"), TEST_FRACTION, 3, place)

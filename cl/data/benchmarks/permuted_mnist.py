@@ -32,7 +32,7 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
     data = _mnist.read("mnist", options, say)
     splits = resized(splits_of(data, options, range(len(data.classes))), options.image_size)
     for name in names:
-        permuted = {split: (_permuted(x, options.seed, numbers[name]), y) for split, (x, y) in splits.items()}
+        permuted = {split: (_permuted(x, options.number, numbers[name]), y) for split, (x, y) in splits.items()}
         yield RawTask(name, data.classes, permuted, data.notes)
 
 

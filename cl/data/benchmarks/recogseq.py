@@ -108,7 +108,7 @@ def _folder(name: str, options: Benchmark, say: Say | None = None) -> Path:
 def _listing(name: str, folder: Path, options: Benchmark) -> Listing:
     training, test = (
         _drawn(pictures, "recogseq", options.seed, name, split)
-        for split, pictures in zip(("train", "test"), READERS[name](folder, options.seed), strict=True)
+        for split, pictures in zip(("train", "test"), READERS[name](folder, options.number), strict=True)
     )
     classes = sorted(training | test)
     if lacking := [label for label in classes if label not in training or len(test.get(label, [])) < 2]:
