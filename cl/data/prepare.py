@@ -12,15 +12,16 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from cl.data.labels import LabelsAre, one_label_space
 from cl.data.manifest import checked
 from cl.errors import UserError
 from cl.files import (
@@ -48,11 +49,8 @@ REDUCING = ("image_size", "train_per_class", "validation_per_class", "validation
 FOR_ALL = ("name", "tasks", "seed", "order", "normalise")
 """Options that mean something in every benchmark; the others are declared by those that know them."""
 SECONDS_BETWEEN_LINES = 2.0
-CLASSES_SHOWN = 5
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
-LabelsAre = Literal["names", "places"]
-"""What makes label k the same in two tasks: that the class has the same name, or that it has place k in its task."""
 WORKPLACE: ContextVar[Path | None] = ContextVar("workplace", default=None)
 """The folder that is being prepared: on its disk a benchmark may make the files that `RawTask.files` names."""
 
@@ -269,31 +267,6 @@ def check_prepared(params: Params, folder: Path) -> None:
     if params.scenario.name == "domain":
         classes = {task["name"]: task["classes"] for task in manifest["tasks"]}
         one_label_space(classes, manifest.get("labels", "names"))
-
-
-def one_label_space(tasks: Mapping[str, Sequence[str]], labels: LabelsAre) -> None:
-    """Raise `UserError` unless a label means the same in all tasks, given by name with their classes.
-
-    Domain-incremental learning has one head: its output k is label k of every task.
-    """
-    first, wanted = next(iter(tasks.items()))
-    for name, classes in tasks.items():
-        if len(classes) != len(wanted) or (labels == "names" and list(classes) != list(wanted)):
-            raise UserError(
-                "scenario.name: domain-incremental tasks share their classes, but those of "
-                f"{name} are not those of {first} ({_apart(first, wanted, name, classes)}); "
-                "give them the same classes, or set scenario.name to task or class"
-            )
-
-
-def _apart(first: str, wanted: Sequence[str], name: str, classes: Sequence[str]) -> str:
-    """What one task has and another has not, in words."""
-    told = [] if len(wanted) == len(classes) else [f"{first} has {len(wanted)}, {name} has {len(classes)}"]
-    for task, mine, others in ((first, wanted, classes), (name, classes, wanted)):
-        alone = [label for label in mine if label not in others]
-        more = f" and {len(alone) - CLASSES_SHOWN} more" if len(alone) > CLASSES_SHOWN else ""
-        told += [f"{', '.join(alone[:CLASSES_SHOWN])}{more} in {task} alone"] if alone else []
-    return ", ".join(told) or "in another order"
 
 
 def _write_all(options: Benchmark, raw: Path, folder: Path, say: Say) -> list[dict[str, Any]]:

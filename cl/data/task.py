@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from cl.data.augment import Augment, middle
-from cl.data.prepare import AGAIN, REDUCING, SPLITS, Format, LabelsAre, digest, is_whole, read_manifest
+from cl.data.labels import LabelsAre
+from cl.data.prepare import AGAIN, REDUCING, SPLITS, Format, digest, is_whole, read_manifest
 from cl.errors import UserError
 
 TaskIds: TypeAlias = int | Tensor

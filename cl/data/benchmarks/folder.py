@@ -13,7 +13,8 @@ from pathlib import Path
 
 from cl.data.images import IMAGENET, OF_IMAGES, SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import SPLITS, RawTask, Say
 from cl.data.source import entries, is_output
 from cl.data.subsets import chosen, composed, share_of
 from cl.errors import UserError, brief

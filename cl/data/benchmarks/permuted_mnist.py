@@ -13,7 +13,8 @@ from cl.data.benchmarks import _mnist
 from cl.data.benchmarks._arrays import OF_ARRAYS, resized, splits_of
 from cl.data.benchmarks._mnist import MNIST as FORMAT
 from cl.data.benchmarks._mnist import fingerprint
-from cl.data.prepare import Images, LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import Images, RawTask, Say
 from cl.data.subsets import chosen
 from cl.params import Benchmark
 from cl.rng import numpy_generator

@@ -16,7 +16,8 @@ from cl.data.benchmarks import _mnist
 from cl.data.benchmarks._arrays import OF_ARRAYS, changed, resized, splits_of
 from cl.data.benchmarks._mnist import MNIST as FORMAT
 from cl.data.benchmarks._mnist import fingerprint
-from cl.data.prepare import LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import RawTask, Say
 from cl.data.subsets import chosen
 from cl.errors import UserError
 from cl.params import Benchmark

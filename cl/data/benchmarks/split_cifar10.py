@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cl.data.benchmarks._arrays import OF_ARRAYS, cut, cut_tasks
 from cl.data.benchmarks._cifar import CIFAR10, fingerprint_of_source, read
-from cl.data.prepare import LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import RawTask, Say
 from cl.params import Benchmark
 
 __all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]

@@ -14,7 +14,8 @@ from pathlib import Path
 from cl.data.fetch import Remote, fetch, home_of
 from cl.data.images import IMAGENET, OF_IMAGES, SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import RawTask, Say
 from cl.data.source import Archive, Folder, source
 from cl.data.subsets import chosen, share_of
 from cl.errors import UserError
