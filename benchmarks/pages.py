@@ -78,7 +78,9 @@ def board(out: Path) -> str:
         if line.startswith(("|", "The same models,", "Left out, as they need the task"))
     ]
     lines = [f"\n{line}\n" if not line.startswith("|") else line for line in kept]
-    return "\n".join([*lines, "", f"{where(compare(read_runs(out)))}."])
+    rows = compare(read_runs(out))
+    covered = f"{where(rows)}. Over seeds: {rows[0].runs[0].over_seeds}."
+    return "\n".join([*lines, "", textwrap.fill(covered, 120)])
 
 
 def in_time(out: Path) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from cl import checkpoint, cli
 from cl.data import load
-from cl.data.prepare import prepare
+from cl.data.places import place, prepare_all
 from cl.errors import UserError
 from cl.learner import Learner
 from cl.methods.expert_gate import ExpertGate
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 def rate(params: Params, seed: int, out: Path) -> float:
     """Mean over the tasks of the share of test images that their own gate reconstructs best, after the last task."""
-    learner = Learner(params, METHOD, seed, load(out / "prepared", CPU), CPU)
+    learner = Learner(params, METHOD, seed, load(place(params, out, seed), CPU), CPU)
     last = len(learner.experiences) - 1
     learner.resume(last, checkpoint.load(out / "checkpoints" / METHOD / f"seed-{seed}" / f"task-{last}")[0])
     method = learner.method
@@ -45,7 +45,7 @@ def row(benchmark: str, given: argparse.Namespace) -> str:
     out = given.out / benchmark
     params = read(given.params, [f"benchmark.name={benchmark}", *given.overrides], [METHOD], cli.seeds_of(given.seeds))
     out.mkdir(parents=True, exist_ok=True)
-    prepare(params.benchmark, cli.RAW, out / "prepared", say=_say)
+    prepare_all(params, cli.RAW, out, _say)
     runs = runs_of(params)
     if failures := run_all(params, out, runs, Progress(runs, _say)):
         raise UserError(explain(failures))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cl import cli
-from cl.data.prepare import prepare
+from cl.data.places import prepare_all
 from cl.errors import UserError
 from cl.files import write_json
 from cl.knob import Value
@@ -48,7 +48,7 @@ def results_of(method: str, knobs: dict[str, Any], given: argparse.Namespace) ->
     out = given.out / f"{method}-{named}"
     overrides = [*given.overrides, *(f"methods.{method}.{name}={json.dumps(value)}" for name, value in knobs.items())]
     params = read(given.params, overrides, [method], cli.seeds_of(given.seeds))
-    prepare(params.benchmark, cli.RAW, given.out / "prepared", say=_say)
+    prepare_all(params, cli.RAW, given.out, _say)
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "prepared").exists():
         os.symlink("../prepared", out / "prepared")

@@ -34,13 +34,13 @@ def tags(out: Path, params: Params | None = None) -> dict[str, str]:
     checksum of its weights. Raises `UserError` where data.dvc is damaged.
     """
     folders = [out / "prepared"] if params is None else [prepared(params, out, seed) for seed in draws(params)]
-    manifests = [read_manifest(folder) for folder in folders]
+    there = [folder for folder in folders if (folder / "manifest.json").exists()] or folders[:1]
+    manifests = [read_manifest(folder) for folder in there]
     digests = [task["digest"] for manifest in manifests for task in manifest["tasks"]]
     known = {"torch": version("torch"), "data.sha256": digest(digests)}
     if params is not None and params.model.on_features:
-        features = place(params, out, params.seeds[0])
-        if (features / "manifest.json").exists():
-            of = read_manifest(features)["backbone"]
+        made = (place(params, out, seed) for seed in draws(params))
+        for of in [read_manifest(room)["backbone"] for room in made if (room / "manifest.json").exists()][:1]:
             known |= {"backbone": of["name"], "backbone.sha256": of["weights"]}
     commit = git_commit()
     if commit:

@@ -14,8 +14,8 @@ import torch
 
 from cl.data import load
 from cl.data.feature_pass import CHUNK
-from cl.data.features import extract, features_current, leave_out
-from cl.data.places import pictures, place
+from cl.data.features import check_features, extract, features_current, leave_out
+from cl.data.places import pictures, place, prepare_all
 from cl.data.prepare import damaged, prepare, read_manifest
 from cl.errors import UserError
 from cl.learner import Learner, within_budget
@@ -28,6 +28,7 @@ from tests.cl.small import CPU, OFF, REPOSITORY, run
 from tests.conftest import RAW
 
 SIDE = 32
+FILES_OF_A_TASK = ("manifest.json", "task-000/train-images.npy", "task-000/test-labels.npy")
 Settings = dict[str, dict[str, object]]
 
 
@@ -93,6 +94,22 @@ def test_what_is_there_is_not_made_again(done: Path, photos: Path) -> None:
     assert features_current(params_of(photos), done)
     assert not features_current(params_of(photos, model={"backbone": "resnet18"}), done), "without a look for weights"
     assert not list((done / ".work" / "features").glob("*"))
+
+
+def test_each_seed_that_draws_the_benchmark_has_features_of_its_own(photos: Path, tmp_path: Path) -> None:
+    params = params_of(photos, benchmark={"seed": "run"}).model_copy(update={"seeds": [0, 1]})
+    leave_out(tmp_path)  # as a stage before it has left the folder
+    prepare_all(params, RAW, tmp_path, lambda line: None)
+    assert not features_current(params, tmp_path)
+    extract(params, tmp_path, lambda line: None)
+    check_features(params, tmp_path)
+    assert features_current(params, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "features").iterdir()) == ["seed-0", "seed-1"]
+    first, second = (load(place(params, tmp_path, seed)).tasks[0] for seed in (0, 1))
+    assert not torch.equal(first.train.x, second.train.x)
+    made(params_of(photos, benchmark={"seed": 1}), tmp_path / "one")
+    one, own = tmp_path / "one/features", tmp_path / "features/seed-1"
+    assert [(own / path).read_bytes() == (one / path).read_bytes() for path in FILES_OF_A_TASK] == [True] * 3
 
 
 def test_a_pass_that_is_killed_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) -> None:

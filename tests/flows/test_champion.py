@@ -194,6 +194,8 @@ def test_limits_leave_out_what_cannot_be_deployed(learned: Path) -> None:
         choose(params, learned, "si")
     with pytest.raises(UserError, match="--seed 7: is not among"):
         choose(params, learned, None, 7)
+    with pytest.raises(UserError, match="each seed tasks of its own"):
+        choose(params_of(learned, "benchmark.seed=run"), learned)
 
 
 def test_where_the_task_will_not_be_known_models_are_compared_without_it(learned: Path) -> None:
