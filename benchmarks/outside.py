@@ -2,7 +2,8 @@
 
 Both sides learn the same permuted digits, from the same initial weights, with the same optimiser, batch size and number
 of epochs, and go back to the epoch of the best validation accuracy. They take turns, seed by seed, on one thread.
-What a knob is called and means there is in `PAIRS`; what came of it, and who is right, in docs/outside.md.
+What a knob is called and means there is in `PAIRS`; what came of it, and who is right, in docs/outside.md. With
+`--keep` the outcome of every run is kept as `KEPT`, from which docs/verification.md is made.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,9 +32,10 @@ from torch.utils.data import TensorDataset
 from cl import cli
 from cl.data import Sequence as TaskSequence
 from cl.data import Task, joined, load
-from cl.data.prepare import prepare
+from cl.data.prepare import digest, prepare, read_manifest
 from cl.errors import UserError
 from cl.evaluate import accuracy
+from cl.files import sealed, write_json
 from cl.learner import Learner
 from cl.method import Method
 from cl.metrics import interval
@@ -41,9 +43,11 @@ from cl.nets import MultiHead, build
 from cl.params import Params, Training, validate
 from cl.register import make, method_class
 from cl.rng import generator, seed_of
+from flows.tracking.origin import git_commit
 
 Settings: TypeAlias = dict[str, Any]
 PACKAGE = "avalanche"
+KEPT = Path("reproduction/avalanche/outcomes.json")
 MARGIN = 0.02
 """Of a difference in accuracy that would not matter."""
 
@@ -322,6 +326,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", type=cli.positive, default=5)
     parser.add_argument("--epochs", type=cli.positive, default=25)
     parser.add_argument("--methods", type=names, default=[pair.here for pair in PAIRS])
+    parser.add_argument("--keep", action="store_true", help=f"write what came of every run to {KEPT}")
     return parser.parse_args(arguments)
 
 
@@ -333,6 +338,19 @@ def pairs_for(methods: Sequence[str]) -> list[Pair]:
     return [pair for pair in PAIRS if pair.here in methods]
 
 
+def both_sides(pair: Pair, tasks: TaskSequence, options: argparse.Namespace) -> tuple[list[Outcome], list[Outcome]]:
+    """What comes of every seed, here and in Avalanche, with a line for each to standard error."""
+    params = params_for(pair, options.tasks, options.epochs)
+    mine, theirs = [], []
+    for seed in options.seeds:
+        mine.append(here(pair, params, tasks, seed))
+        theirs.append(there(pair, params, tasks, seed))
+        both = ((name, o[-1]) for name, o in (("here", mine), ("Avalanche", theirs)))
+        line = ", ".join(f"{name} {100 * o.accuracy:.2f} % in {o.seconds:.1f} s" for name, o in both)
+        print(f"{pair.here}, seed {seed}: {line}", file=sys.stderr, flush=True)
+    return mine, theirs
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print one line a run to standard error, and the table."""
     options = parsed(arguments)
@@ -341,25 +359,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pairs = pairs_for(options.methods)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="No loggers specified")
-    lines = []
+    commit = git_commit()
+    lines, kept = [], {}
     with tempfile.TemporaryDirectory() as folder:
         warm_up = params_for(PAIRS[0], options.tasks, 1)
         prepare(warm_up.benchmark, Path("data"), Path(folder) / "prepared", say=lambda line: None)
         tasks = load(Path(folder) / "prepared")
+        data = digest([task["digest"] for task in read_manifest(Path(folder) / "prepared")["tasks"]])
         for side in (here, there):  # what is paid once is not to be timed
             side(PAIRS[0], warm_up, tasks, 0)
         for pair in pairs:
-            params = params_for(pair, options.tasks, options.epochs)
-            mine, theirs = [], []
-            for seed in options.seeds:
-                mine.append(here(pair, params, tasks, seed))
-                theirs.append(there(pair, params, tasks, seed))
-                both = ((name, o[-1]) for name, o in (("here", mine), ("Avalanche", theirs)))
-                line = ", ".join(f"{name} {100 * o.accuracy:.2f} % in {o.seconds:.1f} s" for name, o in both)
-                print(f"{pair.here}, seed {seed}: {line}", file=sys.stderr, flush=True)
+            mine, theirs = both_sides(pair, tasks, options)
             lines.append(row(pair, mine, theirs))
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("avalanche-lib", "torch"))
-    print(f"{options.tasks} tasks, {options.epochs} epochs, seeds {options.seeds}; {versions}\n")
+            kept[pair.here] = {"here": [asdict(o) for o in mine], "there": [asdict(o) for o in theirs]}
+    versions = {name: importlib.metadata.version(name) for name in ("avalanche-lib", "torch")}
+    if options.keep:
+        run = {"seeds": options.seeds, "tasks": options.tasks, "epochs": options.epochs, "versions": versions}
+        write_json(KEPT, sealed({**run, "commit": commit, "data": data, "outcomes": kept}))
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    print(f"{options.tasks} tasks, {options.epochs} epochs, seeds {options.seeds}; {named}\n")
     print("| method here / there | here | Avalanche | difference | same? | time ratio |")
     print("|---|---|---|---|---|---|", *lines, sep="\n")
     return 0

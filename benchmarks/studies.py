@@ -28,15 +28,24 @@ from cl.rng import generator
 
 STUDIES = Path("studies")
 # Training images a task: as published (De Lange et al. 2021, Table 2); of the digits as prepared here; of a
-# folder those of a thousand pictures in five tasks.
+# folder those of a thousand pictures in five tasks; of MNIST a fifth of all.
 IMAGES = {
     "split-digits": [231, 231, 233, 230, 226],
     "folder": [640 // 5] * 5,
+    "split-mnist": [60_000 // 5] * 5,
     "inaturalist": [5319, 1388, 1192, 65897, 645, 26059, 8646, 1706, 35157, 10173],
     "recogseq": [2040, 5360, 5994, 8144, 6666, 3102, 6850, 73257],
 }
-SIDE = {"tiny-imagenet": 64, "inaturalist": 224, "recogseq": 224, "split-digits": 8, "folder": 224}
-GREY = {"split-digits"}
+SIDE = {
+    "tiny-imagenet": 64,
+    "inaturalist": 224,
+    "recogseq": 224,
+    "split-digits": 8,
+    "folder": 224,
+    "split-mnist": 28,
+    "split-cifar100": 32,
+}
+GREY = {"split-digits", "split-mnist"}
 STEPS = {"cpu": 2, "cuda": 50}
 """Of how many steps the mean is taken at least, after one to warm up."""
 SECONDS = 0.5
@@ -48,6 +57,9 @@ def images(benchmark: Benchmark) -> list[int]:
     if benchmark.name == "tiny-imagenet":
         classes = benchmark.classes_per_task or 20
         return [classes * (benchmark.train_per_class or 400)] * (benchmark.tasks or 200 // classes)
+    if benchmark.name == "split-cifar100":
+        classes = benchmark.classes_per_task or 10
+        return [classes * (benchmark.train_per_class or 500)] * (benchmark.tasks or 100 // classes)
     if benchmark.name not in IMAGES:
         raise UserError(f"the sizes of {benchmark.name} are not known here")
     return IMAGES[benchmark.name][: benchmark.tasks]
@@ -56,6 +68,8 @@ def images(benchmark: Benchmark) -> list[int]:
 def passes(params: Params) -> int:
     """Images that go through a training step, over all methods and one seed."""
     per_task, epochs, total = images(params.benchmark), 1 if params.scenario.online else params.training.epochs, 0
+    if params.training.iterations is not None and not params.scenario.online:
+        per_task, epochs = [params.training.iterations * params.training.batch_size] * len(per_task), 1
     for name in params.methods:
         method = method_class(name)
         if method.selection == "one-pass":

@@ -41,6 +41,7 @@ NO_PART = {
     "cl.work": "what of a run's folder can be believed",
     "cl.locks": "who may write, not what",
     "cl.paths": "where files are, not what is in them",
+    "cl.data.labels": PREPARED,
     "cl.data.manifest": PREPARED,
     "cl.data.prepare": PREPARED,
     "cl.data.feature_pass": PREPARED,

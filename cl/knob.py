@@ -34,6 +34,8 @@ class Knob:
     type: type = float
     many: bool = False
     """A list of values of that type, all of which are tried: the grid of a training inside the method."""
+    younger: bool = False
+    """It came later: what is written leaves it out at its default, so that older results stay equal."""
 
     def check(self, name: str, value: Value) -> Value:
         """The value in the knob's own type; raises `UserError` where it is impossible."""
@@ -72,14 +74,16 @@ def knob(
     range: tuple[float, float] | None = None,
     choices: tuple[str, ...] | None = None,
     help: str = "",
+    younger: bool = False,
 ) -> Any:
     """Declare a hyperparameter: ``strength: float = knob(400.0, decay=shrink, range=(0, 1e9), help="lambda")``.
 
     That one line feeds the check of params.yaml, the decay phase, the trials, MLflow's parameters and the page of the
     method. Knobs with a `decay` trade stability for plasticity and decay in the order they are declared; `range`
-    bounds what a user may give, not how far the decay goes.
+    bounds what a user may give, not how far the decay goes. A knob that a method gets after its first results is
+    `younger`.
     """
-    return Knob(default, decay, range, choices, help)
+    return Knob(default, decay, range, choices, help, younger=younger)
 
 
 def typed(declared: Knob, annotation: str) -> Knob:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cl.data import Sequence, Task, joined
-from cl.data.prepare import one_label_space
+from cl.data.labels import one_label_space
 from cl.errors import UserError
 from cl.evaluate import accuracy
 from cl.method import Method, add_task

@@ -184,8 +184,9 @@ class Method(Trainable):
         self.plain = False
 
     def values(self) -> dict[str, Value]:
-        """The current value of every knob."""
-        return {name: getattr(self, name) for name in self.knobs}
+        """The current value of every knob, but of a younger one only where it is not the default."""
+        now = {name: getattr(self, name) for name in self.knobs}
+        return {name: value for name, value in now.items() if not (k := self.knobs[name]).younger or value != k.default}
 
 
 def add_task(method: Method, net: MultiHead, classes: int, index: int, head: torch.Generator, more: Key) -> None:

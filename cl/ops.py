@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -81,6 +82,15 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     return -(F.softmax(teacher / temperature, 1) * F.log_softmax(student / temperature, 1)).sum(1).mean()
 
 
+def scaled_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 times `distillation`; the student may have more columns, of new classes, which the teacher then rules out.
+
+    T^2 makes its gradients as large as those of decisions (Hinton et al. 2015): for a weight that is given.
+    """
+    teacher = F.pad(teacher, (0, student.shape[1] - teacher.shape[1]), value=-math.inf)
+    return temperature**2 * distillation(student, teacher, temperature)
+
+
 SampleLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -135,6 +145,16 @@ def importance(
 def negative_log_likelihood(logits: Tensor, y: Tensor) -> Tensor:
     """-log p(y) of one sample: logits (classes,), y a scalar label."""
     return F.cross_entropy(logits.unsqueeze(0), y.unsqueeze(0))
+
+
+def decided(logits: Tensor, y: Tensor) -> Tensor:
+    """-log p of the class that one sample's logits (classes,) are highest for; its label is not asked for."""
+    del y
+    return negative_log_likelihood(logits, logits.argmax())
+
+
+LIKELIHOODS: dict[str, SampleLoss] = {"true": negative_log_likelihood, "predicted": decided}
+"""What the Fisher information is that of, by the labels that it takes."""
 
 
 def add(a: Tensors | None, b: Tensors) -> Tensors:

@@ -186,6 +186,12 @@ class Params(Section):
         place = self._origin.written(place)
         return f"{self._origin.of(place)}: {brief(place)}"
 
+    def learning_rate(self, method: str) -> float:
+        """Of a method if the selection is off: its own, or else that of the training."""
+        own = self.methods.get(method, {}).get("learning_rate", self.training.learning_rate)
+        assert isinstance(own, int | float)
+        return float(own)
+
     @property
     def title(self) -> str:
         """The benchmark, and the scenario and the search if they are not the default ones: each has its own ranking."""

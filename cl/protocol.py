@@ -89,7 +89,7 @@ class Protocol:
         if not self.learner.trains:
             return self._learn_as_given(index, None, knobs, clock)
         if not self.params.selection.enabled:
-            return self._learn_as_given(index, self.params.training.learning_rate, knobs, clock)
+            return self._learn_as_given(index, self.params.learning_rate(self.learner.name), knobs, clock)
         method, is_first = self.learner.method, self.learner.is_first
         own = not method.decays_knobs() or (is_first and method.shares_first_task)
         with clock.phase("plasticity"):

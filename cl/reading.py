@@ -48,7 +48,7 @@ class RunResult:
     per_task: list[TaskResult]
     trials: list[TrialResult]
     cost: Cost | None
-    reduced: dict[str, int]  # what the benchmark was scaled to by options
+    reduced: dict[str, float]  # what the benchmark was scaled to by options
     scenario: str = TASK_INCREMENTAL  # task-incremental, online class-incremental, ...
     search: str = ""  # how knobs were chosen where it was not by the survey's protocol
     other_accuracy: Matrix | None = None  # task-agnostic where the scenario is task-aware, or aware
@@ -239,7 +239,7 @@ def defect(matrix: Any, tasks: int) -> str:
     return ""
 
 
-def as_run(benchmark: str, reduced: Mapping[str, int]) -> str:
+def as_run(benchmark: str, reduced: Mapping[str, float]) -> str:
     """`tiny-imagenet (image_size 32, train_per_class 100)`."""
     return f"{benchmark} ({', '.join(f'{name} {value}' for name, value in reduced.items())})" if reduced else benchmark
 

@@ -6,11 +6,14 @@ import importlib
 from collections.abc import Callable, Mapping
 
 from cl.errors import UserError
-from cl.knob import Value
+from cl.knob import Knob, Value
 from cl.method import Method
 from cl.names import method_name
 from cl.nets.multihead import Increment
 from cl.params import Model, Params, Scenario, Training, of_each_class
+
+OF_TRAINING = {"learning_rate": Knob(0.05, range=(1e-9, 100.0))}
+"""What may stand beside the knobs of any method: settings of the training, for this method alone."""
 
 
 def method_class(name: str) -> type[Method]:
@@ -29,7 +32,7 @@ def method_class(name: str) -> type[Method]:
 def make(name: str, knobs: Mapping[str, Value]) -> Method:
     """The method of this name with these knobs; raises `UserError` naming `methods.<name>.<knob>`."""
     try:
-        return method_class(name)(**knobs)
+        return method_class(name)(**{which: value for which, value in knobs.items() if which not in OF_TRAINING})
     except UserError as error:
         raise UserError(f"methods.{name}.{error}") from None
 
@@ -102,7 +105,13 @@ def checked(params: Params, say: Callable[[str], None] = print) -> Params:
     """
     for name, knobs in {**params.others, **params.methods}.items():
         for which, value in knobs.items():
-            method_class(name).checked(which, value, params.written(f"methods.{name}.{which}"))
+            place = params.written(f"methods.{name}.{which}")
+            if which not in OF_TRAINING:
+                method_class(name).checked(which, value, place)
+            elif params.selection.enabled:
+                raise UserError(f"{place}: the selection chooses the learning rate; set selection.enabled=false")
+            else:
+                OF_TRAINING[which].check(place, value)
     reasons = {name: why for name in params.methods if (why := cannot(name, params.scenario)) is not None}
     reasons |= {name: why for name in params.methods if (why := unfit(name, params.model)) is not None}
     reasons |= {name: why for name in params.methods if (why := unstable(name, params.training)) is not None}

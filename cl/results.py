@@ -84,7 +84,7 @@ class Result(Head):
     average_forgetting: NotRequired[Annotated[float, Field(ge=-1, le=1)] | None]
     per_task: list[TaskResult]
     search: NotRequired[Annotated[str, Field(max_length=300)]]
-    reduced: NotRequired[dict[Text, Count]]
+    reduced: NotRequired[dict[Text, Count | Share]]
     backbone: NotRequired[Backbone]
     benchmark_seed: NotRequired[Literal["run"]]
     task_agnostic_accuracy: NotRequired[Any]
@@ -156,7 +156,7 @@ def result_of(
     records: Sequence[Record],
     scenario: str,
     search: str,
-    reduced: Mapping[str, int],
+    reduced: Mapping[str, float],
     backbone: Backbone | None = None,
     drawn: bool = False,
 ) -> Result:

@@ -190,9 +190,8 @@ class Run:
         }
         names = [task.name for task in sequence.tasks]
         titles = params.scenario.title, params.selection.title
-        more = sequence.reduced, learner.backbone
         drawn = params.benchmark.drawn
-        result = results.result_of(head, names, self.records, *titles, *more, drawn=drawn)
+        result = results.result_of(head, names, self.records, *titles, sequence.reduced, learner.backbone, drawn)
         write_json(self.folder / "result.json", result)
         write_json(self.folder / "trials.json", results.trials_of(head, self.records))
         costs = [cost for cost in self.costs if cost is not None]

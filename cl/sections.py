@@ -49,6 +49,8 @@ class Section(BaseModel):
 class Benchmark(Section):
     """Which tasks, from which data."""
 
+    younger = frozenset({"validation_share", "pad", "normalise"})
+
     name: str = "permuted-digits"
     tasks: int | None = Field(None, ge=1, le=1000, description="how many tasks of the benchmark; null: all")
     seed: int | Literal["run"] = Field(
@@ -65,6 +67,11 @@ class Benchmark(Section):
     )
     train_per_class: int | None = Field(None, ge=2, le=MOST, description="cap on training images a class")
     validation_per_class: int | None = Field(None, ge=1, le=MOST, description="cap on validation images a class")
+    validation_share: float | None = Field(
+        None, gt=0, lt=1, description="share of each class's training images kept for validation; null: the usual one"
+    )
+    pad: int | None = Field(None, ge=1, le=64, description="black pixels added on every side of an image, first of all")
+    normalise: bool = Field(True, description="false: pixels reach the network in [0, 1], not by mean and deviation")
     on_bad_image: Literal["refuse", "skip"] = "refuse"
 
     @field_validator("seed", mode="before")
@@ -124,6 +131,11 @@ class Model(Section):
         None, ge=0, lt=1, description="share of hidden units left out in training; null: 0.5 in AlexNet, else none"
     )
     batch_norm: bool = Field(False, description="batch normalisation behind each convolution of a VGG net")
+    initialisation: Literal["usual", "xavier", "lecun"] = Field(
+        "usual",
+        description="how weights before the heads are drawn; usual: by the network's own rule; else uniformly, with "
+        "biases 0 and a variance of 2 / (inputs + outputs) (xavier) or 1 / inputs (lecun)",
+    )
     weights: UserPath | None = Field(
         None,
         description="for alexnet and resnet18: imagenet, or the path of a file; null: random weights; for features: "
@@ -172,6 +184,10 @@ class Model(Section):
             raise ValueError("width: the weights in a file are for the usual width; leave out model.width")
         if self.weights is not None and self.name not in ("alexnet", "resnet18", "features"):
             raise ValueError(f"weights: are for alexnet, resnet18 and features, not for {self.name}")
+        if self.initialisation != "usual" and (
+            self.weights is not None or (self.name == "features" and not self.frozen)
+        ):
+            raise ValueError("initialisation: the weights are read from a file; leave out model.initialisation")
         for key in OF_FEATURES if self.name != "features" else ():
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key}: is for features, not for {self.name}; set model.name=features")
@@ -182,7 +198,8 @@ class Model(Section):
     @model_serializer(mode="wrap")
     def _without_what_it_has_not(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = plain(self)
-        without = {*(OF_FEATURES if self.name != "features" else ()), *(("width",) if self.width is None else ())}
+        younger = {key for key in ("width", "initialisation") if written[key] == type(self).model_fields[key].default}
+        without = {*(OF_FEATURES if self.name != "features" else ()), *younger}
         return {key: value for key, value in written.items() if key not in without}
 
     @property

@@ -34,7 +34,9 @@ IMAGENET = Format(scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.2
 """How the survey normalises every set of photographs (its dataset preparation; ImageNet's statistics)."""
 MIDDLE = 224 / 256
 """What the survey keeps of the shorter side of its larger photographs: scaled to 256 pixels, the middle 224."""
-OF_IMAGES = frozenset({"path", "image_size", "on_bad_image", "train_per_class", "validation_per_class"})
+OF_IMAGES = frozenset(
+    {"path", "image_size", "on_bad_image", "train_per_class", "validation_per_class", "validation_share"}
+)
 """The keys of `benchmark` that any benchmark of image files knows."""
 RECIPE = 2
 """Of `decode`: another number where the same file becomes other bytes, so that what is prepared is made anew."""

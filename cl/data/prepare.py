@@ -12,15 +12,16 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from cl.data.labels import LabelsAre, one_label_space
 from cl.data.manifest import checked
 from cl.errors import UserError
 from cl.files import (
@@ -43,16 +44,13 @@ from cl.paths import expanded, outside
 SCHEMA = 1
 AGAIN = "prepare again (python -m flows.prepare)"
 SPLITS = ("train", "validation", "test")
-REDUCING = ("image_size", "train_per_class", "validation_per_class")
+REDUCING = ("image_size", "train_per_class", "validation_per_class", "validation_share", "pad")
 """Options that make a benchmark another, mostly smaller one; results say so."""
-FOR_ALL = ("name", "tasks", "seed", "order")
+FOR_ALL = ("name", "tasks", "seed", "order", "normalise")
 """Options that mean something in every benchmark; the others are declared by those that know them."""
 SECONDS_BETWEEN_LINES = 2.0
-CLASSES_SHOWN = 5
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
-LabelsAre = Literal["names", "places"]
-"""What makes label k the same in two tasks: that the class has the same name, or that it has place k in its task."""
 WORKPLACE: ContextVar[Path | None] = ContextVar("workplace", default=None)
 """The folder that is being prepared: on its disk a benchmark may make the files that `RawTask.files` names."""
 
@@ -103,6 +101,12 @@ def benchmark_file(name: str) -> BenchmarkFile:
     return cast(BenchmarkFile, importlib.import_module(f"cl.data.benchmarks.{name.replace('-', '_')}"))
 
 
+def format_of(options: Benchmark) -> Format:
+    """How the benchmark's bytes become numbers."""
+    usual = benchmark_file(options.name).FORMAT
+    return usual if options.normalise else Format(usual.scale, (0.0,) * len(usual.mean), (1.0,) * len(usual.mean))
+
+
 def prepare(options: Benchmark, raw: Path, target: Path, say: Say = print) -> Path:
     """Prepare the benchmark into `target` unless it is there already; return the manifest's path.
 
@@ -141,6 +145,7 @@ def _prepare(options: Benchmark, raw: Path, target: Path, say: Say) -> Path:
                 f"{options.path or options.name}: the files changed while they were read; run the same command again "
                 "when nothing is written there any more"
             )
+        numbers = format_of(options)
         shape = {tuple(entry["input_shape"]) for entry in entries}
         if len(shape) > 1:
             raise UserError(f"{options.name}: tasks differ in image shape {sorted(shape)}; set benchmark.image_size")
@@ -151,9 +156,9 @@ def _prepare(options: Benchmark, raw: Path, target: Path, say: Say) -> Path:
             "options": options.model_dump(mode="json"),
             "labels": module.LABELS,
             "input_shape": list(shape.pop()),
-            "scale": module.FORMAT.scale,
-            "mean": list(module.FORMAT.mean),
-            "deviation": list(module.FORMAT.deviation),
+            "scale": numbers.scale,
+            "mean": list(numbers.mean),
+            "deviation": list(numbers.deviation),
             "tasks": entries,
         }
         write_json(made / "manifest.json", sealed(manifest))
@@ -264,38 +269,13 @@ def check_prepared(params: Params, folder: Path) -> None:
         one_label_space(classes, manifest.get("labels", "names"))
 
 
-def one_label_space(tasks: Mapping[str, Sequence[str]], labels: LabelsAre) -> None:
-    """Raise `UserError` unless a label means the same in all tasks, given by name with their classes.
-
-    Domain-incremental learning has one head: its output k is label k of every task.
-    """
-    first, wanted = next(iter(tasks.items()))
-    for name, classes in tasks.items():
-        if len(classes) != len(wanted) or (labels == "names" and list(classes) != list(wanted)):
-            raise UserError(
-                "scenario.name: domain-incremental tasks share their classes, but those of "
-                f"{name} are not those of {first} ({_apart(first, wanted, name, classes)}); "
-                "give them the same classes, or set scenario.name to task or class"
-            )
-
-
-def _apart(first: str, wanted: Sequence[str], name: str, classes: Sequence[str]) -> str:
-    """What one task has and another has not, in words."""
-    told = [] if len(wanted) == len(classes) else [f"{first} has {len(wanted)}, {name} has {len(classes)}"]
-    for task, mine, others in ((first, wanted, classes), (name, classes, wanted)):
-        alone = [label for label in mine if label not in others]
-        more = f" and {len(alone) - CLASSES_SHOWN} more" if len(alone) > CLASSES_SHOWN else ""
-        told += [f"{', '.join(alone[:CLASSES_SHOWN])}{more} in {task} alone"] if alone else []
-    return ", ".join(told) or "in another order"
-
-
 def _write_all(options: Benchmark, raw: Path, folder: Path, say: Say) -> list[dict[str, Any]]:
     module = benchmark_file(options.name)
     shown = time.monotonic()
     entries: list[dict[str, Any]] = []
     WORKPLACE.set(folder)
     for index, task in enumerate(module.tasks(options, raw, say)):
-        entries.append(_write(task, index, folder, module.FORMAT))
+        entries.append(_write(task, index, folder, format_of(options)))
         if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
             shown = time.monotonic()
             counts = " + ".join(str(entries[-1]["splits"][split]["samples"]) for split in SPLITS)

@@ -53,8 +53,13 @@ def first_of_each(index: Labels, labels: Labels, count: int | None) -> Labels:
     return np.sort(np.concatenate(kept))
 
 
+def share_of(count: int, fraction: float) -> int:
+    """How many of so many images that is, rounded; one at least is taken, and one is left, where there are two."""
+    return min(max(round(fraction * count), 1), count - 1)
+
+
 def stratified(labels: Labels, fraction: float, *key: int | str) -> tuple[Labels, Labels]:
-    """Indices of a random split that takes `round(fraction * n)` of each class (at least 1, where n > 1).
+    """Indices of a random split that takes `share_of` the images of each class.
 
     Returns (rest, taken), each sorted, drawn by a generator of the key.
     """
@@ -62,8 +67,7 @@ def stratified(labels: Labels, fraction: float, *key: int | str) -> tuple[Labels
     taken: list[int] = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
-        taken.extend(draw.permutation(members)[:count])
+        taken.extend(draw.permutation(members)[: share_of(len(members), fraction)])
     mask = np.zeros(len(labels), dtype=bool)
     mask[taken] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from cl.data.augment import Augment, middle
-from cl.data.prepare import AGAIN, REDUCING, SPLITS, Format, LabelsAre, digest, is_whole, read_manifest
+from cl.data.labels import LabelsAre
+from cl.data.prepare import AGAIN, REDUCING, SPLITS, Format, digest, is_whole, read_manifest
 from cl.errors import UserError
 
 TaskIds: TypeAlias = int | Tensor
@@ -159,7 +160,7 @@ class Sequence:
     benchmark: str
     input_shape: tuple[int, int, int]
     tasks: tuple[Task, ...]
-    reduced: Mapping[str, int] = field(default_factory=dict)
+    reduced: Mapping[str, float] = field(default_factory=dict)
     """What the benchmark was scaled to by options, for instance image_size."""
     labels: LabelsAre = "places"
     backbone: Mapping[str, Any] = field(default_factory=dict)

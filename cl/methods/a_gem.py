@@ -5,13 +5,16 @@ Chaudhry et al., Efficient lifelong learning with A-GEM, ICLR 2019, section 4, e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from cl.data import Task
 from cl.knob import knob
+from cl.memory import placed
 from cl.ops import flatten, gradients
-from cl.replay import Replay
+from cl.replay import Replay, Rows
 
 
 class AGEM(Replay):
@@ -22,13 +25,44 @@ class AGEM(Replay):
 
     replay_batch: int = knob(256, range=(0, 1e6), help="samples whose gradient is r; 0: as many as are new")
     margin: float = knob(0.0, range=(0, 1e6), help="gamma: least weight of r, once g is against it")
+    memory_per_class: int = knob(
+        0,
+        range=(0, 1e9),
+        help="samples kept of each class, always the last; 0: memory_budget samples of all alike",
+        younger=True,
+    )
 
+    offered_: list[int] | None = None
+    """How many samples of the class of each column were offered; counted only where each class has its own share."""
     _learning: int | None = None
     """The task being learned, whose samples do not count as past yet; None where no boundary is announced."""
 
     def begin_task(self, data: Task) -> None:
         """From here on the samples of earlier tasks count as past."""
         self._learning = self.task
+
+    def remember(self, rows: Mapping[str, Tensor]) -> None:
+        """Offer samples to the memory, one after the other; in the first epoch alone."""
+        if not self.memory_per_class:
+            super().remember(rows)
+        elif self.epoch == 0:
+            columns = self.net.column(rows["y"], rows["t"]).tolist()
+            for row, column in enumerate(columns):
+                self._keep({name: tensor[row : row + 1] for name, tensor in rows.items()}, column)
+            self.seen_ += len(columns)
+
+    def _keep(self, row: Rows, column: int) -> None:
+        """Put one sample in the place of the oldest of its class, or behind all others where there is room."""
+        offered = list(self.offered_ or [])
+        offered += [0] * (column + 1 - len(offered))
+        count = offered[column]
+        offered[column] += 1
+        self.offered_ = offered
+        slot = len(self.memory_["y"]) if self.memory_ is not None else 0
+        if self.memory_ is not None and count >= self.memory_per_class:
+            own = (self.net.column(self.memory_["y"], self.memory_["t"]) == column).nonzero().flatten()
+            slot = int(own[count % self.memory_per_class])
+        self.memory_ = placed(self.memory_, row, torch.tensor([slot]))
 
     def on_grad(self) -> None:
         """Replace g by its projection, over all parameters, heads included."""

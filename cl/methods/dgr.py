@@ -20,7 +20,7 @@ from cl.errors import UserError
 from cl.knob import knob, shrink
 from cl.method import ALL, Method
 from cl.nets import drawn_linear
-from cl.ops import Tensors, distillation, snapshot
+from cl.ops import Tensors, scaled_distillation, snapshot
 from cl.trainable import Trainable
 
 
@@ -72,9 +72,7 @@ class DGR(Method):
         """The loss of a group of logits (N, columns) on drawn images; the student may have more, of new classes."""
         if not self.distil:
             return F.cross_entropy(student, teacher.argmax(1))
-        teacher = F.pad(teacher, (0, student.shape[1] - teacher.shape[1]), value=-math.inf)
-        # T^2: gradients as large as those of decisions (Hinton et al. 2015), for the weight is given.
-        return self.temperature**2 * distillation(student, teacher, self.temperature)
+        return scaled_distillation(student, teacher, self.temperature)
 
     def end_task(self, data: Task) -> None:
         """The generator goes on learning: from this task's images, and from what it drew before."""

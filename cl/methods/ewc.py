@@ -5,16 +5,28 @@ Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, PNAS 
 
 from __future__ import annotations
 
+import torch
+
 from cl.data import Task
 from cl.holding import Holding
 from cl.knob import knob
-from cl.ops import Tensors, add, importance, negative_log_likelihood, snapshot
+from cl.ops import LIKELIHOODS, Tensors, add, importance, snapshot
 
 
 class EWC(Holding):
-    """L = CE + lambda sum_k F_k (theta_k - theta*_k)^2, with F the sum of the tasks' diagonal Fisher informations."""
+    """L = CE + lambda sum_k F_k (theta_k - theta*_k)^2, with F the sum of the tasks' diagonal Fisher informations.
+
+    theta* is where the last task ended, or the mean of all such places, each weighted by its task's F: the gradient is
+    then that of sum_t sum_k F_tk (theta_k - theta*_tk)^2.
+    """
 
     estimator: str = knob("per-sample", choices=("per-sample", "batch-sum"), help="how gradients become F")
+    labels: str = knob(
+        "true", choices=tuple(LIKELIHOODS), help="labels in F: the data's, or the network's answers", younger=True
+    )
+    anchors: str = knob(
+        "last", choices=("last", "each"), help="where the last task ended, or where each did", younger=True
+    )
 
     fisher_: Tensors | None = None
     anchor_: Tensors | None = None
@@ -24,16 +36,19 @@ class EWC(Holding):
         return None if self.fisher_ is None or self.anchor_ is None else (self.anchor_, self.fisher_)
 
     def end_task(self, data: Task) -> None:
-        """Add this task's empirical Fisher (true labels) and move the anchor."""
-        size = self.training.batch_size
+        """Add this task's empirical Fisher and move the anchor."""
         fisher = importance(
             self.net,
             data.train,
             self.task,
-            negative_log_likelihood,
+            LIKELIHOODS[self.labels],
             lambda g: g.square(),
             self.estimator,
-            size,
+            self.training.batch_size,
         )
-        self.fisher_ = add(self.fisher_, fisher)
-        self.anchor_ = snapshot(self.shared)
+        total, anchor = add(self.fisher_, fisher), snapshot(self.shared)
+        if self.anchors == "each" and self.fisher_ is not None and self.anchor_ is not None:
+            # The sum of the tasks' parabolas is one around their weighted mean, but for a constant.
+            old = {name: (self.fisher_[name] / f).nan_to_num(0.0) for name, f in total.items()}
+            anchor = {name: torch.lerp(here, self.anchor_[name], old[name]) for name, here in anchor.items()}
+        self.fisher_, self.anchor_ = total, anchor

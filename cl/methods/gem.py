@@ -32,6 +32,9 @@ class GEM(Method):
     margin: float = knob(1.0, decay=shrink, range=(0, 1e6), help="gamma: least weight of a memory gradient")
     memory_per_task: int = knob(450, range=(0, 1e9), help="samples kept of each task")
     memory_gradient: str = knob("mean", choices=("mean", "sum"), help="how a memory's batches are combined")
+    memory_batch: int = knob(
+        0, range=(0, 1e9), help="samples of a memory in one batch; 0: as many as in training", younger=True
+    )
 
     memory_: list[dict[str, Tensor]] | None = None
     _replayed: list[dict[str, Tensor]] | None = None
@@ -57,7 +60,7 @@ class GEM(Method):
     def _memory_gradient(self, parameters: list[torch.nn.Parameter], s: int) -> Tensor:
         assert self._replayed is not None
         x, y = self._replayed[s]["x"], self._replayed[s]["y"]
-        size, total = self.training.batch_size, torch.zeros(())
+        size, total = self.memory_batch or self.training.batch_size, torch.zeros(())
         for part, labels in zip(x.split(size), y.split(size), strict=True):
             loss = cross_entropy(self.net, part, labels, s)
             of_part = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)

@@ -15,10 +15,16 @@ from cl.ops import Tensors, add, importance, snapshot
 
 
 class MAS(Holding):
-    """L = CE + lambda sum_k Omega_k (theta_k - theta*_k)^2, Omega = sum_t mean_x |d ||z_t(x)||^2 / d theta_k|."""
+    """L = CE + lambda sum_k Omega_k (theta_k - theta*_k)^2, Omega = sum_t mean_x |d ||z_t(x)||^2 / d theta_k|.
+
+    With gamma below 1 a task counts less with each task after it.
+    """
 
     strength: float = knob(3.0, decay=shrink, range=(0, 1e12), help="lambda")
     estimator: str = knob("per-sample", choices=("per-sample", "batch-sum"), help="how gradients become Omega")
+    gamma: float = knob(
+        1.0, range=(0, 1), help="each new task multiplies the importances of old ones by this", younger=True
+    )
 
     omega_: Tensors | None = None
     anchor_: Tensors | None = None
@@ -32,7 +38,8 @@ class MAS(Holding):
         omega = importance(
             self.net, data.train, self.task, squared_norm, torch.abs, self.estimator, self.training.batch_size
         )
-        self.omega_ = add(self.omega_, omega)
+        faded = {name: self.gamma * old for name, old in self.omega_.items()} if self.omega_ is not None else None
+        self.omega_ = add(faded, omega)
         self.anchor_ = snapshot(self.shared)
 
 

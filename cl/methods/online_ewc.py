@@ -9,13 +9,16 @@ from __future__ import annotations
 from cl.data import Task
 from cl.holding import Holding
 from cl.knob import knob
-from cl.ops import Tensors, add, importance, negative_log_likelihood, snapshot
+from cl.ops import LIKELIHOODS, Tensors, add, importance, snapshot
 
 
 class OnlineEWC(Holding):
     """L = CE + lambda sum_k gamma F~_k (theta_k - theta*_k)^2, with F~ <- gamma F~ + F at the end of each task."""
 
     gamma: float = knob(0.95, range=(0, 1), help="each new task multiplies the Fisher information of old ones by this")
+    labels: str = knob(
+        "true", choices=tuple(LIKELIHOODS), help="labels in F: the data's, or the network's answers", younger=True
+    )
 
     fisher_: Tensors | None = None
     anchor_: Tensors | None = None
@@ -30,10 +33,10 @@ class OnlineEWC(Holding):
         return None if self.fisher_ is None or self.anchor_ is None else (self.anchor_, self.fisher_)
 
     def end_task(self, data: Task) -> None:
-        """Fade the old Fisher information, add this task's (with true labels, per sample), and move the anchor."""
+        """Fade the old Fisher information, add this task's (per sample), and move the anchor."""
         size = self.training.batch_size
         fisher = importance(
-            self.net, data.train, self.task, negative_log_likelihood, lambda g: g.square(), "per-sample", size
+            self.net, data.train, self.task, LIKELIHOODS[self.labels], lambda g: g.square(), "per-sample", size
         )
         faded = {name: self.gamma * old for name, old in self.fisher_.items()} if self.fisher_ is not None else None
         self.fisher_ = add(faded, fisher)

@@ -16,8 +16,9 @@ from cl.errors import UserError
 from cl.method import Method
 from cl.nets import BatchNorm, Dropout, MultiHead
 from cl.nets.multihead import Backbone
+from cl.nets.resnet import Stage
 
-PLAIN = (nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.Flatten, BatchNorm, Dropout)
+PLAIN = (nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, BatchNorm, Dropout, Stage)
 """Layers that a column may have, one after the other."""
 LARGEST_SCALE = 0.1
 """The factors of the earlier columns' outputs are drawn from 0 to this: at first a new column hardly uses them."""
@@ -36,8 +37,8 @@ class ProgressiveNets(Method):
         """The network is the first column. Raises `UserError` for one whose layers are no plain sequence."""
         if not all(isinstance(layer, PLAIN) for layer in net.backbone):
             raise UserError(
-                "model.name: progressive_nets puts adapters between layers that stand in one row; use mlp or one of "
-                "the VGG nets (small, base, wide, deep)"
+                "model.name: progressive_nets puts adapters between layers that stand in one row; use mlp, resnet18 "
+                "or one of the VGG nets (small, base, wide, deep)"
             )
         return Progressive(net.backbone, net.feature_size)
 
@@ -92,9 +93,10 @@ class Progressive(MultiHead):
                 for k, layers in enumerate(columns):
                     h = before[k]
                     for layer in layers[start:stop]:
-                        h = layer(h)
                         if k and number and weighs(layer):
-                            h = h + self.added(k).adapters[number - 1](before[:k])
+                            h = joined(layer, h, self.added(k).adapters[number - 1](before[:k]))
+                        else:
+                            h = layer(h)
                     hidden.append(h)
         hidden = [h.float() for h in hidden]
         return [self._logits(hidden[: t + 1], t) for t in tasks]
@@ -111,8 +113,8 @@ class Column(nn.Module):
         super().__init__()
         device = next(like.parameters()).device
         layers = copy.deepcopy(like).cpu().requires_grad_(True)
-        for layer in layers:
-            if weighs(layer):
+        for layer in layers.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
                 initialise(layer, draw)
             elif isinstance(layer, BatchNorm):
                 layer.reset_parameters()
@@ -125,11 +127,12 @@ class Adapter(nn.Module):
     """U relu(V [a_1 h_1, ..., a_k h_k] + b): the outputs h of k earlier columns, as an input of `layer` (eq. 2).
 
     V brings them down to the narrower of the layer's input and output. For a convolution, V is a convolution of one
-    pixel, and U one like the layer's own.
+    pixel, and U one like the layer's own; for a stage of a ResNet, U is like its first convolution.
     """
 
     def __init__(self, layer: nn.Module, before: int, draw: torch.Generator) -> None:
         super().__init__()
+        layer = layer.entrance if isinstance(layer, Stage) else layer
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         outputs, inputs = layer.weight.shape[:2]
         width = min(inputs, outputs)
@@ -155,7 +158,13 @@ class Adapter(nn.Module):
 
 def weighs(layer: nn.Module) -> bool:
     """Whether it is a layer that an adapter adds to."""
-    return isinstance(layer, nn.Conv2d | nn.Linear)
+    return isinstance(layer, nn.Conv2d | nn.Linear | Stage)
+
+
+def joined(layer: nn.Module, h: Tensor, more: Tensor) -> Tensor:
+    """The layer's answer to h (N, ...) and what is added to it; in a ResNet's stage before its last ReLU."""
+    out: Tensor = layer(h, more) if isinstance(layer, Stage) else layer(h) + more
+    return out
 
 
 def blocks(layers: Backbone) -> Iterator[tuple[int, int]]:

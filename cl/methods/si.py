@@ -11,7 +11,7 @@ from torch import Tensor
 from cl.data import Task, TaskIds
 from cl.holding import Holding
 from cl.knob import knob
-from cl.ops import Tensors, add, snapshot, zeros_like
+from cl.ops import Tensors, add, gradients, snapshot, zeros_like
 
 
 class SI(Holding):
@@ -19,6 +19,12 @@ class SI(Holding):
 
     damping: float = knob(1e-3, range=(1e-12, 1e6), help="xi: keeps importances finite where a weight hardly moved")
     clamp: bool = knob(True, help="a weight whose path made the loss rise counts as unimportant")
+    credit: str = knob(
+        "loss",
+        choices=("loss", "total"),
+        help="gradient of the path integral: without, or with the penalty",
+        younger=True,
+    )
 
     omega_: Tensors | None = None
     anchor_: Tensors | None = None
@@ -42,10 +48,15 @@ class SI(Holding):
         return None if self.omega_ is None or self.anchor_ is None else (self.anchor_, self.omega_)
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
-        """w_k -= g_k (theta_k_new - theta_k_old), with the movement as it happened."""
+        """w_k -= g_k (theta_k_new - theta_k_old), with the movement as it happened.
+
+        With `credit: total` g is the gradient of loss and penalty, as the step took it.
+        """
         assert self.path_ is not None
         assert self._before is not None
         assert self._slope is not None
+        if self.credit == "total":
+            self._slope = gradients(self.shared.values())
         now = [p.detach() for p in self.shared.values()]
         moved = torch._foreach_sub(now, self._before)
         torch._foreach_addcmul_(list(self.path_.values()), self._slope, moved, value=-1)

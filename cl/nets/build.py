@@ -53,6 +53,8 @@ def build(model: Model, input_shape: tuple[int, int, int], draw: torch.Generator
         _large_enough(model.name, side, 2 ** VGG[model.name][0].count("M"))
         net = _vgg(model, input_shape)
         _initialise_normal(net, draw)
+    if model.initialisation != "usual":
+        _initialise_scaled(net, draw, model.initialisation)
     return net
 
 
@@ -104,6 +106,21 @@ def _initialise_uniform(net: nn.Module, draw: torch.Generator) -> None:
             bound = 1 / math.sqrt(layer.weight[0].numel())
             for parameter in layer.parameters():
                 parameter.uniform_(-bound, bound, generator=draw)
+
+
+@torch.no_grad()
+def _initialise_scaled(net: nn.Module, draw: torch.Generator, rule: str) -> None:
+    """Weights uniform, biases 0; variance 2 / (inputs + outputs) (Glorot and Bengio 2010), or 1 / inputs (lecun).
+
+    Inputs and outputs are those of a unit, each with the size of the kernel.
+    """
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            inputs, outputs = layer.weight[0].numel(), layer.weight[:, 0].numel()
+            bound = math.sqrt(3 / inputs if rule == "lecun" else 6 / (inputs + outputs))
+            layer.weight.uniform_(-bound, bound, generator=draw)
+            if layer.bias is not None:
+                layer.bias.zero_()
 
 
 @torch.no_grad()

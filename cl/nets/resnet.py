@@ -36,11 +36,29 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(_convolution(inputs, channels, 1, stride), BatchNorm(channels))
         self.relu2: nn.Module = nn.ReLU()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (N, inputs, H, W) -> (N, channels, H / stride, W / stride)."""
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        """x (N, inputs, H, W) -> (N, channels, H / stride, W / stride); `more`, of that shape, joins the last sum."""
         inner = self.relu1(self.bn1(self.conv1(x)))
-        outer: Tensor = self.relu2(self.bn2(self.conv2(inner)) + self.downsample(x))
+        total = self.bn2(self.conv2(inner)) + self.downsample(x)
+        outer: Tensor = self.relu2(total if more is None else total + more)
         return outer
+
+
+class Stage(nn.Sequential):
+    """Two blocks."""
+
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        """Through both; `more` joins the last sum of the second."""
+        first, second = self
+        outer: Tensor = second(first(x), more)
+        return outer
+
+    @property
+    def entrance(self) -> nn.Conv2d:
+        """The first convolution: it takes the stage's inputs to as many maps of that size as the stage gives."""
+        block = self[0]
+        assert isinstance(block, Block)
+        return block.conv1
 
 
 def features(width: int | None = None) -> int:
@@ -63,7 +81,7 @@ def resnet18(channels: int, side: int, width: int | None = None) -> nn.Sequentia
     inputs = width
     for number in range(1, STAGES + 1):
         wide = width * 2 ** (number - 1)
-        parts[f"layer{number}"] = nn.Sequential(
+        parts[f"layer{number}"] = Stage(
             Block(inputs, wide, 1 if number == 1 else 2),
             Block(wide, wide, 1),
         )

@@ -49,7 +49,7 @@ class _Tasks(BaseModel):
     model_config = ConfigDict(strict=True)
     benchmark: str
     tasks: list[str]
-    reduced: dict[str, int] = {}
+    reduced: dict[str, int | float] = {}
     setting: str = ""
 
 

@@ -62,8 +62,10 @@ def duration(seconds: float | None) -> str:
 
 
 def times(ratio: float | None) -> str:
-    """A ratio as "2.4x"; "–" for None."""
-    return "–" if ratio is None else f"{ratio:.1f}x"
+    """A ratio as "2.4x", or as "0.03x" if it would be 0.0 so; "–" for None."""
+    if ratio is None:
+        return "–"
+    return f"{ratio:.1f}x" if ratio >= 0.05 else f"{ratio:.2g}x"
 
 
 def listing(names: Sequence[str]) -> str:

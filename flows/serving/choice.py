@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cl import metrics
 from cl.checkpoint_files import DamagedCheckpoint, verify
+from cl.data.features import numbers
 from cl.data.places import place as place_of
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
@@ -162,7 +163,7 @@ def _validation(params: Params, out: Path, method: str, seed: int) -> list[float
 
     place = _checkpoint(params, out, method, seed)
     assert place is not None
-    tasks = load(place_of(params, out, seed), crop=params.training.augmentation.crop)
+    tasks = load(place_of(params, out, seed), crop=params.training.augmentation.crop, numbers=numbers(params))
     learner = Learner(params, method, seed, tasks, torch.device("cpu"))
     learner.resume(len(learner.experiences) - 1, checkpoint.load(place)[0])
     learner.method.training = params.training

@@ -222,12 +222,54 @@ def test_tasks_in_the_order_and_number_asked_for() -> None:
     assert not (Path("downloads") / "cifar10").exists(), "what cannot be is found before anything is fetched"
 
 
+@pytest.mark.parametrize("name", SPLIT)
+def test_classes_in_an_order_drawn_from_the_seed(name: str) -> None:
+    tasks, again, other = (made(name, order="shuffled", seed=seed) for seed in (3, 3, 4))
+    assert [task.name for task in tasks] == [task.name for task in again] != [task.name for task in other]
+    usual = [kind for task in made(name) for kind in task.classes]
+    kinds = [kind for task in tasks for kind in task.classes]
+    assert sorted(kinds) == sorted(usual)
+    assert kinds != usual
+    whole: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for task in tasks:
+        members = [usual.index(kind) for kind in task.classes]
+        assert task.name.split("-")[1:] == [f"{c:0{len(str(len(usual) - 1))}d}" for c in members]
+        for split in SPLITS:
+            images, labels = task.splits[split]
+            said, own = written(images)
+            assert said == [members[label] for label in labels], "each image has its class's place as its label"
+            whole[split] += own
+    for split in SPLITS:
+        assert sorted(whole[split]) == sorted(n for t in made(name, seed=3) for n in written(t.splits[split][0])[1])
+
+
+@pytest.mark.parametrize(("name", "channels"), [("split-mnist", 1), ("split-cifar10", 3)])
+def test_pixels_between_0_and_1(name: str, channels: int, tmp_path: Path) -> None:
+    for normalise in (False, True):
+        options = Benchmark(name=name, tasks=1, normalise=normalise)
+        prepare(options, RAW, tmp_path / str(normalise), say=lambda line: None)
+        manifest = read_manifest(tmp_path / str(normalise))
+        plain = (manifest["mean"], manifest["deviation"]) == ([0.0] * channels, [1.0] * channels)
+        assert plain is not normalise
+        assert ("normalise" in manifest["options"]) is not normalise, "as before there was that option"
+    split = load(tmp_path / "False", CPU).tasks[0].train
+    assert (split.x == split.images.float() * (1 / 255)).all()
+    assert split.x.max() <= 1
+
+
 def test_the_cap_is_on_training_images_only() -> None:
     whole, capped = (made("split-mnist", tasks=1, train_per_class=cap)[0] for cap in (None, 3))
     assert np.bincount(capped.splits["train"][1]).tolist() == [3, 3]
     assert set(written(capped.splits["train"][0])[1]) < set(written(whole.splits["train"][0])[1])
     for split in ("validation", "test"):
         assert (capped.splits[split][0] == whole.splits[split][0]).all()
+
+
+@pytest.mark.parametrize(("share", "held"), [(0.001, 1), (0.25, 2), (0.3, 3), (0.999, 9)])
+def test_the_share_for_validation(share: float, held: int) -> None:
+    (task, *_) = made("split-mnist", validation_share=share)
+    counts = {split: np.bincount(labels).tolist() for split, (_, labels) in task.splits.items()}
+    assert counts == {"train": [10 - held] * 2, "validation": [held] * 2, "test": [3, 3]}
 
 
 # Permutations and rotations.
@@ -256,6 +298,20 @@ def test_permutations_of_the_size_wanted() -> None:
     order = numpy_generator("permuted-mnist", 0, 1).permutation(64)
     first, second = (task.splits["train"][0].reshape(-1, 64) for task in tasks)
     assert (second == first[:, order]).all()
+
+
+@pytest.mark.parametrize("name", ["permuted-mnist", "rotated-mnist", "split-mnist"])
+def test_padded_before_anything_else(name: str, tmp_path: Path) -> None:
+    framed, plain = ([task.splits["test"][0] for task in made(name, tasks=2, pad=pad)] for pad in (2, None))
+    assert framed[0].shape == framed[1].shape == (len(framed[0]), 1, 32, 32)
+    assert (framed[0][:, :, 2:-2, 2:-2] == plain[0]).all()
+    assert framed[0].sum() == plain[0].sum(), "the frame is black"
+    if name == "permuted-mnist":
+        order = numpy_generator("permuted-mnist", 0, 1).permutation(32 * 32)
+        assert (framed[1].reshape(-1, 32 * 32) == framed[0].reshape(-1, 32 * 32)[:, order]).all()
+    options = Benchmark(name=name, tasks=2, pad=2, validation_share=0.1)
+    prepare(options, RAW, tmp_path / "a", say=lambda line: None)
+    assert load(tmp_path / "a", CPU).reduced == {"validation_share": 0.1, "pad": 2}
 
 
 def test_rotations() -> None:

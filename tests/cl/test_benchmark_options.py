@@ -12,6 +12,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from cl.data.prepare import FOR_ALL, benchmark_file, check_options, prepare
 from cl.errors import UserError
@@ -26,6 +27,8 @@ SET: dict[str, Any] = {
     "image_size": 16,
     "train_per_class": 3,
     "validation_per_class": 2,
+    "validation_share": 0.1,
+    "pad": 2,
     "on_bad_image": "skip",
 }
 
@@ -87,6 +90,19 @@ def test_what_a_benchmark_has_no_use_for_is_refused(name: str, option: str, tmp_
     with pytest.raises(UserError, match=rf"^benchmark\.{option}: {name} has no use for it; leave it out \(its keys: "):
         prepare(options, RAW, tmp_path / "p", say=lambda line: None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_that_came_later_are_in_no_key_unless_they_are_given() -> None:
+    assert not Benchmark.younger & set(Benchmark().model_dump())
+    given = Benchmark(validation_share=0.1, pad=2)
+    assert Benchmark.model_validate(given.model_dump()) == given
+    assert Benchmark.model_validate_json(given.model_dump_json()) == given
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 2])
+def test_a_share_that_leaves_nothing_on_one_side(share: float) -> None:
+    with pytest.raises(ValidationError, match="validation_share"):
+        Benchmark(validation_share=share)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -406,6 +406,15 @@ def test_caps_on_both_splits_keep_the_first_of_each_class(name: str, tmp_path: P
     assert torch.equal(whole.test.images, capped.test.images)
 
 
+@pytest.mark.parametrize("name", ["split-digits", "permuted-digits"])
+def test_a_small_share_leaves_nearly_all_to_train_on(name: str, tmp_path: Path) -> None:
+    whole = load(made(tmp_path / "p", name=name, tasks=1, train_per_class=None), CPU).tasks[0]
+    shared = load(made(tmp_path / "q", name=name, tasks=1, train_per_class=None, validation_share=0.001), CPU).tasks[0]
+    assert shared.validation.y.bincount().tolist() == [1] * len(whole.classes)
+    assert len(shared.train) == len(whole.train) + len(whole.validation) - len(whole.classes)
+    assert torch.equal(whole.test.images, shared.test.images)
+
+
 def test_the_embedded_digits_are_the_bytes_they_were(tmp_path: Path) -> None:
     """Results kept from earlier versions hold for these."""
     digests = {

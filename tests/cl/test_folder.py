@@ -348,6 +348,10 @@ def test_validation_is_taken_from_train_where_a_task_brings_none(tmp_path: Path)
     (task,) = read(root)
     counts = {split: np.bincount(labels).tolist() for split, (_, labels) in task.splits.items()}
     assert counts == {"train": [8, 1], "validation": [2, 1], "test": [1, 1]}
+    for share, held in ((0.01, 1), (0.4, 4), (0.99, 9)):
+        labels = {split: labels for split, (_, labels) in read(root, validation_share=share)[0].splits.items()}
+        assert np.bincount(labels["validation"]).tolist() == [held, 1]
+        assert np.bincount(labels["train"]).tolist() == [10 - held, 1]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:

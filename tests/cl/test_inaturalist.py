@@ -97,6 +97,9 @@ def test_caps_take_some_of_the_same_images(tmp_path: Path) -> None:
     assert set(capped.splits["train"]) < set(whole.splits["train"])
     assert set(capped.splits["validation"]) < set(whole.splits["validation"])
     assert capped.splits["test"] == whole.splits["test"]
+    (shared,) = listings(tmp_path, order=["Fungi"], validation_share=0.05)
+    assert counts_of(shared) == {"train": [76, 91], "validation": [4, 5], "test": [20, 24]}
+    assert shared.splits["test"] == whole.splits["test"]
 
 
 @pytest.mark.parametrize(

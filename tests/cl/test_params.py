@@ -324,6 +324,16 @@ def test_what_is_wrong_with_methods_is_said_of_where_it_stands(
     assert words in message
 
 
+def test_learning_rate_of_one_method(tmp_path: Path) -> None:
+    text = "methods: {ewc: {learning_rate: 1, strength: 2}, si: {}}\nselection: {enabled: false}\n"
+    params = checked(given(tmp_path, text))
+    assert [params.learning_rate(name) for name in params.methods] == [1.0, params.training.learning_rate]
+    refused(tmp_path, text, "methods.ewc.learning_rate", "between", overrides=["methods.ewc.learning_rate=0"])
+    refused(tmp_path, text, "methods.ewc.learning_rate", "float", overrides=["methods.ewc.learning_rate=fast"])
+    off = "selection.enabled=false"
+    refused(tmp_path, text, "methods.ewc.learning_rate", off, overrides=["selection.enabled=true"])
+
+
 def test_methods_that_are_not_run_are_checked_too(tmp_path: Path) -> None:
     text = "methods: {finetune: {}, ewc: {strenght: 1}}\nothers: {gss: {subsets: 2}}\n"
     with pytest.raises(UserError, match=r"params\.yaml: methods\.ewc\.strenght: EWC has no such knob"):
@@ -443,7 +453,8 @@ def test_a_file_may_extend_another(tmp_path: Path) -> None:
 def test_every_study_is_a_valid_params_file(study: Path) -> None:
     params = read(study)
     checked(params)
-    assert len(params.methods) == {"online-class-split-digits": 5, "photos": 10, "photos-compared": 13}.get(
-        study.stem, 15
-    )
+    of_three = {"three-scenarios-task": 7, "three-scenarios-domain": 7, "three-scenarios-class": 8}
+    in_one_pass = {"one-pass-cifar100": 10, "online-class-split-mnist": 4, "online-class-split-mnist-tasks": 7}
+    others = {"online-class-split-digits": 5, "photos": 10, "photos-compared": 13, **of_three, **in_one_pass}
+    assert len(params.methods) == others.get(study.stem, 15)
     assert study.read_text().startswith("# "), "says what it is for"

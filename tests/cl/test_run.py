@@ -159,13 +159,14 @@ def test_joint_fills_its_last_row_only(prepared: dict[int, Path], tmp_path: Path
     assert [path.name for path in (out / "checkpoints/joint/seed-0").iterdir()] == ["task-0"]
 
 
-def test_selection_off(prepared: dict[int, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("own", "rate"), [({}, 0.1), ({"learning_rate": 0.02}, 0.02)])
+def test_selection_off(own: dict[str, float], rate: float, prepared: dict[int, Path], tmp_path: Path) -> None:
     out = output(tmp_path, prepared[2])
-    run(params_for("ewc", selection={"enabled": False}), out)
+    run(params_for("ewc", own, selection={"enabled": False}), out)
     result = json.loads((out / "results/ewc/seed-0.json").read_bytes())
     trials = json.loads((out / "results/ewc/seed-0.trials.json").read_bytes())["trials"]
     assert [(e["plasticity_accuracy"], e["threshold"], e["learning_rate"]) for e in result["per_task"]] == [
-        (None, None, 0.1)
+        (None, None, rate)
     ] * 2
     assert [(t["phase"], t["trial"], t["kept"], t["threshold"]) for t in trials] == [("learn", 0, True, None)] * 2
 

@@ -101,14 +101,17 @@ def test_no_cut_order_or_size_moves_an_image(archive: Path, tmp_path: Path) -> N
         "cut": {"classes_per_task": 5},
         "reversed": {"order": ["tiny-02", "tiny-01"]},
         "one": {"tasks": 1, "order": ["tiny-02"]},
+        "share": {"validation_share": 0.5},
     }.items():
         listings = tiny_imagenet._listings(
             tiny_imagenet.source(archive), Benchmark(name="tiny-imagenet", path=str(archive), **options)
         )
         class_of[name] = {split: {path for task in listings for path, _ in task.splits[split]} for split in SPLITS}
-        assert len(listings) == {"whole": 2, "cut": 8, "reversed": 2, "one": 1}[name]
+        assert len(listings) == {"whole": 2, "cut": 8, "reversed": 2, "one": 1, "share": 2}[name]
     assert class_of["whole"] == class_of["cut"] == class_of["reversed"]
     assert all(class_of["one"][split] < class_of["whole"][split] for split in SPLITS)
+    assert class_of["share"]["test"] == class_of["whole"]["test"]
+    assert len(class_of["share"]["validation"]) == len(class_of["share"]["train"]) == CLASSES * 5
     every = [path for split in SPLITS for path in class_of["whole"][split]]
     assert len(every) == len(set(every)) == CLASSES * 12
 

@@ -190,3 +190,16 @@ def test_reduced_resnet_is_gems() -> None:
     assert net.backbone(torch.zeros(1, 3, 32, 32)).shape == (1, 160)
     with pytest.raises(UserError, match="width: is for resnet18, not for mlp"):
         validate({"model": {"name": "mlp", "width": 20}, "methods": {"ewc": {}}}, "params.yaml")
+
+
+@pytest.mark.parametrize(("rule", "conv", "linear"), [("xavier", 6 / (27 + 576), 6 / 256), ("lecun", 3 / 27, 3 / 128)])
+def test_bounds_of_the_initialisation(rule: Any, conv: float, linear: float) -> None:
+    """The first convolution of `small` has 3 x 9 inputs and 64 x 9 outputs a kernel, its last layer 128 and 128."""
+    net = build(Model(name="small", initialisation=rule), (3, 32, 32), generator(0))
+    first, last = net.backbone[0], list(net.backbone)[-2]
+    for layer, square in ((first, conv), (last, linear)):
+        bound = square**0.5
+        assert 0.95 * bound < float(layer.weight.detach().abs().max()) <= bound
+        assert not bool(layer.bias.any())
+    assert "initialisation" not in Model().model_dump()
+    assert Model(initialisation=rule).model_dump()["initialisation"] == rule

@@ -27,7 +27,7 @@ from flows.report.leaderboard import leaderboard
 from flows.report.rows import Row, compare
 from flows.report.show import where_to_look_next
 from flows.report.summary import REMARKS, Summary, headline
-from flows.report.words import duration, listing, percent, size
+from flows.report.words import duration, listing, percent, size, times
 from flows.tracking.settings import Tracking
 
 REPOSITORY = Path(__file__).parents[2]
@@ -541,6 +541,7 @@ def test_looks_stay_apart_for_many_methods():
 
 
 def test_numbers_for_people():
+    assert [times(ratio) for ratio in (2.44, 0.05, 0.0312, None)] == ["2.4x", "0.1x", "0.031x", "–"]
     assert percent((0.93105, 0.0042)) == "93.11 ± 0.42"
     assert percent((-1e-9, 0.0)) == "0.00 ± 0.00"
     assert percent((0.5, None)) == "50.00"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,11 +14,14 @@ from cl.data.prepare import Images, Labels, RawTask, digest
 from cl.data.subsets import chosen, first_of_each, stratified
 from cl.errors import UserError
 from cl.params import Benchmark
+from cl.rng import numpy_generator
 
 VALIDATION_FRACTION = 0.2
 """Of each class's training images, as in the survey."""
-OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class"})
+OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class", "validation_share", "pad"})
 """The keys of `benchmark` that any of them knows."""
+SHUFFLED = "shuffled"
+"""An order that every split data set has."""
 MEND = "delete it, and it is downloaded again"
 Splits = dict[str, tuple[Images, Labels]]
 
@@ -30,6 +34,8 @@ class Arrays:
     classes: list[str]
     train: tuple[Images, Labels]
     test: tuple[Images, Labels]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """`RawTask.notes` of each task made of it."""
 
 
 def fingerprint_of(remotes: Sequence[Remote]) -> str:
@@ -37,47 +43,58 @@ def fingerprint_of(remotes: Sequence[Remote]) -> str:
     return digest([remote.md5 for remote in remotes])
 
 
-def splits_of(data: Arrays, options: Benchmark, classes: range) -> Splits:
-    """Train, validation and test of these classes, the first of them with label 0, at the size they have.
+def splits_of(data: Arrays, options: Benchmark, classes: Sequence[int]) -> Splits:
+    """Train, validation and test of these classes, the first of them with label 0, padded, but not scaled.
 
     Validation is drawn from the seed once for the whole data set, however it is cut into tasks.
     """
     images, labels = data.train
-    rest, validation = stratified(labels, VALIDATION_FRACTION, data.name, options.seed, "validation")
+    share = options.validation_share or VALIDATION_FRACTION
+    rest, validation = stratified(labels, share, data.name, options.seed, "validation")
     members = {
-        "train": first_of_each(rest[_within(labels[rest], classes)], labels, options.train_per_class),
+        "train": first_of_each(rest[np.isin(labels[rest], classes)], labels, options.train_per_class),
         "validation": first_of_each(
-            validation[_within(labels[validation], classes)], labels, options.validation_per_class
+            validation[np.isin(labels[validation], classes)], labels, options.validation_per_class
         ),
     }
-    splits = {split: (images[index], labels[index] - classes.start) for split, index in members.items()}
-    index = np.flatnonzero(_within(data.test[1], classes))
-    return {**splits, "test": (data.test[0][index], data.test[1][index] - classes.start)}
+    splits = {split: (images[index], _placed(labels[index], classes)) for split, index in members.items()}
+    index = np.flatnonzero(np.isin(data.test[1], classes))
+    splits["test"] = data.test[0][index], _placed(data.test[1][index], classes)
+    if options.pad is None:
+        return splits
+    frame = ((0, 0), (0, 0), (options.pad, options.pad), (options.pad, options.pad))
+    return {split: (np.pad(images, frame), labels) for split, (images, labels) in splits.items()}
 
 
-def cut(classes: int, options: Benchmark, usual: int) -> dict[str, range]:
-    """The classes of each task: all in their order, `options.classes_per_task` (default `usual`) a task.
+def cut(classes: int, options: Benchmark, usual: int) -> dict[str, Sequence[int]]:
+    """The classes of each task, `options.classes_per_task` (default `usual`) a task.
 
-    Tasks are called `classes-<first>-<last>`. Raises `UserError` for a cut that leaves a remainder, and for an order or
-    a number of tasks that cannot be.
+    They come in their order, and tasks are called `classes-<first>-<last>`; in the order `shuffled` they come in one
+    drawn from `options.seed`, and a task's name has all its classes. Raises `UserError` for a cut that leaves a
+    remainder, and for an order or a number of tasks that cannot be.
     """
     size = options.classes_per_task or usual
     if classes % size:
         known = ", ".join(str(number) for number in range(2, classes + 1) if classes % number == 0)
         raise UserError(f"benchmark.classes_per_task: {classes} classes make no tasks of {size} each; take {known}")
     width = len(str(classes - 1))
-    parts = {
-        f"classes-{first:0{width}d}-{first + size - 1:0{width}d}": range(first, first + size)
-        for first in range(0, classes, size)
+    starts = range(0, classes, size)
+    parts: dict[str, Sequence[int]] = {
+        f"classes-{first:0{width}d}-{first + size - 1:0{width}d}": range(first, first + size) for first in starts
     }
-    return {name: parts[name] for name in chosen(list(parts), options)}
+    if options.order == SHUFFLED:
+        drawn = numpy_generator(options.name, options.seed, "order of the classes").permutation(classes).tolist()
+        groups = [drawn[first : first + size] for first in starts]
+        parts = {"-".join(["classes", *(f"{c:0{width}d}" for c in group)]): group for group in groups}
+    return {name: parts[name] for name in chosen(list(parts), options, {SHUFFLED: list(parts)})}
 
 
-def cut_tasks(data: Arrays, options: Benchmark, parts: Mapping[str, range]) -> Iterator[RawTask]:
+def cut_tasks(data: Arrays, options: Benchmark, parts: Mapping[str, Sequence[int]]) -> Iterator[RawTask]:
     """Yield a task for each part of the classes."""
     for name, part in parts.items():
         splits = splits_of(data, options, part)
-        yield RawTask(name, data.classes[part.start : part.stop], resized(splits, options.image_size))
+        names = [data.classes[c] for c in part]
+        yield RawTask(name, names, resized(splits, options.image_size), data.notes)
 
 
 def resized(splits: Splits, size: int | None) -> Splits:
@@ -102,5 +119,9 @@ def _each_channel(images: Images, change: Callable[[Image.Image], Image.Image]) 
     return made.reshape(*images.shape[:2], height, width)
 
 
-def _within(labels: Labels, classes: range) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    return (labels >= classes.start) & (labels < classes.stop)
+def _placed(labels: Labels, classes: Sequence[int]) -> Labels:
+    """Each label's place among the classes."""
+    place = np.zeros(max(classes) + 1, labels.dtype)
+    place[list(classes)] = np.arange(len(classes))
+    placed: Labels = place[labels]
+    return placed

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cl.data.archive import read_on
+from cl.data.benchmarks import _pictures
 from cl.data.benchmarks._arrays import MEND, Arrays, fingerprint_of
 from cl.data.fetch import Remote, fetch, home_of
 from cl.data.prepare import Format, Images, Labels, Say
@@ -38,6 +39,9 @@ class Source:
     """How many bytes of labels come before the pixels of an image; the last is the one of the class."""
     format: Format
     """Mean and deviation of each channel over the 50,000 training images."""
+    pictures: _pictures.Known
+    """Its digests are those of public pictures (cyizhuo/CIFAR-10-dataset, cyizhuo/CIFAR-100-dataset): they were never
+    compared with the archive itself. The means and deviations of those training pictures are the ones above."""
 
 
 CIFAR10 = Source(
@@ -52,6 +56,17 @@ CIFAR10 = Source(
     "batches.meta.txt",
     1,
     Format(scale=255.0, mean=(0.4914, 0.4822, 0.4465), deviation=(0.2470, 0.2435, 0.2616)),
+    _pictures.Known(
+        "cifar10",
+        "CIFAR-10",
+        SIDE,
+        3,
+        10,
+        pictures={
+            "train": "55a61f79a40ece2ceda9fb5f9f7078f6ea2fc4952489cef56682bcf92cfcc260",
+            "test": "325704b01eb92e1e2a6215ae6a916bb7db7de054af0c496be1c7be2e0fcfbf5f",
+        },
+    ),
 )
 CIFAR100 = Source(
     "cifar100",
@@ -65,16 +80,36 @@ CIFAR100 = Source(
     "fine_label_names.txt",
     2,
     Format(scale=255.0, mean=(0.5071, 0.4865, 0.4409), deviation=(0.2673, 0.2564, 0.2762)),
+    _pictures.Known(
+        "cifar100",
+        "CIFAR-100",
+        SIDE,
+        3,
+        100,
+        pictures={
+            "train": "6d2a03c47c105e4c34d3a2ff16c2803e8df0e5d6fa0c631e46663a327aeac573",
+            "test": "381b7d98ce1e9b98232a8df0db0a22992654c39ff2433270656ab8ace5a45e65",
+        },
+    ),
 )
 
 
-def fingerprint_of_source(source: Source) -> str:
-    """Of its one archive."""
-    return fingerprint_of([source.remote])
+def fingerprint_of_source(source: Source, options: Benchmark) -> str:
+    """Of its one archive, or of the pictures."""
+    place = _place(source, options)
+    return fingerprint_of([source.remote]) if place is None else _pictures.fingerprint(place, source.pictures)
+
+
+def _place(source: Source, options: Benchmark) -> _pictures.Place | None:
+    return _pictures.place_of(options, source.pictures.title, [source.remote.name])
 
 
 def read(source: Source, options: Benchmark, say: Say | None) -> Arrays:
-    """The data set, fetched where it is not there; raises `UserError` for an archive that is missing or damaged."""
+    """The data set, fetched where it is not there; raises `UserError` for an archive that is missing or damaged, and
+    for pictures as `_pictures.read` does.
+    """
+    if (place := _place(source, options)) is not None:
+        return _pictures.read(place, source.pictures, say)
     (path,) = fetch([source.remote], home_of(options, source.name), say)
     files = _files(path, {*source.train, *source.test, source.names})
     classes = files[source.names].decode().split()

@@ -13,7 +13,7 @@ from cl.errors import UserError
 from cl.params import Benchmark
 
 FORMAT = Format(scale=16.0, mean=(0.0,), deviation=(1.0,))
-OPTIONS = frozenset({"train_per_class", "validation_per_class", "image_size"})
+OPTIONS = frozenset({"train_per_class", "validation_per_class", "validation_share", "image_size"})
 """image_size is among them only to be refused with a remedy."""
 FILE = "digits/digits.csv.gz"
 SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
@@ -58,7 +58,8 @@ def read(raw: Path) -> tuple[Images, Labels]:
 def split(images: Images, labels: Labels, options: Benchmark) -> dict[str, tuple[Images, Labels]]:
     """Train, validation and test, stratified, drawn from the benchmark's seed."""
     rest, test = stratified(labels, TEST_FRACTION, "digits", options.seed, "test")
-    train, validation = stratified(labels[rest], VALIDATION_FRACTION, "digits", options.seed, "validation")
+    share = options.validation_share or VALIDATION_FRACTION
+    train, validation = stratified(labels[rest], share, "digits", options.seed, "validation")
     parts = {"train": rest[train], "validation": rest[validation], "test": test}
     parts["train"] = first_of_each(parts["train"], labels, options.train_per_class)
     parts["validation"] = first_of_each(parts["validation"], labels, options.validation_per_class)

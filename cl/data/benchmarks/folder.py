@@ -13,9 +13,10 @@ from pathlib import Path
 
 from cl.data.images import IMAGENET, OF_IMAGES, SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import SPLITS, RawTask, Say
 from cl.data.source import entries, is_output
-from cl.data.subsets import chosen, composed
+from cl.data.subsets import chosen, composed, share_of
 from cl.errors import UserError, brief
 from cl.params import Benchmark
 from cl.paths import expanded
@@ -90,7 +91,8 @@ def _listing(root: Path, task: str, options: Benchmark, say: Say | None) -> List
         if "all" in parts:
             parts["test"], parts["train"] = _cut(parts.pop("all"), TEST_FRACTION, 3, place)
         if "validation" not in parts:
-            parts["validation"], parts["train"] = _cut(parts["train"], VALIDATION_FRACTION, 2, place)
+            share = options.validation_share or VALIDATION_FRACTION
+            parts["validation"], parts["train"] = _cut(parts["train"], share, 2, place)
         parts["train"] = parts["train"][: options.train_per_class]
         parts["validation"] = parts["validation"][: options.validation_per_class]
         for split in SPLITS:
@@ -145,7 +147,7 @@ def _ranked(paths: list[str], seed: int, task: str, name: str) -> list[str]:
 def _cut(paths: list[str], fraction: float, least: int, place: str) -> tuple[list[str], list[str]]:
     if len(paths) < least:
         raise UserError(f"{place} has {len(paths)} images; to be split it needs {least} at least; add some")
-    count = max(1, round(fraction * len(paths)))
+    count = share_of(len(paths), fraction)
     return paths[:count], paths[count:]
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from cl.data.fetch import Remote, fetch, home_of, unpack
 from cl.data.images import IMAGENET, MIDDLE, OF_IMAGES, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import SPLITS, LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import SPLITS, RawTask, Say
 from cl.data.source import entries
-from cl.data.subsets import chosen
+from cl.data.subsets import chosen, share_of
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.rng import numpy_generator
@@ -106,7 +107,7 @@ def _listing(root: Path, task: str, options: Benchmark) -> Listing:
             continue
         draw = numpy_generator("inaturalist", options.seed, task, species)
         images = [images[index] for index in draw.permutation(len(images))[:MOST]]
-        for split, count in _sizes(len(images)).items():
+        for split, count in _sizes(len(images), options.validation_share).items():
             taken, images = images[:count], images[count:]
             splits[split] += [(f"{task}/{species}/{image}", len(classes)) for image in sorted(taken[: caps[split]])]
         classes.append(species)
@@ -117,11 +118,15 @@ def _listing(root: Path, task: str, options: Benchmark) -> Listing:
     return Listing(task, classes, splits)
 
 
-def _sizes(images: int) -> dict[str, int]:
+def _sizes(images: int, share: float | None) -> dict[str, int]:
     """How many of a species' images each split gets, as the survey rounds: what does not add up costs validation one.
 
-    Where the three together were one too few (of 102 images), two images are in no split.
+    Where the three together were one too few (of 102 images), two images are in no split. A share is that of
+    validation in what is not for the test.
     """
     sizes = {split: round(images * PERCENT[split] / 100) for split in SPLITS}
     sizes["validation"] -= sum(sizes.values()) != images
+    if share is not None:
+        held = share_of(sizes["train"] + sizes["validation"], share)
+        sizes |= {"train": sizes["train"] + sizes["validation"] - held, "validation": held}
     return sizes

@@ -13,7 +13,8 @@ from cl.data.benchmarks import _mnist
 from cl.data.benchmarks._arrays import OF_ARRAYS, resized, splits_of
 from cl.data.benchmarks._mnist import MNIST as FORMAT
 from cl.data.benchmarks._mnist import fingerprint
-from cl.data.prepare import Images, LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import Images, RawTask, Say
 from cl.data.subsets import chosen
 from cl.params import Benchmark
 from cl.rng import numpy_generator
@@ -33,7 +34,7 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
     splits = resized(splits_of(data, options, range(len(data.classes))), options.image_size)
     for name in names:
         permuted = {split: (_permuted(x, options.number, numbers[name]), y) for split, (x, y) in splits.items()}
-        yield RawTask(name, data.classes, permuted)
+        yield RawTask(name, data.classes, permuted, data.notes)
 
 
 def _permuted(images: Images, seed: int, index: int) -> Images:

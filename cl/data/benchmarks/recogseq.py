@@ -19,7 +19,8 @@ from cl.data.decode import middle_square
 from cl.data.fetch import fetch, home_of, unpack
 from cl.data.images import IMAGENET, OF_IMAGES, SHOWN, File, Listing, raw_tasks, write_header
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import WORKPLACE, LabelsAre, RawTask, Say, digest, writing
+from cl.data.labels import LabelsAre
+from cl.data.prepare import WORKPLACE, RawTask, Say, digest, writing
 from cl.data.subsets import chosen
 from cl.errors import UserError
 from cl.params import Benchmark
@@ -27,7 +28,7 @@ from cl.rng import numpy_generator
 
 __all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
 FORMAT = IMAGENET
-OPTIONS = OF_IMAGES
+OPTIONS = OF_IMAGES - {"validation_share"}
 LABELS: LabelsAre = "names"
 IMAGE_SIZE = 224
 

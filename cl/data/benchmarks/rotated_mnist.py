@@ -16,7 +16,8 @@ from cl.data.benchmarks import _mnist
 from cl.data.benchmarks._arrays import OF_ARRAYS, changed, resized, splits_of
 from cl.data.benchmarks._mnist import MNIST as FORMAT
 from cl.data.benchmarks._mnist import fingerprint
-from cl.data.prepare import LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import RawTask, Say
 from cl.data.subsets import chosen
 from cl.errors import UserError
 from cl.params import Benchmark
@@ -45,7 +46,7 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
     for name in names:
         turn = functools.partial(_turned, angle=angles[name])
         turned = changed(splits, turn) if angles[name] else splits
-        yield RawTask(name, data.classes, resized(turned, options.image_size))
+        yield RawTask(name, data.classes, resized(turned, options.image_size), data.notes)
 
 
 def _turned(picture: Image.Image, angle: int) -> Image.Image:

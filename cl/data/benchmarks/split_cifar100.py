@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cl.data.benchmarks._arrays import OF_ARRAYS, cut, cut_tasks
 from cl.data.benchmarks._cifar import CIFAR100, fingerprint_of_source, read
-from cl.data.prepare import LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import RawTask, Say
 from cl.params import Benchmark
 
 __all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
@@ -26,6 +27,6 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
 
 
 def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
-    """By the checksum of the archive."""
-    del options, raw, say
-    return fingerprint_of_source(CIFAR100)
+    """By the checksum of the archive, or by the pictures."""
+    del raw, say
+    return fingerprint_of_source(CIFAR100, options)

@@ -9,7 +9,8 @@ import numpy as np
 
 from cl.data.benchmarks import _digits
 from cl.data.benchmarks._digits import FORMAT, OPTIONS, fingerprint
-from cl.data.prepare import LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import RawTask, Say
 from cl.data.subsets import chosen
 from cl.params import Benchmark
 

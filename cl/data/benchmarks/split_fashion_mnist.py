@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cl.data.benchmarks import _mnist
-from cl.data.benchmarks._arrays import OF_ARRAYS, cut, cut_tasks, fingerprint_of
+from cl.data.benchmarks._arrays import OF_ARRAYS, cut, cut_tasks
 from cl.data.benchmarks._mnist import FASHION as FORMAT
-from cl.data.prepare import LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import RawTask, Say
 from cl.params import Benchmark
 
 __all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
@@ -26,6 +27,6 @@ def tasks(options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[Raw
 
 
 def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
-    """By the checksums of the four files."""
-    del options, raw, say
-    return fingerprint_of(_mnist.remotes("fashion-mnist"))
+    """By the checksums of the four files, or by the pictures."""
+    del raw, say
+    return _mnist.fingerprint_of_data("fashion-mnist", options)

@@ -9,7 +9,8 @@ from cl.data.benchmarks import _mnist
 from cl.data.benchmarks._arrays import OF_ARRAYS, cut, cut_tasks
 from cl.data.benchmarks._mnist import MNIST as FORMAT
 from cl.data.benchmarks._mnist import fingerprint
-from cl.data.prepare import LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import RawTask, Say
 from cl.params import Benchmark
 
 __all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]

@@ -14,9 +14,10 @@ from pathlib import Path
 from cl.data.fetch import Remote, fetch, home_of
 from cl.data.images import IMAGENET, OF_IMAGES, SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
-from cl.data.prepare import LabelsAre, RawTask, Say
+from cl.data.labels import LabelsAre
+from cl.data.prepare import RawTask, Say
 from cl.data.source import Archive, Folder, source
-from cl.data.subsets import chosen
+from cl.data.subsets import chosen, share_of
 from cl.errors import UserError
 from cl.params import Benchmark
 from cl.paths import expanded
@@ -142,7 +143,7 @@ def _listing(
     for label, wnid in enumerate(ids):
         # Drawn class by class: a cut, an order or a number of tasks moves no image to another split.
         drawn = numpy_generator("tiny-imagenet", options.seed, wnid).permutation(sorted(train[wnid])).tolist()
-        count = round(VALIDATION_FRACTION * len(drawn))
+        count = share_of(len(drawn), options.validation_share or VALIDATION_FRACTION)
         parts = {
             "validation": drawn[:count][: options.validation_per_class],
             "train": drawn[count:][: options.train_per_class],

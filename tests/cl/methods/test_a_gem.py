@@ -170,3 +170,20 @@ def test_other_scenarios(scenario: dict[str, Any], prepared: dict[int, Path]) ->
         learn_tasks(learner, 2)
         nets.append(Snapshot.of(learner.method).net)
     assert not same(*nets)
+
+
+def test_share_for_each_class() -> None:
+    """Two places a class: the third and fourth sample take those of the first and second. Names are image numbers."""
+    net = mlp(classes=(3, 3))
+    method = attach(AGEM(memory_per_class=2, memory_budget=1), net)
+    for task, labels in ((0, [0, 0, 1, 0, 0, 1, 1]), (1, [0, 2])):
+        count = len(labels)
+        data = toy_task([[10 * task + i, 0, 0, 0] for i in range(count)], labels, task)
+        method.data, method.task, method.indices = data, task, torch.arange(count)
+        method.on_step(data.train.x, data.train.y, task)
+    memory = method.memory_
+    kept = zip(memory["t"].tolist(), memory["y"].tolist(), memory["images"][:, 0, 0, 0].tolist(), strict=True)
+    assert sorted(kept) == [(0, 0, 3), (0, 0, 4), (0, 1, 5), (0, 1, 6), (1, 0, 10), (1, 2, 11)]
+    method.epoch = 1
+    method.on_step(data.train.x, data.train.y, 1)
+    assert len(method.memory_["y"]) == 6, "offered in the first epoch alone"

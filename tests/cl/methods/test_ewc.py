@@ -43,6 +43,33 @@ def test_fisher_uses_the_true_labels() -> None:
     torch.testing.assert_close(method.fisher_["1.weight"][0, 0], expected)
 
 
+def test_fisher_of_the_networks_own_answers() -> None:
+    method = attach(EWC(labels="predicted"), linear_net(torch.tensor([[3.0, 0.0], [0.0, 0.0]])))
+    method.end_task(toy_task([[1, 0], [1, 0]], [0, 1]))
+    p = torch.softmax(torch.tensor([3.0, 0.0]), 0)
+    expected = torch.tensor([[(1 - p[0]) ** 2, 0], [p[1] ** 2, 0]])  # class 0 is the answer, whatever the label
+    torch.testing.assert_close(method.fisher_["1.weight"], expected)
+
+
+def test_every_task_has_its_anchor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F_1 = (1, 3, 0) around (0, 0, 0) and F_2 = (3, 0, 0) around (4, 2, 5): the gradients add up."""
+    found = iter([torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[3.0, 0.0, 0.0]])])
+    monkeypatch.setattr("cl.methods.ewc.importance", lambda *args: {"1.weight": next(found)})
+    net = linear_net(torch.zeros(1, 3))
+    method = attach(EWC(anchors="each", strength=10.0), net)
+    data = toy_task([[1, 2, 3]], [0])
+    method.end_task(data)
+    with torch.no_grad():
+        net.shared["1.weight"].copy_(torch.tensor([[4.0, 2.0, 5.0]]))
+    method.end_task(data)
+    torch.testing.assert_close(method.anchor_["1.weight"], torch.tensor([[3.0, 0.0, 5.0]]))
+    with torch.no_grad():
+        net.shared["1.weight"].copy_(torch.tensor([[1.0, 1.0, 1.0]]))
+    method.penalty().backward()
+    expected = 2 * 10 * torch.tensor([[1 * 1.0 + 3 * (1.0 - 4.0), 3 * 1.0, 0.0]])
+    torch.testing.assert_close(net.shared["1.weight"].grad, expected)
+
+
 def test_penalty_and_its_gradient() -> None:
     net = mlp()
     method = attach(EWC(strength=7.0), net)
@@ -82,6 +109,15 @@ def test_two_tasks_add_their_fishers_and_keep_one_anchor() -> None:
         net.backbone[1].weight += 1
     both.end_task(second)
     assert torch.equal(both.anchor_["1.weight"], at_first["1.weight"] + 1)
+
+
+def test_knobs_that_came_later_are_written_only_where_they_are_set() -> None:
+    assert EWC().values() == {"strength": 400.0, "estimator": "per-sample"}
+    assert EWC(labels="predicted", anchors="last").values() == {
+        "strength": 400.0,
+        "estimator": "per-sample",
+        "labels": "predicted",
+    }
 
 
 def test_heads_have_no_importance() -> None:

@@ -154,6 +154,13 @@ def test_gradient_of_the_memory_as_the_reference_sums_it() -> None:
     torch.testing.assert_close(method._memory_gradient(parameters, 0), expected)
 
 
+def test_memory_in_batches_of_its_own_size() -> None:
+    """The sum over batches is the mean where there is one batch, however small those of the training are."""
+    methods = [learning_second(memory_gradient=kind, memory_batch=1000) for kind in ("sum", "mean")]
+    summed, mean = (m._memory_gradient([p for p in m.net.parameters() if p.requires_grad], 0) for m in methods)
+    torch.testing.assert_close(summed, mean)
+
+
 def test_step_does_not_raise_the_loss_of_the_memory() -> None:
     """The constraint covers all parameters, heads included, and is written back to each."""
     method = learning_second()

@@ -62,6 +62,39 @@ def test_one_softmax_is_distilled_as_one(increment: Increment, classes: tuple[in
     torch.testing.assert_close(method.loss(x, y, 2), expected)
 
 
+@pytest.mark.parametrize(
+    ("increment", "classes", "groups"),
+    [
+        ("task", (3, 2, 4), [((0, 3), (0, 3)), ((3, 5), (3, 5))]),
+        ("domain", (4,), [((0, 4), (0, 4))]),
+        ("class", (3, 2, 4), [((0, 9), (0, 5))]),
+    ],
+)
+def test_new_images_count_as_replayed(
+    increment: Increment, classes: tuple[int, ...], groups: list[tuple[tuple[int, int], tuple[int, int]]]
+) -> None:
+    """Third task: a third for the labels, two thirds for the mean of the old answers, each times T^2 = 9."""
+    net = mlp(classes=classes)
+    net.increment = increment
+    method = attach(LwF(strength=0.5, temperature=3.0, form="replay"), net, task=2)
+    data = toy_task([[1, 0, 0, 2], [0, 1, 3, 0]], [3, 1], index=2)
+    x, y = data.train.x, data.train.y
+    method.begin_task(data)
+    teacher = net(x).detach()
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 0.1
+    student = net(x)
+    kept = []
+    for now, before in groups:  # an old answer gives new classes probability 0
+        q = F.log_softmax(student[:, slice(*now)] / 3, 1)[:, : before[1] - before[0]]
+        kept.append(-(F.softmax(teacher[:, slice(*before)] / 3, 1) * q).sum(1).mean())
+    own = student[:, 5:] if increment == "task" else student
+    learned = F.cross_entropy(own, y + 5 if increment == "class" else y)
+    expected = learned / 3 + 0.5 * 2 / 3 * 9 * sum(kept) / len(kept)
+    torch.testing.assert_close(method.loss(x, y, 2), expected)
+
+
 def test_old_heads_go_on_learning_and_the_teacher_does_not() -> None:
     net = mlp(classes=(3, 3))
     method = attach(LwF(), net, task=1)

@@ -146,3 +146,13 @@ def test_head_of_a_task_is_over_with_it(name: str, weight_decay: float, prepared
         == before
         == learner.test()
     )
+
+
+@pytest.mark.parametrize(("gamma", "kept"), [(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)])
+def test_old_importances_fade(gamma: float, kept: float) -> None:
+    """2 z x' is [[2, 2], [4, 4]] for x = (1, 1), and [[2, 0], [0, 0]] for x = (1, 0)."""
+    method = attach(MAS(gamma=gamma), linear_net(torch.tensor([[1.0, 0.0], [0.0, 2.0]])))
+    for x in ([[1, 1]], [[1, 0]]):
+        method.end_task(toy_task(x, [0]))
+    expected = kept * torch.tensor(GOLDEN) + torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    torch.testing.assert_close(method.omega_["1.weight"], expected)

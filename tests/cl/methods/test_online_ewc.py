@@ -31,6 +31,15 @@ def test_old_fisher_fades(gamma: float) -> None:
     assert torch.equal(old, torch.tensor([[1.0, 2.0], [0.5, 0.0]])), "what a failed attempt goes back to"
 
 
+def test_fisher_of_the_networks_own_answers() -> None:
+    weight = torch.tensor([[3.0, 0.0], [0.0, 0.0]])
+    method: OnlineEWC = attach(OnlineEWC(labels="predicted"), linear_net(weight))
+    method.end_task(toy_task([[1, 0]], [1]))
+    p = torch.softmax(torch.tensor([3.0, 0.0]), 0)
+    assert method.fisher_ is not None
+    torch.testing.assert_close(method.fisher_["1.weight"][0, 0], (1 - p[0]) ** 2)  # not p[0]^2, of the true label
+
+
 def test_first_task_does_not_fade() -> None:
     method = after_task(None, 0.5)
     assert method.fisher_ is not None

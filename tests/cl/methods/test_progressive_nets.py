@@ -114,10 +114,34 @@ def test_blocks_of_the_vgg_nets(name: Any) -> None:
     assert all(isinstance(backbone[start], nn.Conv2d | nn.Linear) for start, _ in found)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "alexnet"])
-def test_other_nets_are_refused(name: Any) -> None:
+def test_other_nets_are_refused() -> None:
+    params = params_for("progressive_nets", model={"name": "alexnet"})
     with pytest.raises(UserError, match=r"model\.name: progressive_nets .* mlp"):
-        Learner(params_for("progressive_nets", model={"name": name}), "progressive_nets", 0, tiny.images(2, 64), CPU)
+        Learner(params, "progressive_nets", 0, tiny.images(2, 64), CPU)
+
+
+def test_column_of_a_resnet_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter adds to a stage before its last ReLU, and to the head."""
+    tiny.narrow(monkeypatch)
+    learner = tiny.learner_of("progressive_nets", "resnet", learning_rate=0.01, precision="float32")
+    learn_tasks(learner, 2)
+    net, x = learner.method.net, learner.sequence.tasks[0].test.x
+    assert isinstance(net, Progressive)
+    net.eval()
+    with torch.no_grad():
+        old, new = net.backbone, net.added(1)
+        a, b = old[2](old[1](old[0](x))), new.layers[2](new.layers[1](new.layers[0](x)))
+        for number in range(4):
+            adapter = new.adapters[number]
+            more = adapter.project(F.relu(adapter.reduce(adapter.scale * a)))  # type: ignore[operator,union-attr]
+            first, second = new.layers[3 + number]  # type: ignore[misc]
+            inner = first(b)
+            within = second.bn2(second.conv2(F.relu(second.bn1(second.conv1(inner)))))
+            a, b = old[3 + number](a), F.relu(within + inner + more)
+        a, b = a.mean((2, 3)), b.mean((2, 3))
+        head = new.adapters[4]
+        expected = net.heads[1](b) + head.project(F.relu(head.reduce(head.scale * a)))  # type: ignore[operator,union-attr]
+        torch.testing.assert_close(net(x, 1), expected)
 
 
 # Learning.

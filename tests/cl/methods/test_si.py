@@ -98,6 +98,16 @@ def test_gradient_is_the_tasks_alone_and_displacement_is_all_of_it(monkeypatch: 
     assert float(method.path_["1.weight"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_credit_with_the_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps of rate 0.1 from 1, curvature 2, penalty 0.3 * 0.7 (theta - 1)^2: 1 -> 0.8 -> 0.6484."""
+    method = Parabola(strength=0.3, credit="total")
+    method.omega_ = {"1.weight": torch.full((1, 1), 0.7)}
+    descended(method, 0.1, 2, monkeypatch)
+    first, second = 2 * 1.0, 2 * 0.8 + 2 * 0.3 * 0.7 * (0.8 - 1.0)
+    assert second == pytest.approx(1.516)
+    assert float(method.path_["1.weight"]) == pytest.approx(first * 0.2 + second * 0.1516, rel=1e-5)
+
+
 def test_importance_is_never_negative_and_adds_up() -> None:
     net = mlp(classes=(3, 3))
     method = attach(SI(damping=0.5), net)
