@@ -144,7 +144,7 @@ def of_number(cell: Cell, table: Numbers) -> Line:
     try:
         runs = packed_runs(HOME / cell.folder, cell.row.method)
         if runs:
-            _as_the_study_says(runs, params_of(cell, table), cell, own_benchmark=table.own_benchmark)
+            _as_the_study_says(runs, params_of(cell, table), cell)
         values = [value for packed in runs if (value := measure(packed.run.accuracy)) is not None]
         if len(values) < len(runs):
             raise UserError(
@@ -169,9 +169,9 @@ def of_number(cell: Cell, table: Numbers) -> Line:
     )
 
 
-def _as_the_study_says(runs: Sequence[Packed], params: Params, cell: Cell, *, own_benchmark: bool) -> None:
+def _as_the_study_says(runs: Sequence[Packed], params: Params, cell: Cell) -> None:
     for packed in runs:
-        if changed := unlike(packed.settings, params, packed.run, own_benchmark=own_benchmark):
+        if changed := unlike(packed.settings, params, packed.run):
             raise UserError(f"{packed.run.path}: was not learned as {cell.study} says now ({'; '.join(changed)})")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from cl.data.places import of_seed
 from cl.data.prepare import digest, read_manifest
 from cl.errors import UserError
 from cl.files import from_json, read_json, sealed, sha256_of, unsealed, write_json, write_whole
@@ -78,11 +79,10 @@ def files_of(runs: Iterable[RunResult], out: Path, endings: Collection[str]) -> 
     return {path.relative_to(out): path.read_bytes() for path in paths if path.exists()}
 
 
-def pack(out: Path, home: Path, expected: Mapping[str, Params], *, own_benchmark: bool = False) -> list[str]:
+def pack(out: Path, home: Path, expected: Mapping[str, Params]) -> list[str]:
     """Add the finished runs under `out` to those in `home`, in place of those of the same method and seed.
 
-    `expected`: by method, the params of its study; runs of other methods are left out. `own_benchmark`: the seed of a
-    run has to be its benchmark.seed too. Returns what was done, as lines.
+    `expected`: by method, the params of its study; runs of other methods are left out. Returns what was done, as lines.
     Raises `UserError`, and packs nothing, if a run was learned from other settings than these, or if its files or the
     data are no longer those that it was learned with.
     """
@@ -93,7 +93,7 @@ def pack(out: Path, home: Path, expected: Mapping[str, Params], *, own_benchmark
     files, origins = files_of(runs, out, KEPT), {}
     for run in runs:
         origin = origin_of(run, out)
-        if changed := unlike(origin["settings"], expected[run.method], run, own_benchmark=own_benchmark):
+        if changed := unlike(origin["settings"], expected[run.method], run):
             raise UserError(f"{run.path}: was not learned as the study for {home} says ({'; '.join(changed)})")
         path = run.path.relative_to(out)
         names = [path.with_suffix(ending) for ending in KEPT]
@@ -158,15 +158,13 @@ def settings_of(params: Params, method: str) -> dict[str, Any]:
     }
 
 
-def unlike(before: Mapping[str, Any], params: Params, run: RunResult, *, own_benchmark: bool) -> list[str]:
+def unlike(before: Mapping[str, Any], params: Params, run: RunResult) -> list[str]:
     """What differs between a kept run's settings and those of its study, in words.
 
     A setting that did not exist yet when the run was learned had its default.
     """
     method = run.method
-    now = settings_of(params, method)
-    if own_benchmark:
-        now["benchmark"]["seed"] = run.seed
+    now = settings_of(of_seed(params, run.seed), method)
     plain = {
         "benchmark": _without_path(Benchmark().model_dump(mode="json")),
         "model": Model().model_dump(mode="json"),

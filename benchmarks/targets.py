@@ -125,9 +125,6 @@ class Numbers(Table):
 
     kind: Literal["numbers"]
     options: list[str] = Field([], description="what every command of the table is given besides, as `--set path`")
-    own_benchmark: bool = Field(
-        False, description="each seed is a comparison of its own, whose benchmark.seed is that seed"
-    )
     columns: dict[str, Column] = Field(min_length=1)
     rows: list[Row] = Field(min_length=1)
 

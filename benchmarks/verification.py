@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import re
 import shlex
 import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.judging import Line, lines_of, params_of
@@ -33,6 +31,7 @@ PAGE = Path("docs/verification.md")
 WIDTH = 120
 MOST_SHOWN = 10
 """Lines of the page that differ, in the check's output."""
+DRAWS = {False: "All seeds learn the same tasks", True: "Each seed draws the tasks too"}
 VERDICTS = ("agrees", "disagrees", "too few seeds", "damaged", "not run")
 Tables = Mapping[str, Numbers | Order | Implementation]
 Lines = Mapping[str, list[Line]]
@@ -97,8 +96,9 @@ def said_of_tolerance(table: Table) -> str:
         spread = listing(
             [f"{kind} over {seeds} seeds" if seeds else "no spread" for kind, seeds in sorted(spreads, key=str)]
         )
-        drawn = "Each seed draws the tasks too" if table.own_benchmark else "All seeds learn the same tasks"
-        rule = f"± in the source: {spread}. {drawn}. A row agrees by the rule in its column *tolerance*"
+        seeds = {params_of(cell, table).benchmark.drawn for cell in table.cells() if cell.study.exists()}
+        drawn = "".join(f"{DRAWS[own]}. " for own in sorted(seeds))
+        rule = f"± in the source: {spread}. {drawn}A row agrees by the rule in its column *tolerance*"
     elif isinstance(table, Order):
         rule = "A row agrees if Kendall's tau between the two orders is at least the number in its column *tolerance*"
     else:
@@ -127,26 +127,20 @@ def commands(table: Table) -> str:
         groups.setdefault(cell.folder, []).append(cell)
     missing = sorted({cell.study.stem for cells in groups.values() for cell in cells if not cell.study.exists()})
     there = {folder: cells for folder, cells in groups.items() if cells[0].study.exists()}
-    below = "/seed-0" if table.own_benchmark else ""
-    options = [*table.options, *["benchmark.seed=0"] * table.own_benchmark]
-    lines = [
-        command(cells, options, f"out/{folder}{below}", ["--seeds 0"] * table.own_benchmark)
-        for folder, cells in there.items()
-    ]
+    lines = [command(cells, table.options, f"out/{folder}") for folder, cells in there.items()]
     if there:
-        outs = [f"out/{folder}{below}" for folder in there]
+        outs = [f"out/{folder}" for folder in there]
         lines.append(_broken(["python -m benchmarks.verification --pack", *outs]))
     told = "\n".join(f"    {line}" for line in lines)
-    seed = "Each seed is a comparison of its own, here that of seed 0:" if table.own_benchmark and there else ""
     note = f"Studies still to be written: {', '.join(missing)}." if missing else ""
-    return "\n\n".join(filter(None, [seed, told, note]))
+    return "\n\n".join(filter(None, [told, note]))
 
 
-def command(cells: Sequence[Cell], options: Iterable[str], out: str, seeds: Iterable[str]) -> str:
+def command(cells: Sequence[Cell], options: Iterable[str], out: str) -> str:
     """The comparison that makes the runs of one output folder."""
     methods = ",".join(dict.fromkeys(cell.row.method for cell in cells))
     settings = [f"--set {shlex.quote(text)}" for text in (*options, *cells[0].row.settings)]
-    words = [f"python -m flows.compare --params {cells[0].study}", f"--methods {methods}", *settings, *seeds]
+    words = [f"python -m flows.compare --params {cells[0].study}", f"--methods {methods}", *settings]
     return _broken([*words, f"--out {out}"])
 
 
@@ -231,40 +225,28 @@ def check(tables: Tables, lines: Lines) -> list[str]:
     return red
 
 
-@dataclass
-class Folder:
-    """What belongs into a folder that keeps runs."""
-
-    own_benchmark: bool
-    expected: dict[str, Params]
-    """By method, what its runs are learned with."""
-
-
-def folders_of(tables: Tables) -> dict[str, Folder]:
-    """The folders that keep runs, by name."""
-    folders: dict[str, Folder] = {}
+def folders_of(tables: Tables) -> dict[str, dict[str, Params]]:
+    """The folders that keep runs, by name, each with what its runs are learned with, by method."""
+    folders: dict[str, dict[str, Params]] = {}
     for table in tables.values():
         if isinstance(table, Numbers):
             for cell in table.cells():
                 if cell.study.exists():
-                    folder = folders.setdefault(cell.folder, Folder(table.own_benchmark, {}))
-                    folder.expected.setdefault(cell.row.method, params_of(cell, table))
+                    folders.setdefault(cell.folder, {}).setdefault(cell.row.method, params_of(cell, table))
     return folders
 
 
 def keep(outs: Sequence[Path], tables: Tables, name: str | None) -> None:
     """Pack the finished runs of these output folders, and say so.
 
-    Each goes into the folder of its own name, that of the folder above if it is called seed-N, or into `name`.
+    Each goes into the folder of its own name, or into `name`.
     """
     folders = folders_of(tables)
     for out in outs:
-        path = out.resolve()
-        into = name or (path.parent.name if re.fullmatch(r"seed-\d+", path.name) else path.name)
+        into = name or out.resolve().name
         if into not in folders:
             raise UserError(f"--pack {out}: no row is of a folder {into}; known: {', '.join(folders)} (see --as)")
-        folder = folders[into]
-        print(*pack(out, HOME / into, folder.expected, own_benchmark=folder.own_benchmark), sep="\n")
+        print(*pack(out, HOME / into, folders[into]), sep="\n")
 
 
 def main() -> int:

@@ -53,10 +53,10 @@ def test_what_the_survey_has_of_its_own_for_each_set(
 
 @pytest.mark.parametrize("name", ["tiny-imagenet-as-coded", "tiny-imagenet-scaled-as-coded"])
 def test_as_coded_every_switch_is_the_other_way(name: str) -> None:
-    """But for SI's, whose default is what that code does; and its EBLL and PackNet have none."""
+    """But for those of later papers, and SI's, whose default is what that code does; its EBLL and PackNet have none."""
     for method, knobs in read(REPOSITORY / f"studies/{name}.yaml").methods.items():
         for switch, declared in method_class(method).knobs.items():
-            if declared.alternatives and method != "si":
+            if declared.alternatives and not declared.younger and method != "si":
                 assert knobs.get(switch) in declared.alternatives, f"{method}.{switch}"
 
 
