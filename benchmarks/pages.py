@@ -42,12 +42,13 @@ FOLDERS = {
 
 
 def where(rows: tuple[Row, ...]) -> str:
-    """What the figures are of, and from where."""
-    run = rows[0].runs[0]
+    """What the figures are of, and from where; the seeds are those of the method that has most."""
+    row = max(rows, key=lambda row: len(row.runs))
+    run = row.runs[0]
     machine: dict[str, Any] = (run.cost or {}).get("machine", {})
     kind = machine["platform"].split("-")[0] if machine else "?"
     cores = f"{machine.get('cores')} cores ({machine.get('processor')}, {kind}), torch {machine.get('torch')}"
-    return f"{run.benchmark_as_run}, {len(run.tasks)} tasks, seeds {rows[0].seeds}; {cores}"
+    return f"{run.benchmark_as_run}, {len(run.tasks)} tasks, seeds {row.seeds}; {cores}"
 
 
 def results(method: str, rows: tuple[Row, ...]) -> str:

@@ -17,25 +17,32 @@ from cl import cli
 from cl.errors import UserError
 from cl.paths import option
 from cl.reading import read_runs
+from cl.results import TASK_INCREMENTAL
 from flows.report.rows import Row, compare
 from flows.report.words import percent, size, times
 
 PAGE = Path("docs/photographs.md")
-BLOCKS = ("thousand", "tiny", "cifar", "mnist")
+BLOCKS = ("thousand", "tiny", "tiny-task", "cifar", "mnist")
+SETTINGS = ("all classes", "task-aware")
+"""What the model chooses among."""
 
 
 def table(features: tuple[Row, ...], scratch: tuple[Row, ...]) -> str:
-    """One row for each method, the best on features first; methods that need the task of an image come last."""
+    """One row for each method, the best on features first; random weights only where they were compared."""
+    settings = SETTINGS if features[0].runs[0].scenario != TASK_INCREMENTAL else SETTINGS[::-1]
     others = {row.method: row for row in scratch}
-    lines = [
-        "| | features: all classes | features: task-aware | time | state | random weights: all classes | task-aware |",
-        "| :--- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    heads = ["", *(f"features: {name}" for name in settings), "time", "state"]
+    heads += [f"random weights: {settings[0]}", settings[1]] if scratch else []
+    lines = [f"| {' | '.join(heads)} |", "| :--- |" + " ---: |" * (len(heads) - 1)]
+    most = max(len(row.runs) for row in features)
     for row in features:
         other = others.get(row.method)
-        cells = [row.method, percent(row.accuracy, 1), percent(row.other_accuracy, 1)]
+        seeds = ", ".join(str(run.seed) for run in row.runs)
+        name = row.method if len(row.runs) == most else f"{row.method} (seeds {seeds})"
+        cells = [name, percent(row.accuracy, 1), percent(row.other_accuracy, 1)]
         cells += [times(row.relative_time), size(row.state_bytes)]
-        cells += [percent(other.accuracy, 1), percent(other.other_accuracy, 1)] if other else ["–", "–"]
+        if scratch:
+            cells += [percent(other.accuracy, 1), percent(other.other_accuracy, 1)] if other else ["–", "–"]
         lines.append("| " + " | ".join(cells) + " |")
     notes = [f"Features: {where(features)}."]
     if scratch:
