@@ -33,6 +33,7 @@ IMAGES = {
     "split-digits": [231, 231, 233, 230, 226],
     "folder": [640 // 5] * 5,
     "split-mnist": [60_000 // 5] * 5,
+    "permuted-mnist": [60_000] * 10,
     "inaturalist": [5319, 1388, 1192, 65897, 645, 26059, 8646, 1706, 35157, 10173],
     "recogseq": [2040, 5360, 5994, 8144, 6666, 3102, 6850, 73257],
 }
@@ -43,9 +44,10 @@ SIDE = {
     "split-digits": 8,
     "folder": 224,
     "split-mnist": 28,
+    "permuted-mnist": 28,
     "split-cifar100": 32,
 }
-GREY = {"split-digits", "split-mnist"}
+GREY = {"split-digits", "split-mnist", "permuted-mnist"}
 STEPS = {"cpu": 2, "cuda": 50}
 """Of how many steps the mean is taken at least, after one to warm up."""
 SECONDS = 0.5
@@ -94,7 +96,8 @@ def passes(params: Params) -> int:
 
 def rate(params: Params, device: torch.device) -> float:
     """Images a second in training steps of plain finetuning, on one core or the GPU."""
-    side = params.training.augmentation.crop or params.benchmark.image_size or SIDE[params.benchmark.name]
+    usual = SIDE[params.benchmark.name] + 2 * (params.benchmark.pad or 0)
+    side = params.training.augmentation.crop or params.benchmark.image_size or usual
     shape = (1 if params.benchmark.name in GREY else 3, side, side)
     if params.model.on_features:
         shape = (backbone(params.model.backbone).features, 1, 1)

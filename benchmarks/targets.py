@@ -27,7 +27,7 @@ TARGETS = HOME / "targets"
 MARKS = {
     "read": "read in the paper or in the authors' files",
     "quoted": "quoted second-hand",
-    "measured": "measured beside ours, by the same command",
+    "measured": "measured beside ours",
 }
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]

@@ -453,7 +453,11 @@ def test_a_file_may_extend_another(tmp_path: Path) -> None:
 def test_every_study_is_a_valid_params_file(study: Path) -> None:
     params = read(study)
     checked(params)
-    of_three = {"three-scenarios-task": 7, "three-scenarios-domain": 7, "three-scenarios-class": 8}
+    of_three = {
+        f"three-scenarios-{more}{name}": 8 if name == "class" else 7
+        for more in ("", "permuted-")
+        for name in ("task", "domain", "class")
+    }
     in_one_pass = {"one-pass-cifar100": 10, "online-class-split-mnist": 4, "online-class-split-mnist-tasks": 7}
     others = {"online-class-split-digits": 5, "photos": 10, "photos-compared": 13, **of_three, **in_one_pass}
     assert len(params.methods) == others.get(study.stem, 15)
