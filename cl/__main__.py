@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from cl import cli
 from cl.data.features import extract
 from cl.data.places import check_all, draws, prepare_all, prepared
 from cl.errors import UserError
+from cl.limit import STOPPED, Limit, Unfinished, how_far
 from cl.live import shown
 from cl.metrics import average_accuracy, average_forgetting, interval
 from cl.params import Params
@@ -17,10 +19,14 @@ from cl.pool import RunId, advice, check_out, explain, run_all, runs_of
 from cl.reading import read_run
 
 
-def run(params: Params, out: Path) -> dict[str, str]:
-    """Prepare the benchmark, learn every run and print the table; returns the failures."""
+def run(params: Params, out: Path, limit: Limit | None = None) -> dict[str, str]:
+    """Prepare the benchmark, learn every run and print the table; returns the failures.
+
+    Raises `Unfinished` where the limit, by default that of the params from now on, has stopped runs.
+    """
     from cl.register import checked
 
+    limit = limit or Limit(params.execution.minutes)
     check_out(out, params.benchmark)
     params = checked(params)
     prepare_all(params, cli.RAW, out, _say)
@@ -30,9 +36,17 @@ def run(params: Params, out: Path) -> dict[str, str]:
     if said := advice(params, prepared(params, out, draws(params)[0])):
         _say(f"warning: {said}")
     runs = runs_of(params)
-    with shown(runs, _say) as hear:
-        failures = run_all(params, out, runs, hear)
-    print(table(params, out, failures))
+    try:
+        with shown(runs, _say) as hear:
+            failures = run_all(params, out, runs, hear, limit)
+    except cli.Terminated:
+        far = how_far(params, out)
+        print(table(params, out, far.left), far, sep="\n", flush=True)
+        raise
+    print(table(params, out, failures), flush=True)
+    if STOPPED in failures.values():
+        failed = {name: reason for name, reason in failures.items() if reason != STOPPED}
+        raise Unfinished(limit, how_far(params, out, failed), failed)
     return failures
 
 
@@ -65,8 +79,10 @@ def _say(line: str) -> None:
 
 def main() -> int:
     """Compare methods on a benchmark by the survey's protocol, on this machine alone."""
-    given = cli.parser("cl", main.__doc__).parse_args()
-    failures = run(cli.params_of(given), given.out)
+    began = time.monotonic()
+    given = cli.parser("cl", main.__doc__, trains=True).parse_args()
+    params = cli.params_of(given)
+    failures = run(params, given.out, Limit(params.execution.minutes, began))
     if failures:
         raise UserError(f"{len(failures)} of the runs failed: {explain(failures)}")
     return 0

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cl import streams
-from cl.errors import UserError, brief
+from cl.errors import TRY_AGAIN, Stopped, UserError, brief
 from cl.literal import WHOLE
 from cl.names import names_in
 from cl.overlay import spelled_methods
@@ -23,8 +23,8 @@ from cl.redact import without_password
 RAW = Path("data")
 
 
-def parser(program: str, description: str | None) -> argparse.ArgumentParser:
-    """The options of a whole comparison."""
+def parser(program: str, description: str | None, *, trains: bool = False) -> argparse.ArgumentParser:
+    """The options of a whole comparison; of a command that `trains` also its limit of time."""
     made = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     made.add_argument(
         "--params", type=option("--params"), default=Path("params.yaml"), help="the params file; default: params.yaml"
@@ -46,6 +46,12 @@ def parser(program: str, description: str | None) -> argparse.ArgumentParser:
     made.add_argument(
         "--out", type=option("--out"), default=Path("out"), help="the output folder; default: %(default)s"
     )
+    if trains:
+        made.add_argument(
+            "--minutes",
+            metavar="N",
+            help="stop after so many minutes, with status 75; the same command goes on; default: execution.minutes",
+        )
     return made
 
 
@@ -56,6 +62,8 @@ def params_of(given: argparse.Namespace) -> Params:
     if methods == ["all"]:
         methods = names_in("methods")
         overrides.insert(0, "scenario.unsupported=leave-out")
+    if (minutes := getattr(given, "minutes", None)) is not None:
+        overrides.append(f"execution.minutes={minutes}")
     return read(given.params, overrides, methods, seeds_of(given.seeds))
 
 
@@ -106,6 +114,10 @@ class Ended(KeyboardInterrupt):
         self.status = 128 + number
 
 
+class Terminated(Ended):
+    """An end by SIGTERM, which often announces a kill: some seconds are left to report what is finished."""
+
+
 def guarded(main: Callable[[], int]) -> int:
     """Run a command's body. An error that the user can mend, or an interrupt, ends it with one readable line.
 
@@ -125,6 +137,9 @@ def _ended(main: Callable[[], int]) -> int:
             return main()
     except SystemExit as error:  # argparse's, which has said why
         return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except Stopped as error:
+        _complain(without_password(str(error)))
+        return TRY_AGAIN
     except UserError as error:
         _complain(f"error: {without_password(str(error))}")
         return 2
@@ -147,7 +162,7 @@ def _signals_as_interrupts() -> Iterator[None]:
     """The signals of `kill` and of a closed terminal end a command as Ctrl-C does, unless they are ignored."""
 
     def end(number: int, frame: object) -> None:
-        raise Ended(number)
+        raise Terminated(number) if number == signal.SIGTERM else Ended(number)
 
     here = threading.current_thread() is threading.main_thread()
     ours = [s for s in (signal.SIGTERM, signal.SIGHUP) if here and signal.getsignal(s) is signal.SIG_DFL]

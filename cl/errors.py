@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read, and how its messages show what the user gave."""
+"""The exceptions that a user is meant to read, and how their messages show what the user gave."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ class UserError(Exception):
 
     Command-line entry points print it on one line to standard error, without a traceback, and exit with 2.
     """
+
+
+class Stopped(UserError):
+    """A limit of time ended it, and the same command goes on from there.
+
+    Command-line entry points print the message on one line, and exit with `TRY_AGAIN`.
+    """
+
+
+TRY_AGAIN = 75
+"""EX_TEMPFAIL of sysexits.h."""
 
 
 def shown(value: object) -> str:

@@ -133,6 +133,9 @@ class Execution(Section):
         description="what another version of this package or of torch has learned: learn it anew, or continue from it",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    minutes: float | None = Field(
+        None, gt=0, le=10**6, description="after which a command that trains stops, to be continued; null: no limit"
+    )
 
 
 class Tracking(Section):

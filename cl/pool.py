@@ -23,6 +23,7 @@ from cl.errors import UserError
 from cl.events import FINISHED_BEFORE, Event, event_of, warning
 from cl.files import hold, make_way, remove_left, sweep
 from cl.keys import run_folder
+from cl.limit import STOPPED, Limit
 from cl.machine import processors
 from cl.params import Benchmark, Params
 from cl.paths import apart, expanded
@@ -143,7 +144,7 @@ class Children:
             stderr.truncate(0)
             with self._lock:
                 if self.stopped:
-                    return "stopped before it began"
+                    return STOPPED
                 child = subprocess.Popen(
                     command,
                     stdout=subprocess.PIPE,
@@ -167,6 +168,8 @@ class Children:
             code = child.wait()
             with self._lock:
                 self._running.discard(child)
+        if code != 0 and self.stopped:
+            return STOPPED
         return None if code == 0 else failure or how_it_ended(code, log)
 
     def stop(self) -> None:
@@ -194,15 +197,15 @@ RUN_ENVIRONMENT = {
 }
 
 
-def run_all(params: Params, out: Path, runs: Sequence[RunId], hear: Hear) -> dict[str, str]:
-    """Learn the runs in parallel. Returns the name of each run that failed, and why.
+def run_all(params: Params, out: Path, runs: Sequence[RunId], hear: Hear, limit: Limit | None = None) -> dict[str, str]:
+    """Learn the runs in parallel. Returns the name of each run that failed, and why: `STOPPED` by the limit.
 
     An interrupt (Ctrl-C) ends all children at once and is raised again; the same command goes on from there.
     """
     at_once, trial_workers = width(params, len(runs))
     children = Children(params, out, hear)
     try:
-        with ThreadPoolExecutor(max_workers=at_once) as threads:
+        with ThreadPoolExecutor(max_workers=at_once) as threads, (limit or Limit(None)).ends(children.stop):
             try:
                 reasons = list(threads.map(lambda run: children.run(run, trial_workers), runs))
             except BaseException:

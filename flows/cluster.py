@@ -28,6 +28,7 @@ from cl.errors import UserError
 from cl.events import FINISHED_BEFORE, Event, event_of, warning
 from cl.files import hold, remove, remove_left, sweep, write_bytes
 from cl.keys import run_folder, run_key
+from cl.limit import STOPPED
 from cl.machine import processors
 from cl.names import PACKAGE
 from cl.params import Execution, Params, read
@@ -243,6 +244,8 @@ class Runs:
         if run in self._finished:
             self._tell(run, FINISHED_BEFORE)
             return None
+        if self.stopped:
+            return STOPPED
         assert self._cluster is not None
         key = run_key(self.params, run.method, run.seed)
         job = Job(run.method, run.seed, str(self.out), str(self._shared), key)
@@ -250,7 +253,7 @@ class Runs:
         heard = _Heard(self._shared / run.method / str(run.seed))
         while not future.done():
             if self._ended.wait(POLL_SECONDS):
-                return "stopped"
+                return STOPPED
             self._pass_on(run, heard)
         try:
             ended = future.result()
@@ -258,6 +261,8 @@ class Runs:
             return f"the {self.params.execution.runner} cluster could not run it: {_said(error)}"
         finally:
             self._pass_on(run, heard)
+        if self.stopped and ended != Ended():
+            return STOPPED
         if ended.refused is not None or ended.code == 0:
             return ended.refused
         log = run_folder(self.params, run.method, run.seed, self.out) / "stderr.log"

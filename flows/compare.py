@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from cl import cli
 from cl.errors import UserError
+from cl.limit import Limit, Unfinished, how_far
 from cl.params import Params
 from flows.champion import crown
 from flows.deadline import finish
@@ -21,21 +23,30 @@ from flows.tracking.settings import tracking_of
 from flows.train import RunsFailed, train
 
 
-def stages(params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | None = None) -> None:
+def stages(
+    params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | None = None, limit: Limit | None = None
+) -> None:
     """Prepare, train and report; `tags` are added to the MLflow runs.
 
-    Where runs fail, the others are reported all the same; then `RunsFailed` is raised.
+    Where runs fail, or are stopped by the limit or by SIGTERM, the others are reported all the same; then `RunsFailed`,
+    `Unfinished` or `Terminated` is raised. The limit is by default that of the params from now on.
     """
+    limit = limit or Limit(params.execution.minutes)
     check_folder(out)
     prepare(params, out, engine)
     features(params, out, engine)
-    failure: RunsFailed | None = None
+    failure: RunsFailed | Unfinished | cli.Terminated | None = None
+    without: Collection[str] = ()
     try:
-        train(params, out, engine, tags)
-    except RunsFailed as error:
-        failure = error
+        train(params, out, engine, tags, limit)
+    except (RunsFailed, Unfinished) as error:
+        failure, without = error, error.failures
+    except cli.Terminated as end:
+        far = how_far(params, out)
+        failure, without = end, far.left
+        engine.say(str(far))
     try:
-        report(params, out, engine, failure.failures if failure else ())
+        report(params, out, engine, without)
         print(show(tracking_of(params, out)))
     except UserError:  # there is nothing to report, and why is known
         if failure is None:
@@ -44,9 +55,9 @@ def stages(params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | 
         raise failure
 
 
-def compare(params: Params, out: Path, engine: Engine) -> None:
+def compare(params: Params, out: Path, engine: Engine, limit: Limit | None = None) -> None:
     """Run all stages and, where the params say so, register the best model."""
-    stages(params, out, engine)
+    stages(params, out, engine, limit=limit)
     if params.champion.register_best:
         engine.retried("register the champion", lambda: crown(params, out, engine))
 
@@ -60,13 +71,15 @@ def named(params: Params) -> tuple[str, list[str]]:
 
 def main() -> int:
     """Compare methods on a benchmark by the survey's protocol: prepare, train, report."""
-    given = cli.parser("flows.compare", main.__doc__).parse_args()
+    began = time.monotonic()
+    given = cli.parser("flows.compare", main.__doc__, trains=True).parse_args()
     params = cli.params_of(given)
+    limit = Limit(params.execution.minutes, began)
     from cl.register import checked  # imports torch, so after the cheap checks
 
     params = checked(params)
     engine = configured_engine()
-    engine.flow("compare", *named(params), lambda: compare(params, given.out, engine))
+    engine.flow("compare", *named(params), lambda: compare(params, given.out, engine, limit))
     return 0
 
 

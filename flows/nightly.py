@@ -1,6 +1,6 @@
 """The nightly comparison: learn everything anew, compare with the last good night, and say what got worse.
 
-    python -m flows.nightly [--params FILE] [--set KEY=VALUE] [--methods A,B] [--seeds 0,1] [--out DIR]
+    python -m flows.nightly [--params FILE] [--set KEY=VALUE] [--methods A,B] [--seeds 0,1] [--out DIR] [--minutes N]
 
 A night is a folder of its own, `<out>/nights/<time>/`, with results and report like any comparison, and also with
 `night.json` and `morning.html`; `<out>/nights/latest.html` is the last one's page. MLflow has it in the experiment
@@ -20,9 +20,11 @@ from cl import cli
 from cl.data.prepare import has_prepared, in_the_way
 from cl.errors import UserError
 from cl.files import sweep, write_json, write_whole
+from cl.limit import Unfinished
 from cl.locks import alone
 from cl.metrics import average_accuracy, average_forgetting
 from cl.params import Params
+from cl.pool import runs_of
 from cl.reading import RunResult, read_runs
 from flows.champion import crown
 from flows.compare import named, stages
@@ -57,6 +59,8 @@ def nightly(params: Params, home: Path, engine: Engine, now: datetime) -> Verdic
             stages(params, out, engine, {"night": out.name})
         except RunsFailed as error:
             failure = error
+        except Unfinished as error:  # another night begins anew, so this one has ended without these runs
+            failure = RunsFailed(error.failures, len(runs_of(params)))
         verdict = _judge(params, home, out, failure, engine)
         thin(home)
     if failure is not None:
@@ -159,7 +163,7 @@ def _alone(home: Path) -> Iterator[None]:
 
 def main() -> int:
     """Learn everything anew, compare with the last good night, and say what got worse."""
-    given = cli.parser("flows.nightly", main.__doc__).parse_args()
+    given = cli.parser("flows.nightly", main.__doc__, trains=True).parse_args()
     params = cli.params_of(given)
     engine = configured_engine()
     name, tags = named(params)

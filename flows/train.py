@@ -5,15 +5,17 @@ python -m flows.train
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from cl import cli
 from cl.data.features import check_features
 from cl.data.places import check_all, draws, prepared
-from cl.errors import UserError
+from cl.errors import Stopped, UserError
 from cl.events import Event
 from cl.keys import run_folder
+from cl.limit import STOPPED, Limit, Unfinished, how_far
 from cl.live import shown
 from cl.params import Params
 from cl.pool import Children, Hear, RunId, advice, check_out, runs_of, width
@@ -34,11 +36,15 @@ class RunsFailed(UserError):
         self.failures = failures
 
 
-def train(params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | None = None) -> None:
+def train(
+    params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | None = None, limit: Limit | None = None
+) -> None:
     """Train every run of the params on the prepared benchmark; what is learned already is not learned again.
 
-    Raises `RunsFailed` where runs failed, once all others are done.
+    Raises `RunsFailed` where runs failed, once all others are done; `Unfinished` where the limit, by default that of
+    the params from now on, has stopped runs.
     """
+    limit = limit or Limit(params.execution.minutes)
     check_out(out)
     check_all(params, out)
     check_features(params, out)
@@ -56,7 +62,7 @@ def train(params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | N
             Follower.of(params, out, {**origin.tags(out, params), **(tags or {})}) as mlflow,
             shown(runs, engine.say, lines=engine.url is not None) as show,
         ):
-            _train(params, out, engine, mlflow, show, runs, at_once, trial_workers)
+            _train(params, out, engine, mlflow, show, runs, (at_once, trial_workers), limit)
 
     engine.flow("train", f"train {params.benchmark.name}: {name}", labels, body)
 
@@ -68,8 +74,8 @@ def _train(
     mlflow: Follower,
     show: Hear,
     runs: list[RunId],
-    at_once: int,
-    trial_workers: int,
+    width: tuple[int, int],
+    limit: Limit,
 ) -> None:
     def hear(run: RunId, event: Event) -> None:
         show(run, event)
@@ -83,16 +89,19 @@ def _train(
             )
             mlflow.look(run_folder(params, run.method, run.seed, out))
 
+    at_once, trial_workers = width
     children: Children | cluster.Runs
-    if params.execution.runner == "local":
+    if params.execution.runner == "local" or limit.over:  # then nothing is trained, and no cluster is needed
         children = Children(params, out, hear)
     else:
         children = cluster.Runs(params, out, hear, runs)
 
     def learn(run: RunId) -> None:
         reason = children.run(run, trial_workers)
-        if children.stopped:  # no run's fault
-            raise KeyboardInterrupt
+        if reason == STOPPED:  # no run's fault
+            if not limit.over:
+                raise KeyboardInterrupt
+            raise Stopped(f"{run.name}: stopped at the limit; the same command goes on from here")
         folder = run_folder(params, run.method, run.seed, out)
         mlflow.look(folder, finished=reason is None, failed=reason)
         if reason is not None:
@@ -100,23 +109,29 @@ def _train(
             raise UserError(f"{run.name}: {reason}")
 
     try:
-        outcomes = engine.each(runs, learn, at_once, lambda run: run.name)
+        with limit.ends(children.stop):
+            outcomes = engine.each(runs, learn, at_once, lambda run: run.name)
     except BaseException:
         children.stop()
         raise
     finally:
         children.close()
-    failures = {run.name: str(error) for run, error in zip(runs, outcomes, strict=True) if error is not None}
+    ended = {run.name: error for run, error in zip(runs, outcomes, strict=True) if error is not None}
+    failures = {name: str(error) for name, error in ended.items() if not isinstance(error, Stopped)}
+    if len(failures) < len(ended):
+        raise Unfinished(limit, how_far(params, out, failures), failures)
     if failures:
         raise RunsFailed(failures, len(runs))
 
 
 def main() -> int:
     """Train the methods and seeds of the params file on the prepared benchmark."""
+    began = time.monotonic()
     ends_with_dvc()
-    given = cli.parser("flows.train", main.__doc__).parse_args()
+    given = cli.parser("flows.train", main.__doc__, trains=True).parse_args()
     origin.recordable(given.out)
-    train(cli.params_of(given), given.out, configured_engine())
+    params = cli.params_of(given)
+    train(params, given.out, configured_engine(), limit=Limit(params.execution.minutes, began))
     return 0
 
 

@@ -111,7 +111,8 @@ def test_commands_parse() -> None:
         of_a_comparison, own = options_of(module)
         if of_a_comparison:
             known = [word.replace("elastic_anchor,", "") for word in words]  # which CONTRIBUTING writes
-            given, words = cli.parser(module, "").parse_known_args(known)
+            trains = "trains=True" in file_of(module).read_text(encoding="utf-8")
+            given, words = cli.parser(module, "", trains=trains).parse_known_args(known)
             cli.params_of(given)
         assert {word for word in words if word.startswith("--")} <= own, f"{name}: {module} {words}"
 

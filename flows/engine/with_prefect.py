@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from cl.errors import UserError
+from cl.errors import Stopped, UserError
 from cl.redact import without_password
 from flows.deadline import check_answer
 from flows.engine.api import PrefectRun
@@ -88,6 +88,10 @@ class WithPrefect(Engine):
         token = _current.set(run)
         try:
             yield
+        except Stopped as error:
+            self._teller.line(run, str(error), logging.WARNING)
+            self._teller.end(run, "CANCELLED", str(error))
+            raise
         except Exception as error:
             detail = "" if isinstance(error, UserError) else f"\n{traceback.format_exc()}"
             self._teller.line(run, f"{_reason(error)}{detail}", logging.ERROR)

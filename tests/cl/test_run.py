@@ -235,7 +235,7 @@ def test_another_knob_is_another_run(prepared: dict[int, Path], tmp_path: Path) 
     ]
     keys = {run_key(params, "ewc", 0) for params in [base, *others]} | {run_key(base, "ewc", 1)}
     assert len(keys) == 6
-    same = [params_for("ewc", execution={"workers": 7}), params_for("ewc", tracking={"enabled": False})]
+    same = [params_for("ewc", execution={"workers": 7, "minutes": 2.5}), params_for("ewc", tracking={"enabled": False})]
     assert {run_key(params, "ewc", 0) for params in same} == {run_key(base, "ewc", 0)}
     written = [params_for("ewc", {"strength": strength}) for strength in (400, 400.0)]
     assert len({run_key(params, "ewc", 0) for params in written}) == 1, "400 is no other strength than 400.0"
