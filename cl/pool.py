@@ -104,7 +104,7 @@ def how_it_ended(code: int, log: Path) -> str:
 
 
 class Children:
-    """The running child processes of this process, so that an interrupt ends them all."""
+    """The running child processes of this process, so that an interrupt, or a limit of time, ends them all."""
 
     def __init__(self, params: Params, out: Path, hear: Hear) -> None:
         self.out, self.hear, self.params = out, hear, params

@@ -235,7 +235,7 @@ class Runs:
 
     @property
     def stopped(self) -> bool:
-        """Whether an interrupt has ended it."""
+        """Whether an interrupt, or the limit of time, has ended it."""
         return self._ended.is_set()
 
     def run(self, run: RunId, trial_workers: int = 1) -> str | None:

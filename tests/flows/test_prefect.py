@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from cl.errors import TRY_AGAIN
 from tests.flows.conftest import ENDLESS, REPOSITORY, Finished, Started, environment, learned, options, published, run
 
 UP_SECONDS = 180
@@ -201,6 +202,22 @@ def test_a_run_that_fails_is_a_failed_task_in_a_failed_flow(server: Server, fini
         assert "memory_budget" in states[name][1]
     runs = {row["name"]: row["state_name"] for row in seen.tasks if row["flow_run_id"] == seen.flows["train"]["id"]}
     assert runs == {"icarl/seed-0": "Failed", "ewc/seed-0": "Completed"}
+
+
+def test_what_a_limit_of_time_stops_is_cancelled(server: Server, finished: Finished, tmp_path: Path) -> None:
+    out = finished.copy(tmp_path / "out")
+    given = options("methods.ewc.strength=7", "execution.minutes=0.00001", out=out, seeds="0")
+    seen = see(server, tmp_path / "home", given)
+    assert seen.done.returncode == TRY_AGAIN
+    assert {name: row["state_name"] for name, row in seen.flows.items()} == {
+        "compare": "Cancelled",
+        "prepare": "Completed",
+        "train": "Cancelled",
+        "report": "Completed",
+    }
+    assert "1 of 2 runs are finished" in seen.flows["compare"]["state"]["message"]
+    runs = {row["name"]: row["state_name"] for row in seen.tasks if row["flow_run_id"] == seen.flows["train"]["id"]}
+    assert runs == {"finetune/seed-0": "Completed", "ewc/seed-0": "Cancelled"}
 
 
 @pytest.mark.parametrize("end", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
