@@ -86,7 +86,7 @@ def test_what_is_finished_is_reported_at_a_sigterm(module: str, finished: Finish
     with Started([sys.executable, "-m", module, *given], tmp_path) as started:
         started.wait_for(lambda: len(list(out.glob(".work/ebll/*/*/unit.json"))) == 2, "two children at work")
         os.kill(started.process.pid, signal.SIGTERM)
-        started.dies_with_children(30)
+        started.dies_with_children(60)
     assert started.process.returncode == 128 + signal.SIGTERM
     (line,) = started.stderr.strip().splitlines()
     assert "the same command goes on from here" in line
