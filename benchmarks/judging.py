@@ -89,7 +89,7 @@ def published(value: Sequence[float], column: Column) -> Estimate:
 
 
 def forgetting_from_best(matrix: Matrix) -> float | None:
-    """1/(T-1) sum_{j<T} (max_{i<T} a[i][j] - a[T][j]): from the best accuracy there ever was on the task.
+    """1/(T-1) sum_{j<T} (max_{i<T} a[i][j] - a[T][j]): from the best accuracy that the task ever had.
 
     Source: Chaudhry et al. 2018, as A-GEM's code computes it; `cl.metrics.average_forgetting` starts from the accuracy
     right after learning. None with a single task, and where all tasks were learned at once.
@@ -112,7 +112,7 @@ QUANTITIES: dict[str, tuple[Callable[[Matrix], float | None], int]] = {
     "forgetting": (average_forgetting, 3),
     "forgetting_from_best": (forgetting_from_best, 3),
 }
-"""Of an accuracy matrix; and the decimals of it on the page."""
+"""Each as a function of the accuracy matrix, and its decimals on the page."""
 
 
 def lines_of(table: Numbers | Order | Implementation) -> list[Line]:

@@ -2,7 +2,7 @@
 
 A run is three small files below `reproduction/<folder>/results/<method>/`: `seed-0.json` and `seed-0.cost.json` as the
 run published them, and `seed-0.origin.json`, which is sealed and has their SHA-256, the settings of the run, the digest
-of its data and the commit whose code it ran. So a table can be packed run by run, over sessions and branches.
+of its data and the commit whose code it ran. So a table can be packed run by run, on several branches.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ def has_prepared(folder: Path) -> bool:
 def remove_prepared(folder: Path, shared: bool = False) -> None:
     """Remove what was prepared there, and the folder unless there is more in it; raises `OSError`.
 
-    `shared`: what was prepared for all seeds alone.
+    `shared`: only what was prepared for all seeds together.
     """
     if is_prepared(folder) or (has_prepared(folder) and not shared):
         remove(folder, (SHARED if shared else FILES).fullmatch)
