@@ -69,7 +69,7 @@ def splits_of(data: Arrays, options: Benchmark, classes: Sequence[int]) -> Split
 def cut(classes: int, options: Benchmark, usual: int) -> dict[str, Sequence[int]]:
     """The classes of each task, `options.classes_per_task` (default `usual`) a task.
 
-    Classes come in their order, and tasks are called `classes-<first>-<last>`. With the order `shuffled`, classes come in
+    Classes come in their order, and tasks are called `classes-<first>-<last>`. With the order `shuffled`, they come in
     one drawn from `options.seed`, and the name of a task lists its classes. Raises `UserError` for a cut that leaves a
     remainder, and for an order or a number of tasks that cannot be.
     """
