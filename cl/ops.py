@@ -153,7 +153,7 @@ def decided(logits: Tensor, y: Tensor) -> Tensor:
     return negative_log_likelihood(logits, logits.argmax())
 
 
-LIKELIHOODS: dict[str, SampleLoss] = {"true": negative_log_likelihood, "predicted": decided}
+LIKELIHOODS: dict[str, SampleLoss] = {"data": negative_log_likelihood, "predicted": decided}
 """The loss whose gradients make the Fisher information, by its labels: the data's or the network's own."""
 
 

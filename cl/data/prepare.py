@@ -44,7 +44,7 @@ from cl.paths import expanded, outside
 SCHEMA = 1
 AGAIN = "prepare again (python -m flows.prepare)"
 SPLITS = ("train", "validation", "test")
-REDUCING = ("image_size", "train_per_class", "validation_per_class", "validation_share", "pad")
+REDUCING = ("image_size", "train_per_class", "validation_per_class", "validation_share", "pad", "normalise")
 """Options that make a benchmark another, mostly smaller one; results say so."""
 FOR_ALL = ("name", "tasks", "seed", "order", "normalise")
 """Options that mean something in every benchmark; the others are declared by those that know them."""

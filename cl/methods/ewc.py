@@ -22,7 +22,7 @@ class EWC(Holding):
 
     estimator: str = knob("per-sample", choices=("per-sample", "batch-sum"), help="how gradients become F")
     labels: str = knob(
-        "true", choices=tuple(LIKELIHOODS), help="labels in F: the data's, or the network's answers", younger=True
+        "data", choices=tuple(LIKELIHOODS), help="labels in F: the data's, or the network's answers", younger=True
     )
     anchors: str = knob(
         "last", choices=("last", "each"), help="weights at the end of the last task, or of each task", younger=True
