@@ -65,7 +65,7 @@ class Line:
 def verdict(published: Estimate, ours: Estimate | None, seeds: int, needed: int, tolerance: Tolerance) -> Verdict:
     """What comes of one number: the means and half widths of the 95 % intervals, in the same unit.
 
-    `seeds`: how many ours is of, `needed`: how many it has to be of.
+    `seeds`: how many ours has, `needed`: how many it needs.
     """
     if ours is None or seeds == 0:
         return "not run"
@@ -89,7 +89,7 @@ def published(value: Sequence[float], column: Column) -> Estimate:
 
 
 def forgetting_from_best(matrix: Matrix) -> float | None:
-    """1/(T-1) sum_{j<T} (max_{i<T} a[i][j] - a[T][j]): from the best accuracy there ever was on the task.
+    """1/(T-1) sum_{j<T} (max_{i<T} a[i][j] - a[T][j]): from the best accuracy that the task ever had.
 
     Source: Chaudhry et al. 2018, as A-GEM's code computes it; `cl.metrics.average_forgetting` starts from the accuracy
     right after learning. None with a single task, and where all tasks were learned at once.
@@ -112,7 +112,7 @@ QUANTITIES: dict[str, tuple[Callable[[Matrix], float | None], int]] = {
     "forgetting": (average_forgetting, 3),
     "forgetting_from_best": (forgetting_from_best, 3),
 }
-"""Of an accuracy matrix; and the decimals of it on the page."""
+"""Each as a function of the accuracy matrix, and its decimals on the page."""
 
 
 def lines_of(table: Numbers | Order | Implementation) -> list[Line]:
@@ -125,7 +125,9 @@ def lines_of(table: Numbers | Order | Implementation) -> list[Line]:
 def params_of(cell: Cell, table: Numbers) -> Params:
     """What the runs of a number are learned with, by its study; raises `UserError`."""
     if not cell.study.exists():
-        raise UserError(f"{cell.study}: there is no such study, though there are results of it")
+        raise UserError(
+            f"{cell.study}: there is no such study, though results of it are kept; write it, or remove them"
+        )
     return read(cell.study, [*table.options, *cell.row.settings], methods=[cell.row.method])
 
 
@@ -148,7 +150,8 @@ def of_number(cell: Cell, table: Numbers) -> Line:
         values = [value for packed in runs if (value := measure(packed.run.accuracy)) is not None]
         if len(values) < len(runs):
             raise UserError(
-                f"{HOME / cell.folder}: {cell.row.method} learns all tasks at once, so it has no forgetting"
+                f"{HOME / cell.folder}: {cell.row.method} learns all tasks at once, so it has no forgetting; take that "
+                "value out of the target"
             )
     except UserError as error:
         return Line(**line, verdict="damaged", why=str(error))
@@ -172,7 +175,9 @@ def of_number(cell: Cell, table: Numbers) -> Line:
 def _as_the_study_says(runs: Sequence[Packed], params: Params, cell: Cell) -> None:
     for packed in runs:
         if changed := unlike(packed.settings, params, packed.run):
-            raise UserError(f"{packed.run.path}: was not learned as {cell.study} says now ({'; '.join(changed)})")
+            raise UserError(
+                f"{packed.run.path}: was not learned as {cell.study} says now ({'; '.join(changed)}); run it again"
+            )
 
 
 def shown(value: Estimate, digits: int) -> str:

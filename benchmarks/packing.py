@@ -2,7 +2,7 @@
 
 A run is three small files below `reproduction/<folder>/results/<method>/`: `seed-0.json` and `seed-0.cost.json` as the
 run published them, and `seed-0.origin.json`, which is sealed and has their SHA-256, the settings of the run, the digest
-of its data and the commit whose code it ran. So a table can be packed run by run, over sessions and branches.
+of its data and the commit whose code it ran. So a table can be packed run by run, on several branches.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Origin(TypedDict):
     method: str
     seed: int
     settings: dict[str, Any]
-    """Of its sections in params.yaml those that decide its bytes."""
+    """Those sections of its params that decide its bytes."""
     commit: str | None
     """None: no commit has the code that it ran."""
     torch: str
@@ -89,12 +89,15 @@ def pack(out: Path, home: Path, expected: Mapping[str, Params]) -> list[str]:
     apart("--pack", out / "results", home)
     runs = [run for run in read_runs(out) if run.method in expected]
     if not runs:
-        raise UserError(f"{out}: has no runs of the methods that belong into {home}: {', '.join(expected)}")
+        raise UserError(f"{out}: has no runs of the methods that belong in {home}: {', '.join(expected)}")
     files, origins = files_of(runs, out, KEPT), {}
     for run in runs:
         origin = origin_of(run, out)
         if changed := unlike(origin["settings"], expected[run.method], run):
-            raise UserError(f"{run.path}: was not learned as the study for {home} says ({'; '.join(changed)})")
+            raise UserError(
+                f"{run.path}: was not learned as the study for {home} says ({'; '.join(changed)}); "
+                "use the command on docs/verification.md"
+            )
         path = run.path.relative_to(out)
         names = [path.with_suffix(ending) for ending in KEPT]
         if names[1] not in files:
@@ -112,7 +115,7 @@ def pack(out: Path, home: Path, expected: Mapping[str, Params]) -> list[str]:
 
 
 def origin_of(run: RunResult, out: Path) -> dict[str, Any]:
-    """Where a run came from: its settings, commit, torch and data; raises `UserError` where that cannot be told."""
+    """Where a run came from: its settings, commit, torch and data; raises `UserError` if that cannot be told."""
     folder, done = _work_of(run, out)
     parts = noted(folder)
     own = out / "prepared" / f"seed-{run.seed}"  # where each seed draws its benchmark
@@ -145,7 +148,7 @@ def _without_path(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings_of(params: Params, method: str) -> dict[str, Any]:
-    """What decides a run's bytes in the params, in the form in which `origin_of` has it; not where the data lie."""
+    """The params that decide a run's bytes, in the form that `origin_of` gives them; not where the data are."""
     dumped = params.model_dump(mode="json")
     scenario = params.scenario.model_dump(mode="json", exclude={"unsupported"})
     sections = {name: dumped[name] for name in ("model", "training", "selection", "memory_budget")}

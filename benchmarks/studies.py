@@ -28,7 +28,7 @@ from cl.rng import generator
 
 STUDIES = Path("studies")
 # Training images a task: as published (De Lange et al. 2021, Table 2); of the digits as prepared here; of a
-# folder those of a thousand pictures in five tasks; of MNIST a fifth of all.
+# folder those of a thousand pictures in five tasks; of split MNIST a fifth of all images in each task.
 IMAGES = {
     "split-digits": [231, 231, 233, 230, 226],
     "folder": [640 // 5] * 5,

@@ -1,7 +1,7 @@
 """Published numbers that should come out again: the files `reproduction/targets/*.yaml`, one a table.
 
-A file says where its numbers stand, how far off ours may be, and how many seeds ours need; it was written before the
-runs, or says `stated: after`. CONTRIBUTING.md says how to add one. Needs no results and no torch.
+A file says where its numbers stand, how far off ours may be, and how many seeds ours need. It is written before the
+runs, or says `stated: after`. CONTRIBUTING.md says how to add one. This module needs neither results nor torch.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ class Table(Section):
     title: Text
     source: Source
     about: Text = Field(description="the data and the setting, in a few sentences")
-    stated: Literal["before", "after"] = Field("before", description="the tolerance: before our runs or after them")
-    seeds: Seeds = Field(description="fewer are too few")
+    stated: Literal["before", "after"] = Field(
+        "before", description="whether tolerance and seeds were stated before our runs or after them"
+    )
+    seeds: Seeds = Field(description="how many ours need at least")
 
 
 class Tolerance(Section):

@@ -1,9 +1,9 @@
 """Published numbers beside ours, with a verdict on each: `python -m benchmarks.verification`.
 
 Fills docs/verification.md from the targets (`reproduction/targets/*.yaml`) and the kept results (`reproduction/`).
-`--pack OUT...` first adds the finished runs of these output folders to what is kept. `--check` writes nothing and ends
-with 1 where a row is red (it disagrees and nothing says why, it has too few seeds, a file is missing or was edited), or
-where the page is not what the files give.
+`--pack OUT...` first adds the finished runs of these output folders to what is kept. `--check` writes nothing. It ends
+with 1 if a row is red (it disagrees and nothing says why, it has too few seeds, or a file is missing or was edited), or
+if the page is not what the files give.
 """
 
 from __future__ import annotations
@@ -55,20 +55,25 @@ def summary(tables: Tables, lines: Lines) -> str:
 
 
 def counted(lines: Sequence[Line]) -> str:
-    """`38 of the 44 rows that were run agree; 6 disagree (4 explained, 2 open); 10 are not run`."""
+    """`38 of the 44 rows that were run agree; 6 disagree (4 explained, 2 open); 10 were not run`."""
     counts = Counter(line.verdict for line in lines)
     run = len(lines) - counts["not run"]
-    parts = [f"{counts['agrees']} of the {run} rows that were run agree"]
+    parts = [f"{counts['agrees']} of the {run} rows that were run {_verb(counts['agrees'], 'agrees', 'agree')}"]
     if counts["disagrees"]:
         reasons = [line.why for line in lines if line.verdict == "disagrees"]
         silent, still_open = reasons.count(""), sum(reason.startswith("open:") for reason in reasons)
         how = [f"{len(reasons) - silent - still_open} explained", f"{still_open} open"]
         how += [f"{silent} without a reason"] if silent else []
-        parts.append(f"{counts['disagrees']} disagree ({', '.join(how)})")
-    for verdict, words in (("too few seeds", "have too few seeds"), ("damaged", "are damaged")):
-        parts += [f"{counts[verdict]} {words}"] if counts[verdict] else []  # type: ignore[index]
-    parts.append(f"{counts['not run']} are not run")
+        parts.append(f"{len(reasons)} {_verb(len(reasons), 'disagrees', 'disagree')} ({', '.join(how)})")
+    few, damaged, left = counts["too few seeds"], counts["damaged"], counts["not run"]
+    parts += [f"{few} {_verb(few, 'has', 'have')} too few seeds"] if few else []
+    parts += [f"{damaged} {_verb(damaged, 'is', 'are')} damaged"] if damaged else []
+    parts.append(f"{left} {_verb(left, 'was', 'were')} not run")
     return "; ".join(parts)
+
+
+def _verb(count: int, of_one: str, of_more: str) -> str:
+    return of_one if count == 1 else of_more
 
 
 def section(table: Table, lines: Sequence[Line]) -> str:
@@ -92,10 +97,11 @@ def said_of_tolerance(table: Table) -> str:
     """How a verdict is reached, and when that was written down."""
     when = "before our runs" if table.stated == "before" else "after our runs"
     if isinstance(table, Numbers):
-        spreads = {(column.spread, column.seeds) for column in table.columns.values()}
-        spread = listing(
-            [f"{kind} over {seeds} seeds" if seeds else "no spread" for kind, seeds in sorted(spreads, key=str)]
-        )
+        spreads: dict[str, list[str]] = {}
+        for name, column in table.columns.items():
+            kind = f"{column.spread} over {column.seeds} seeds" if column.seeds else "no spread"
+            spreads.setdefault(kind, []).append(f"*{name}*")
+        spread = listing([kind + (f" ({listing(of)})" if len(spreads) > 1 else "") for kind, of in spreads.items()])
         seeds = {params_of(cell, table).benchmark.drawn for cell in table.cells() if cell.study.exists()}
         drawn = "".join(f"{DRAWS[own]}. " for own in sorted(seeds))
         rule = f"± in the source: {spread}. {drawn}A row agrees by the rule in its column *tolerance*"
@@ -103,15 +109,15 @@ def said_of_tolerance(table: Table) -> str:
         rule = "A row agrees if Kendall's tau between the two orders is at least the number in its column *tolerance*"
     else:
         rule = "A row agrees if the 95 % interval of the difference, taken seed by seed, lies within the tolerance"
-    return f"{rule}; it needs at least {table.seeds} seeds. Both were stated {when}."
+    return f"{rule}; it needs at least {table.seeds} seeds. Rule and number of seeds were stated {when}."
 
 
 def said_of_cost(lines: Sequence[Line]) -> str:
     """Hours of processor time of all that was run; a run that serves two columns counts once."""
     hours = {line.runs: line.hours for line in lines if line.runs}
     if not hours:
-        return "Nothing of it has been run yet."
-    return f"What was run took {sum(hours.values()):.1f} hours of processor time."
+        return "Nothing in this table has been run yet."
+    return f"The runs took {sum(hours.values()):.1f} hours of processor time."
 
 
 def commands(table: Table) -> str:
@@ -226,7 +232,7 @@ def check(tables: Tables, lines: Lines) -> list[str]:
 
 
 def folders_of(tables: Tables) -> dict[str, dict[str, Params]]:
-    """The folders that keep runs, by name, each with what its runs are learned with, by method."""
+    """By folder that keeps runs, and by method: the params with which these runs are learned."""
     folders: dict[str, dict[str, Params]] = {}
     for table in tables.values():
         if isinstance(table, Numbers):
@@ -260,11 +266,13 @@ def main() -> int:
         nargs="+",
         metavar="OUT",
         default=[],
-        help="output folders whose finished runs are kept first; they are called as on the page",
+        help="output folders, named as in the commands on the page; their finished runs are kept before it is written",
     )
-    parser.add_argument("--as", dest="name", metavar="NAME", help="what they are called there, if they are not")
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; end with 1 if a row is red or the page old"
+        "--as", dest="name", metavar="NAME", help="the name on the page, if the output folder has another"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; end with 1 if a row is red or the page out of date"
     )
     given = parser.parse_args()
     tables = read_tables()

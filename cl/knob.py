@@ -56,7 +56,8 @@ class Knob:
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value) if abs(value) < 10**300 else math.inf
         if type(value) is not self.type:
-            raise UserError(f"{name}: has to be of type {self.type.__name__}, not {shown(value)}")
+            choices = f", one of {', '.join(map(repr, self.choices))}, in quotes" if self.choices else ""
+            raise UserError(f"{name}: has to be of type {self.type.__name__}{choices}, not {shown(value)}")
         if self.choices is not None and value not in self.choices:
             raise UserError(f"{name}: has to be one of {', '.join(self.choices)}, not {shown(value)}")
         assert not isinstance(value, list)

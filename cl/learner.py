@@ -80,7 +80,7 @@ class Learner:
 
     @property
     def training(self) -> Training:
-        """How tasks are trained; a stream is seen once, in batches of its own.
+        """How tasks are trained; a stream is seen once, in batches of its own and at a constant learning rate.
 
         All tasks at once are trained for as many steps as they would be one after the other.
         """
@@ -89,9 +89,8 @@ class Learner:
             if training.iterations is None or not self.method.sees_all_tasks or tasks == 1:
                 return training
             return training.model_copy(update={"iterations": training.iterations * tasks})
-        return self.params.training.model_copy(
-            update={"epochs": 1, "iterations": None, "batch_size": self.params.scenario.batch_size}
-        )
+        once = {"epochs": 1, "iterations": None, "schedule": "constant"}
+        return self.params.training.model_copy(update={**once, "batch_size": self.params.scenario.batch_size})
 
     @property
     def is_first(self) -> bool:
@@ -318,7 +317,8 @@ def within_budget(name: str, method: Method, budget: int | str | None, sequence:
         if len(set(counts)) > 1:
             raise UserError(
                 f"memory_budget: {name} keeps equally many samples of each task, and the tasks have between "
-                f"{min(counts)} and {max(counts)} classes; set methods.{name}.memory_per_task"
+                f"{min(counts)} and {max(counts)} classes; "
+                f"leave memory_budget out and set methods.{name}.memory_per_task"
             )
         return {"memory_per_task": of_each * counts[0]}
     labels = sum(counts) if increment == "class" else max(counts)

@@ -149,7 +149,7 @@ def quantile(n: int) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more one method has than another, as a mean over the n seeds that both have."""
+    """A value of one method minus that of another, as a mean over the n seeds that both have."""
 
     mean: float
     half: float | None
@@ -158,15 +158,15 @@ class Difference:
 
     @property
     def tied(self) -> bool:
-        """Whether the interval contains 0, so that these seeds do not tell the two apart; False without interval."""
+        """Whether the interval contains 0, so that these seeds do not tell the two apart; False without one."""
         return self.half is not None and abs(self.mean) <= self.half
 
 
 def paired(own: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
     """The difference own - other of two methods' values, which are given by seed; None if they share no seed.
 
-    With one seed, methods begin with the same weights and see the same order of samples. What a seed does to both of
-    them is not in their difference, so its interval is mostly the narrower one. Source: Student 1908 (paired samples).
+    With the same seed, methods begin with the same weights and see the same order of samples. What a seed does to both
+    is not in their difference, so its interval is mostly narrower than theirs. Source: Student 1908 (paired samples).
     """
     differences = [own[seed] - other[seed] for seed in sorted({*own} & {*other})]
     return Difference(*interval(differences), len(differences)) if differences else None

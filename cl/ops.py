@@ -85,7 +85,7 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
 def scaled_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 times `distillation`; the student may have more columns, of new classes, which the teacher then rules out.
 
-    T^2 makes its gradients as large as those of decisions (Hinton et al. 2015): for a weight that is given.
+    T^2 makes its gradients as large as those of hard labels (Hinton et al. 2015), as a fixed weight needs it.
     """
     teacher = F.pad(teacher, (0, student.shape[1] - teacher.shape[1]), value=-math.inf)
     return temperature**2 * distillation(student, teacher, temperature)
@@ -148,13 +148,13 @@ def negative_log_likelihood(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def decided(logits: Tensor, y: Tensor) -> Tensor:
-    """-log p of the class that one sample's logits (classes,) are highest for; its label is not asked for."""
+    """-log p of the class that one sample's logits (classes,) are highest for; the label y is not used."""
     del y
     return negative_log_likelihood(logits, logits.argmax())
 
 
-LIKELIHOODS: dict[str, SampleLoss] = {"true": negative_log_likelihood, "predicted": decided}
-"""What the Fisher information is that of, by the labels that it takes."""
+LIKELIHOODS: dict[str, SampleLoss] = {"data": negative_log_likelihood, "predicted": decided}
+"""The loss whose gradients make the Fisher information, by its labels: the data's or the network's own."""
 
 
 def add(a: Tensors | None, b: Tensors) -> Tensors:

@@ -247,8 +247,8 @@ class Params(Section):
             raise ValueError("champion.register_best: needs MLflow, so tracking.enabled has to be true")
         if self.champion.register_best and self.benchmark.drawn:
             raise ValueError(
-                "champion.register_best: benchmark.seed is run, so each seed has tasks of its own and no model is the "
-                "best at the same ones; give benchmark.seed a number"
+                "champion.register_best: benchmark.seed is run, so each seed has tasks of its own, and no model is the "
+                "best at the same tasks; give benchmark.seed a number, or set champion.register_best=false"
             )
         return self
 

@@ -62,9 +62,9 @@ class RunResult:
 
     @property
     def setting(self) -> str:
-        """What keeps results from one ranking: who drew the benchmark, scenario, search, pretrained network.
+        """What keeps results out of one ranking: a benchmark drawn by each seed, scenario, search, pretrained network.
 
-        Without what is so by default.
+        Defaults are left out.
         """
         scenario = self.scenario if self.scenario != TASK_INCREMENTAL else ""
         backbone = self.backbone["setting"] if self.backbone is not None else ""

@@ -89,7 +89,10 @@ def unbounded(name: str, budget: int | str) -> str | None:
         return None
     if of_each_class(budget) is not None and "memory_per_task" in method.knobs:
         return None
-    return f"memory_budget: {name} keeps a fixed number of samples of each task, however many tasks there are"
+    return (
+        f"memory_budget: {name} keeps a fixed number of samples of each task, however many tasks there are"
+        f"{'; a budget such as 13 a class can hold it' if 'memory_per_task' in method.knobs else ''}"
+    )
 
 
 def listed(increments: frozenset[Increment]) -> str:

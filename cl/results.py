@@ -84,7 +84,7 @@ class Result(Head):
     average_forgetting: NotRequired[Annotated[float, Field(ge=-1, le=1)] | None]
     per_task: list[TaskResult]
     search: NotRequired[Annotated[str, Field(max_length=300)]]
-    reduced: NotRequired[dict[Text, Count | Share]]
+    reduced: NotRequired[dict[Text, Count | Share | Literal[False]]]
     backbone: NotRequired[Backbone]
     benchmark_seed: NotRequired[Literal["run"]]
     task_agnostic_accuracy: NotRequired[Any]

@@ -71,7 +71,7 @@ class Benchmark(Section):
         None, gt=0, lt=1, description="share of each class's training images kept for validation; null: the usual one"
     )
     pad: int | None = Field(None, ge=1, le=64, description="black pixels added on every side of an image, first of all")
-    normalise: bool = Field(True, description="false: pixels reach the network in [0, 1], not by mean and deviation")
+    normalise: bool = Field(True, description="false: pixels reach the network in [0, 1], without mean and deviation")
     on_bad_image: Literal["refuse", "skip"] = "refuse"
 
     @field_validator("seed", mode="before")
@@ -94,7 +94,7 @@ class Benchmark(Section):
 
     @property
     def title(self) -> str:
-        """Keeps results whose seeds draw the benchmark too from being ranked with others; empty for those."""
+        """Keeps results whose seeds draw the benchmark too out of the ranking of all others, for which it is empty."""
         return DRAWN if self.drawn else ""
 
     @field_validator("order", mode="before")
@@ -250,7 +250,7 @@ class Training(Section):
 
     epochs: int = Field(70, ge=1, le=MOST)
     iterations: int | None = Field(
-        None, ge=1, le=MOST, description="steps on each task, instead of epochs; null: as many as the epochs have"
+        None, ge=1, le=MOST, description="steps on each task, instead of epochs; null: `epochs` counts"
     )
     batch_size: int = Field(200, ge=1, le=MOST)
     learning_rate: LearningRate = Field(0.05, description="used if the selection is off")

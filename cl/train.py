@@ -84,8 +84,8 @@ def fit(
     As in the survey's code, the learning rate is multiplied by `patience.factor` after `patience.drop_after` epochs in
     a row without a better validation accuracy, and training ends after more than `patience.stop_after`. Ties are no
     improvement, and an epoch at accuracy 0 is never the best. If no epoch is, the model goes back to where it started,
-    at accuracy 0. So it is with the schedule `plateau` of `training.schedule`; with another one the learning rate
-    follows that, step by step, and the last step's model is kept.
+    at accuracy 0. All this is the schedule `plateau`, the default of `training.schedule`. With another one the learning
+    rate follows it step by step, and the last step's model is kept.
 
     A training has diverged if, after an epoch, a weight is not finite, or if loss and penalty together are not finite
     or stand more than `LIMIT` above where they began. It ends there. The model is then that of the best epoch before,

@@ -41,7 +41,7 @@ class Trainable:
     patience: ClassVar[Patience | None] = None
     """A training schedule of its own, where the published method has one; None: that of params.yaml."""
     follows_schedule: ClassVar[bool] = False
-    """Whether `training.schedule` holds for it, if that is not `plateau`; else the schedule is that of `patience`."""
+    """Whether it is trained by `training.schedule`; if not, always by `patience`."""
     judged_by: ClassVar[Literal["network", "inference"]] = "network"
     """What measures the accuracy of an epoch: the `network` as it is trained, or `predict` (`inference`)."""
 

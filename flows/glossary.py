@@ -70,6 +70,8 @@ TERMS: dict[str, dict[str, str]] = {
         "difference to the best": "the average accuracy of a method minus that of the best one with the same seed, as "
         "its mean over the seeds that both have; where its 95 % interval contains 0, these seeds do not tell the two "
         "apart",
+        "tolerance": "how far our result may be from a published one, stated beside it in docs/verification.md",
+        "verdict": "whether our result is within the tolerance of a published one; red where it fails the tests",
         "measurement": "a command under `benchmarks/` that measures this project itself",
     },
     "What is kept": {

@@ -44,7 +44,7 @@ from cl.paths import expanded, outside
 SCHEMA = 1
 AGAIN = "prepare again (python -m flows.prepare)"
 SPLITS = ("train", "validation", "test")
-REDUCING = ("image_size", "train_per_class", "validation_per_class", "validation_share", "pad")
+REDUCING = ("image_size", "train_per_class", "validation_per_class", "validation_share", "pad", "normalise")
 """Options that make a benchmark another, mostly smaller one; results say so."""
 FOR_ALL = ("name", "tasks", "seed", "order", "normalise")
 """Options that mean something in every benchmark; the others are declared by those that know them."""
@@ -216,7 +216,7 @@ def has_prepared(folder: Path) -> bool:
 def remove_prepared(folder: Path, shared: bool = False) -> None:
     """Remove what was prepared there, and the folder unless there is more in it; raises `OSError`.
 
-    `shared`: what was prepared for all seeds alone.
+    `shared`: only what was prepared for all seeds together.
     """
     if is_prepared(folder) or (has_prepared(folder) and not shared):
         remove(folder, (SHARED if shared else FILES).fullmatch)

@@ -54,7 +54,7 @@ def first_of_each(index: Labels, labels: Labels, count: int | None) -> Labels:
 
 
 def share_of(count: int, fraction: float) -> int:
-    """How many of so many images that is, rounded; one at least is taken, and one is left, where there are two."""
+    """The fraction of so many images, rounded; of two or more at least one is taken, and at least one is left."""
     return min(max(round(fraction * count), 1), count - 1)
 
 

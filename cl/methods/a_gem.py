@@ -28,12 +28,12 @@ class AGEM(Replay):
     memory_per_class: int = knob(
         0,
         range=(0, 1e9),
-        help="samples kept of each class, always the last; 0: memory_budget samples of all alike",
+        help="samples kept of each class, the latest ones; 0: memory_budget samples of all classes together",
         younger=True,
     )
 
     offered_: list[int] | None = None
-    """How many samples of the class of each column were offered; counted only where each class has its own share."""
+    """By column: how many samples of its class were offered; counted only if each class has a share of its own."""
     _learning: int | None = None
     """The task being learned, whose samples do not count as past yet; None where no boundary is announced."""
 
@@ -42,7 +42,7 @@ class AGEM(Replay):
         self._learning = self.task
 
     def remember(self, rows: Mapping[str, Tensor]) -> None:
-        """Offer samples to the memory, one after the other; in the first epoch alone."""
+        """Offer samples to the memory one after the other, in the first epoch only."""
         if not self.memory_per_class:
             super().remember(rows)
         elif self.epoch == 0:

@@ -16,16 +16,16 @@ from cl.ops import LIKELIHOODS, Tensors, add, importance, snapshot
 class EWC(Holding):
     """L = CE + lambda sum_k F_k (theta_k - theta*_k)^2, with F the sum of the tasks' diagonal Fisher informations.
 
-    theta* is where the last task ended, or the mean of all such places, each weighted by its task's F: the gradient is
-    then that of sum_t sum_k F_tk (theta_k - theta*_tk)^2.
+    theta* are the weights at the end of the last task. With `anchors: each` they are the mean over the ends of all
+    tasks, weighted by each task's F; the gradient is then that of lambda sum_t sum_k F_tk (theta_k - theta*_tk)^2.
     """
 
     estimator: str = knob("per-sample", choices=("per-sample", "batch-sum"), help="how gradients become F")
     labels: str = knob(
-        "true", choices=tuple(LIKELIHOODS), help="labels in F: the data's, or the network's answers", younger=True
+        "data", choices=tuple(LIKELIHOODS), help="labels in F: the data's, or the network's answers", younger=True
     )
     anchors: str = knob(
-        "last", choices=("last", "each"), help="where the last task ended, or where each did", younger=True
+        "last", choices=("last", "each"), help="weights at the end of the last task, or of each task", younger=True
     )
 
     fisher_: Tensors | None = None
@@ -48,7 +48,7 @@ class EWC(Holding):
         )
         total, anchor = add(self.fisher_, fisher), snapshot(self.shared)
         if self.anchors == "each" and self.fisher_ is not None and self.anchor_ is not None:
-            # The sum of the tasks' parabolas is one around their weighted mean, but for a constant.
+            # Up to a constant, the sum of the tasks' parabolas is a single one around their weighted mean.
             old = {name: (self.fisher_[name] / f).nan_to_num(0.0) for name, f in total.items()}
             anchor = {name: torch.lerp(here, self.anchor_[name], old[name]) for name, here in anchor.items()}
         self.fisher_, self.anchor_ = total, anchor

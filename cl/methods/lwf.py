@@ -20,8 +20,8 @@ class LwF(Method):
     """L = CE + lambda sum_{s<t} D(student head s, teacher head s); the old heads go on learning.
 
     Where tasks share a softmax there is one D for all of them: of the one head, or of all old classes.
-    As replay: L = (1/t) CE + lambda (1 - 1/t) T^2 mean_s D while learning task t, and an old answer rules out the new
-    classes too, as if the new images were those of old tasks (van de Ven and Tolias 2019).
+    With `form: replay`, L = (1/t) CE + lambda (1 - 1/t) T^2 mean_s D while task t is learned, as if the new images were
+    those of old tasks: the teacher's answers rule out the new classes (van de Ven and Tolias 2019).
     """
 
     scenarios = ALL
@@ -29,7 +29,7 @@ class LwF(Method):
     strength: float = knob(10.0, decay=shrink, range=(0, 1e9), help="lambda")
     temperature: float = knob(2.0, range=(1e-3, 1e3), help="T of the softened distributions")
     form: str = knob(
-        "sum", choices=("sum", "replay"), help="how the losses are put together: added, or as in replay", younger=True
+        "sum", choices=("sum", "replay"), help="how the losses are combined: added, or as in replay", younger=True
     )
 
     _teacher: Tensors | None = None

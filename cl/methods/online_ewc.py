@@ -17,7 +17,7 @@ class OnlineEWC(Holding):
 
     gamma: float = knob(0.95, range=(0, 1), help="each new task multiplies the Fisher information of old ones by this")
     labels: str = knob(
-        "true", choices=tuple(LIKELIHOODS), help="labels in F: the data's, or the network's answers", younger=True
+        "data", choices=tuple(LIKELIHOODS), help="labels in F: the data's, or the network's answers", younger=True
     )
 
     fisher_: Tensors | None = None

@@ -22,7 +22,7 @@ class SI(Holding):
     credit: str = knob(
         "loss",
         choices=("loss", "total"),
-        help="gradient of the path integral: without, or with the penalty",
+        help="gradient in the path integral: that of the loss, or of loss and penalty",
         younger=True,
     )
 

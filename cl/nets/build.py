@@ -112,7 +112,7 @@ def _initialise_uniform(net: nn.Module, draw: torch.Generator) -> None:
 def _initialise_scaled(net: nn.Module, draw: torch.Generator, rule: str) -> None:
     """Weights uniform, biases 0; variance 2 / (inputs + outputs) (Glorot and Bengio 2010), or 1 / inputs (lecun).
 
-    Inputs and outputs are those of a unit, each with the size of the kernel.
+    Inputs and outputs are those of the layer; in a convolution each is multiplied by the pixels of the kernel.
     """
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):

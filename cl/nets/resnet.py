@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cl.nets.norms import BatchNorm
 
 WIDTH = 64
-"""Channels of the first of the four stages of two blocks each; each other one doubles them and halves the maps' sides.
+"""Channels of the first of the four stages of two blocks each; each later one doubles them and halves the maps' sides.
 GEM (Lopez-Paz and Ranzato 2017) and those who compare with it take 20 instead."""
 STAGES = 4
 LARGE = 64

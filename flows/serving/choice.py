@@ -25,7 +25,7 @@ from cl.reading import RunResult, read_run
 
 ONE_BENCHMARK = (
     "benchmark.seed: run gives each seed tasks of its own, so no model is the best at the same tasks; "
-    "learn them with a number there to register a champion"
+    "to register a champion, give it a number and learn again"
 )
 
 

@@ -252,6 +252,7 @@ def test_pixels_between_0_and_1(name: str, channels: int, tmp_path: Path) -> Non
         plain = (manifest["mean"], manifest["deviation"]) == ([0.0] * channels, [1.0] * channels)
         assert plain is not normalise
         assert ("normalise" in manifest["options"]) is not normalise, "as before there was that option"
+        assert load(tmp_path / str(normalise), CPU).reduced == ({} if normalise else {"normalise": False})
     split = load(tmp_path / "False", CPU).tasks[0].train
     assert (split.x == split.images.float() * (1 / 255)).all()
     assert split.x.max() <= 1

@@ -116,6 +116,22 @@ def test_all_tasks_at_once_take_as_many_steps_as_one_after_the_other() -> None:
         assert learner.train("learn", 0, 0.05, {}, plain=False).steps == steps
 
 
+def test_a_stream_keeps_its_learning_rate() -> None:
+    """A rate that fell within each task would tell where the tasks end."""
+    training = {"batch_size": 5, "learning_rate": 0.05, "schedule": "cosine"}
+    stream = {"name": "class", "online": True, "batch_size": 5}
+    off = {"enabled": False}
+    params = params_for("finetune", model={"name": "small"}, training=training, scenario=stream, selection=off)
+    ended = []
+    for schedule in ("cosine", "constant"):
+        given = params.model_copy(update={"training": params.training.model_copy(update={"schedule": schedule})})
+        learner = Learner(given, "finetune", 0, images(2), CPU)
+        learner.open(learner.experiences[0])
+        learner.train("learn", 0, 0.05, {}, plain=False)
+        ended.append([p.detach().clone() for p in learner.method.net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ended, strict=True))
+
+
 @pytest.mark.parametrize("scenario", ["task", "domain"])
 def test_the_last_step_is_kept_where_the_schedule_is_planned(scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation data are looked at once, at the end."""

@@ -167,7 +167,7 @@ def row(project: Project, name: str) -> list[str]:
 
 
 def test_page_sets_ours_beside_theirs(project: Project) -> None:
-    assert "**3 of the 3 rows that were run agree; 1 are not run.**" in project.page()
+    assert "**3 of the 3 rows that were run agree; 1 was not run.**" in project.page()
     assert row(project, "none | acc")[5].startswith(f"{project.finetune:.2f} ± ")
     assert row(project, "none | fgt")[5].startswith(f"{project.forgotten:.3f} ± ")
     assert row(project, "EWC | acc")[6:9] == ["2", "2", "agrees"]

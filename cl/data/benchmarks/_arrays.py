@@ -69,8 +69,8 @@ def splits_of(data: Arrays, options: Benchmark, classes: Sequence[int]) -> Split
 def cut(classes: int, options: Benchmark, usual: int) -> dict[str, Sequence[int]]:
     """The classes of each task, `options.classes_per_task` (default `usual`) a task.
 
-    They come in their order, and tasks are called `classes-<first>-<last>`; in the order `shuffled` they come in one
-    drawn from `options.seed`, and a task's name has all its classes. Raises `UserError` for a cut that leaves a
+    Classes come in their order, and tasks are called `classes-<first>-<last>`. With the order `shuffled`, they come in
+    one drawn from `options.seed`, and the name of a task lists its classes. Raises `UserError` for a cut that leaves a
     remainder, and for an order or a number of tasks that cannot be.
     """
     size = options.classes_per_task or usual

@@ -82,8 +82,8 @@ PICTURES: dict[Name, _pictures.Known] = {
         },
     ),
 }
-"""The MD5 of the unpacked files stand in many public programs that load these data sets. Those of MNIST were found
-again from the pictures of rasbt/mnist-pngs, in the order of their numbers."""
+"""The MD5s of the unpacked files are in many public programs that load these data sets. Those of MNIST came out again
+from the pictures of rasbt/mnist-pngs, in the order of their numbers."""
 
 
 def remotes(name: Name) -> list[Remote]:
