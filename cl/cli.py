@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import math
 import signal
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from cl import streams
 from cl.errors import TRY_AGAIN, Stopped, UserError, brief
-from cl.literal import WHOLE
+from cl.literal import NUMBER, WHOLE
 from cl.names import names_in
 from cl.overlay import spelled_methods
 from cl.params import Params, read
@@ -63,7 +64,7 @@ def params_of(given: argparse.Namespace) -> Params:
         methods = names_in("methods")
         overrides.insert(0, "scenario.unsupported=leave-out")
     if (minutes := getattr(given, "minutes", None)) is not None:
-        overrides.append(f"execution.minutes={minutes}")
+        overrides.append(f"execution.minutes={minutes_of(minutes)}")
     return read(given.params, overrides, methods, seeds_of(given.seeds))
 
 
@@ -79,6 +80,14 @@ def positive(text: str) -> int:
     if number < 1:
         raise ValueError(text)
     return number
+
+
+def minutes_of(text: str) -> str:
+    """What `--minutes` gives: a number above 0, or null for no limit; raises `UserError`."""
+    known = text == "null" or (NUMBER.fullmatch(text) and text[-1:].isdecimal() and 0 < float(text) < math.inf)
+    if not known:
+        raise UserError(f"--minutes {brief(text)}: has to be a number of minutes above 0, or null for no limit")
+    return text
 
 
 def seeds_of(text: str | None) -> list[int] | None:

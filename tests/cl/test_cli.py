@@ -6,6 +6,10 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
+from cl.cli import minutes_of
+from cl.errors import UserError
 from tests.conftest import REPOSITORY
 
 DONE = """
@@ -30,3 +34,10 @@ def test_an_interrupt_after_the_end_makes_no_failure_of_it() -> None:
         assert child.stdout.readline() == "torn down\n"
         child.send_signal(signal.SIGINT)
         assert child.wait(60) == 0
+
+
+def test_minutes_are_a_number_above_0() -> None:
+    assert [minutes_of(text) for text in ("0.5", "90", "1e3", "null")] == ["0.5", "90", "1e3", "null"]
+    for text in ("x", "", "0", "-3", ".nan", ".inf", "1e999", "1e3x", "0x10", "1_0"):
+        with pytest.raises(UserError, match="--minutes .*: has to be a number of minutes above 0, or null"):
+            minutes_of(text)

@@ -79,7 +79,7 @@ def test_where_nothing_is_left_a_limit_ends_nothing(finished: Finished, tmp_path
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("module", ["flows.compare", "cl"])
+@pytest.mark.parametrize("module", ["flows.compare", pytest.param("cl", marks=pytest.mark.slow)])
 def test_what_is_finished_is_reported_at_a_sigterm(module: str, finished: Finished, tmp_path: Path) -> None:
     out = finished.copy(tmp_path / "out")
     given = options("methods.ebll.code_epochs=1000000", out=out, methods="finetune,ewc,ebll")  # ebll never ends
