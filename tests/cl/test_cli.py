@@ -39,5 +39,5 @@ def test_an_interrupt_after_the_end_makes_no_failure_of_it() -> None:
 def test_minutes_are_a_number_above_0() -> None:
     assert [minutes_of(text) for text in ("0.5", "90", "1e3", "null")] == ["0.5", "90", "1e3", "null"]
     for text in ("x", "", "0", "-3", ".nan", ".inf", "1e999", "1e3x", "0x10", "1_0"):
-        with pytest.raises(UserError, match="--minutes .*: has to be a number of minutes above 0, or null"):
+        with pytest.raises(UserError, match=r"--minutes .*: has to be a number of minutes above 0, or null"):
             minutes_of(text)
