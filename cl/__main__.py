@@ -43,10 +43,12 @@ def run(params: Params, out: Path, limit: Limit | None = None) -> dict[str, str]
         far = how_far(params, out)
         print(table(params, out, far.left), far, sep="\n", flush=True)
         raise
-    print(table(params, out, failures), flush=True)
     if STOPPED in failures.values():
         failed = {name: reason for name, reason in failures.items() if reason != STOPPED}
-        raise Unfinished(limit, how_far(params, out, failed), failed)
+        far = how_far(params, out, failed)
+        print(table(params, out, [*failed, *far.left]), flush=True)
+        raise Unfinished(limit, far, failed)
+    print(table(params, out, failures), flush=True)
     return failures
 
 

@@ -10,12 +10,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cl.data.places import place
-from cl.data.prepare import read_manifest
 from cl.errors import Stopped
 from cl.keys import run_folder
 from cl.params import Params
-from cl.work import RUN, finished
+from cl.publish import publish_if_finished
+from cl.work import RUN
 
 STOPPED = "stopped"
 """Why a run ended that was stopped from here, by the limit or by an interrupt."""
@@ -78,19 +77,20 @@ class Far:
 
 
 def how_far(params: Params, out: Path, failed: Collection[str] = ()) -> Far:
-    """How far the runs of the params are, by their work folders; what has failed is known to the caller alone."""
+    """How far the runs of the params are; what has failed is known to the caller alone.
+
+    A run that was ended between its last task and its results is finished: its results are published here.
+    """
     far = Far([], list(failed), [], [])
     for seed in params.seeds:
-        tasks = [task["digest"] for task in read_manifest(place(params, out, seed))["tasks"]]
         for method in params.methods:
             if (name := f"{method}/seed-{seed}") in failed:
                 continue
-            folder = run_folder(params, method, seed, out)
-            done = finished(folder)
-            if done is not None and done.tasks == tasks:
+            if publish_if_finished(params, (method, seed), out, lambda event: None):
                 far.finished.append(name)
             else:
-                (far.begun if (folder / RUN).exists() else far.waiting).append(name)
+                begun = (run_folder(params, method, seed, out) / RUN).exists()
+                (far.begun if begun else far.waiting).append(name)
     return far
 
 

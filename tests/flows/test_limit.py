@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from cl import cli
 from cl.errors import TRY_AGAIN
-from cl.limit import Far, Limit, Unfinished
+from cl.limit import Far, Limit, Unfinished, how_far
 from flows import nightly
 from flows.engine.plain import Engine
 from flows.train import RunsFailed
@@ -77,6 +78,15 @@ def test_where_nothing_is_left_a_limit_ends_nothing(finished: Finished, tmp_path
     out = finished.copy(tmp_path / "out")
     done = run("cl", [*options(out=out), "--minutes", str(AT_ONCE)])
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_run_that_was_ended_before_it_published_is_finished(finished: Finished, tmp_path: Path) -> None:
+    out = finished.copy(tmp_path / "out")
+    before = published(out)
+    (out / "results/ewc/seed-0.json").unlink()
+    given = cli.parser("cl", None, trains=True).parse_args(options(out=out))
+    assert str(how_far(cli.params_of(given), out)).startswith("4 of 4 runs are finished")
+    assert published(out) == before
 
 
 @pytest.mark.parametrize("module", ["flows.compare", pytest.param("cl", marks=pytest.mark.slow)])
