@@ -205,7 +205,7 @@ def test_run_that_disagrees_is_red_until_the_page_says_why(
     assert project.run() == 0
     assert project.run("--check") == 0
     assert "- **EWC, acc**: their memory is larger" in project.page()
-    assert "1 disagree (1 explained, 0 open)" in project.page()
+    assert "1 disagrees (1 explained, 0 open)" in project.page()
 
 
 def test_run_that_just_agrees_is_green(project: Project) -> None:
