@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
-
-from scipy.special import stdtrit
+from typing import Literal, TypeAlias
 
 from benchmarks import outside, reproduction
 from benchmarks.packing import Packed, packed_runs, unlike
 from benchmarks.targets import HOME, Cell, Column, Implementation, Numbers, Order, Tolerance
 from cl.errors import UserError
-from cl.files import read_json, to_json, unsealed
-from cl.metrics import CONFIDENCE, Matrix, average_accuracy, average_forgetting, interval
+from cl.files import from_json, read_json, to_json, unsealed
+from cl.metrics import Matrix, average_accuracy, average_forgetting, interval, quantile
 from cl.params import Params, read
 from cl.reading import read_runs
 from flows.report.rows import compare
@@ -84,8 +82,9 @@ def published(value: Sequence[float], column: Column) -> Estimate:
     """
     if len(value) == 1 or column.spread == "none" or column.seeds is None:
         return value[0], None
-    t = float(stdtrit(column.seeds - 1, (1 + CONFIDENCE) / 2))
-    return value[0], t * value[1] / (1.0 if column.spread == "standard error" else math.sqrt(column.seeds))
+    return value[0], quantile(column.seeds) * value[1] / (
+        1.0 if column.spread == "standard error" else math.sqrt(column.seeds)
+    )
 
 
 def forgetting_from_best(matrix: Matrix) -> float | None:
@@ -198,7 +197,7 @@ def of_order(table: Order) -> list[Line]:
         if home.exists():
             rows = compare(read_runs(home))
             made = reproduction.summary(rows, whole=True)
-            if read_json(home / "summary.json") != read_json_of(made):
+            if read_json(home / "summary.json") != from_json(to_json(made)):  # as it is once written
                 problem = f"{home / 'summary.json'}: is not what the results beside it give"
     except UserError as error:
         problem = str(error)
@@ -231,13 +230,6 @@ def of_order(table: Order) -> list[Line]:
             )
         )
     return lines
-
-
-def read_json_of(value: Any) -> Any:
-    """A value as it is after it was written and read."""
-    import json
-
-    return json.loads(to_json(value))
 
 
 def of_implementation(table: Implementation) -> list[Line]:

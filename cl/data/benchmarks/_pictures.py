@@ -54,7 +54,7 @@ class Known:
     published: Mapping[str, str] | None = None
     """What `arrays` has to give for the makers' arrays."""
     pictures: Mapping[str, str] | None = None
-    """What `unordered` gives for each part of the whole set; None: not known."""
+    """What `digests` gives for each part of the whole set; None: not known."""
 
 
 @dataclass(frozen=True)

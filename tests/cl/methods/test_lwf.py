@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from cl.methods.lwf import LwF
 from cl.nets.multihead import Increment
@@ -44,19 +45,25 @@ def test_loss_adds_the_distillation_of_every_old_head() -> None:
     torch.testing.assert_close(method.loss(x, y, 2), expected)
 
 
+def moved_since_the_task_began(method: LwF) -> tuple[Tensor, Tensor, Tensor]:
+    """Images and labels of a third task, and the old network's logits; the network has moved since."""
+    data = toy_task([[1, 0, 0, 2], [0, 1, 3, 0]], [3, 1], index=2)
+    x, y = data.train.x, data.train.y
+    method.begin_task(data)
+    teacher = method.net(x).detach()
+    with torch.no_grad():
+        for p in method.net.parameters():
+            p += 0.1
+    return x, y, teacher
+
+
 @pytest.mark.parametrize(("increment", "classes", "old"), [("domain", (4,), 4), ("class", (3, 2, 4), 5)])
 def test_one_softmax_is_distilled_as_one(increment: Increment, classes: tuple[int, ...], old: int) -> None:
     """The new task is told apart among all classes, and what was an answer before is held as one."""
     net = mlp(classes=classes)
     net.increment = increment
     method = attach(LwF(strength=5.0), net, task=2)
-    data = toy_task([[1, 0, 0, 2], [0, 1, 3, 0]], [3, 1], index=2)
-    x, y = data.train.x, data.train.y
-    method.begin_task(data)
-    teacher = net(x).detach()
-    with torch.no_grad():
-        for p in net.parameters():
-            p += 0.1
+    x, y, teacher = moved_since_the_task_began(method)
     column = y + 5 if increment == "class" else y
     expected = F.cross_entropy(net(x), column) + 5 * distillation(net(x)[:, :old], teacher[:, :old], 2.0)
     torch.testing.assert_close(method.loss(x, y, 2), expected)
@@ -77,13 +84,7 @@ def test_new_images_count_as_replayed(
     net = mlp(classes=classes)
     net.increment = increment
     method = attach(LwF(strength=0.5, temperature=3.0, form="replay"), net, task=2)
-    data = toy_task([[1, 0, 0, 2], [0, 1, 3, 0]], [3, 1], index=2)
-    x, y = data.train.x, data.train.y
-    method.begin_task(data)
-    teacher = net(x).detach()
-    with torch.no_grad():
-        for p in net.parameters():
-            p += 0.1
+    x, y, teacher = moved_since_the_task_began(method)
     student = net(x)
     kept = []
     for now, before in groups:  # an old answer gives new classes probability 0
