@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from cl import cli
+from cl.children import RunId
 from cl.data.features import extract
 from cl.data.places import check_all, draws, prepare_all, prepared
 from cl.errors import UserError
@@ -15,7 +16,7 @@ from cl.limit import STOPPED, Limit, Unfinished, how_far
 from cl.live import shown
 from cl.metrics import average_accuracy, average_forgetting, interval
 from cl.params import Params
-from cl.pool import RunId, advice, check_out, explain, run_all, runs_of
+from cl.pool import advice, check_out, explain, run_all, runs_of
 from cl.reading import read_run
 
 

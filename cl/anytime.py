@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from cl import checkpoint, cli
+from cl.children import RunId
 from cl.data import Split, Task
 from cl.errors import UserError
 from cl.evaluate import accuracy
@@ -27,7 +28,7 @@ from cl.files import from_json, write_json
 from cl.keys import chain_key, run_folder, run_key
 from cl.metrics import largest_change, worst_case_accuracy
 from cl.params import Params
-from cl.pool import RunId, runs_of
+from cl.pool import runs_of
 from cl.register import checked, method_class
 from cl.rng import generator
 from cl.run import learner_of

@@ -28,10 +28,9 @@ UPGRADES = ("code.", "torch")
 
 def parts_of(params: Params, method: str, seed: int) -> dict[str, Any]:
     """Everything that decides a run's bytes, by name, but for the data (each checkpoint names those itself)."""
-    code = {file: hashlib.sha256((PACKAGE / file).read_bytes()).hexdigest() for file in code_of(method)}
     sections = ("model", "training", "selection")
     return {
-        "code": code,
+        "code": _code(method),
         "torch": version("torch"),
         **{section: getattr(params, section).model_dump(mode="json") for section in sections},
         "scenario": params.scenario.model_dump(exclude={"unsupported"}),
@@ -42,6 +41,11 @@ def parts_of(params: Params, method: str, seed: int) -> dict[str, Any]:
         **({"benchmark": params.benchmark.title} if params.benchmark.drawn else {}),  # its result says so
         "device": params.execution.device,
     }
+
+
+def _code(method: str) -> dict[str, str]:
+    """SHA-256 of each file that decides a run of the method."""
+    return {file: hashlib.sha256((PACKAGE / file).read_bytes()).hexdigest() for file in code_of(method)}
 
 
 def _plain(value: Any) -> Any:
@@ -60,9 +64,26 @@ def run_key(params: Params, method: str, seed: int) -> str:
     return digest(parts_of(params, method, seed))
 
 
+def first_task_key(params: Params, method: str, seed: int, decides: Sequence[str]) -> str:
+    """Names what decides the trials of the first task, if the method shares them with plain finetuning.
+
+    `decides`: what else does, such as the data.
+    """
+    parts = parts_of(params, method, seed)
+    apart = {"methods", "memory_budget", "selection", "benchmark"}
+    return digest(
+        [{name: part for name, part in parts.items() if name not in apart} | {"code": _code("finetune")}, *decides]
+    )
+
+
 def run_folder(params: Params, method: str, seed: int, out: Path) -> Path:
     """Where the run keeps its checkpoints and its journal of trials while it runs, and afterwards."""
     return out / ".work" / method / f"seed-{seed}" / run_key(params, method, seed)[:16]
+
+
+def shared_folder(out: Path) -> Path:
+    """Where the trials are that several runs have in common; no method has this name."""
+    return out / ".work" / "first-task"
 
 
 def chain_key(key: str, stages: Sequence[str]) -> str:

@@ -158,6 +158,22 @@ class Learner:
         learners = {"zero_shot_accuracy": self, "untrained_accuracy": untrained}
         return {name: accuracy(one.method, self.task.test, inference=True) for name, one in learners.items()}
 
+    def begin(
+        self, phase: str, trial: int, learning_rate: float | None, knobs: Knobs, *, plain: bool = False
+    ) -> tuple[Method, tuple[int | str, ...]]:
+        """Go back to the model of the task before, and bring the method to where this training starts.
+
+        Returns what is to be trained, and the trial's key.
+        """
+        self.base.restore(self.method)
+        self._set(knobs)
+        learner = Finetune() if plain and not self.method.isolates_parameters else self.method
+        key = self.attach(learner, phase, trial, learning_rate)
+        learner.plain = plain
+        if not self.params.scenario.online:
+            learner.begin_task(self.task)
+        return learner, key
+
     def train(
         self,
         phase: str,
@@ -173,15 +189,7 @@ class Learner:
         `learning_rate`: None where the task is not learned by gradient steps. `plain`: by plain finetuning, within what
         the method leaves free to it. `watch`: see `cl.train.fit`.
         """
-        self.base.restore(self.method)
-        self._set(knobs)
-        learner = self.method
-        if plain and not learner.isolates_parameters:
-            learner = Finetune()
-        key = self.attach(learner, phase, trial, learning_rate)
-        learner.plain = plain
-        if not self.params.scenario.online:
-            learner.begin_task(self.task)
+        learner, key = self.begin(phase, trial, learning_rate, knobs, plain=plain)
         if not self.trains:
             shown = show(learner, self.task, key, watch)
             return Outcome(shown.accuracy, shown.epochs, shown.steps, shown.step_seconds)

@@ -13,8 +13,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from cl.children import Hear, RunId
 from cl.events import Event
-from cl.pool import Hear, Progress, RunId, chosen_of, time_left
+from cl.pool import Progress, chosen_of, time_left
 
 OTHER_LINES = 3
 """Of the table: its head, what stands below it, and the cursor's."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cl.data.augment import Augment
+from cl.descent import Optimizer
 from cl.errors import UserError, brief
 from cl.knob import Knob, Value, typed
 from cl.names import closest
@@ -62,7 +63,10 @@ class Method(Trainable):
     """Earlier tasks own parameters that even plain finetuning must not touch: the plasticity search calls the
     method's hooks with `self.plain` set, instead of none."""
     shares_first_task: ClassVar[bool] = True
-    """Trains the first task as plain finetuning does, so that all such methods go on from one and the same model."""
+    """Trains the first task as plain finetuning does, so that all such methods go on from one and the same model. It is
+    then trained once for all of them (`cl.first_task`)."""
+    learns_from_steps: ClassVar[bool] = False
+    """Gathers state with each step of a training, so that it cannot do without its own."""
     selection: ClassVar[Choosing] = "stability-decay"
     """How hyperparameters are chosen. `learning-rate`: the method itself is trained at each learning rate and
     the best is kept. `stability-decay`: the survey's two phases. `consolidation-decay`: the same, but an attempt
@@ -125,7 +129,7 @@ class Method(Trainable):
         """Whether it learns the next task by gradient steps; if not, it is shown the data once."""
         return self.selection != "one-pass"
 
-    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> Optimizer:
         """That of `training.optimizer`."""
         if self.training.optimizer == "sgd":
             return super().optimizer(parameters, learning_rate)

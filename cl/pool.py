@@ -6,44 +6,23 @@ Used by the plain runner (`python -m cl`) and by the flows; a run is the same pr
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cl.children import Children, Hear, RunId
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
-from cl.events import FINISHED_BEFORE, Event, event_of, warning
-from cl.files import hold, make_way, remove_left, sweep
-from cl.keys import run_folder
-from cl.limit import STOPPED, Limit
+from cl.events import Event
+from cl.files import remove_left, sweep
+from cl.limit import Limit
 from cl.machine import processors
 from cl.params import Benchmark, Params
 from cl.paths import apart, expanded
-from cl.publish import publish_if_finished
 from cl.reading import count
-
-Hear = Callable[["RunId", Event], None]
-
-
-@dataclass(frozen=True)
-class RunId:
-    """A method with a seed."""
-
-    method: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """As it is shown: `ewc/seed-0`."""
-        return f"{self.method}/seed-{self.seed}"
 
 
 def runs_of(params: Params) -> list[RunId]:
@@ -83,118 +62,6 @@ def advice(params: Params, prepared: Path) -> str | None:
         f"{task} has {count(images, 'training image')}, and a batch holds {params.training.batch_size}: an epoch is a "
         f"single step, which teaches little; set training.batch_size={max(1, images // 10)}"
     )
-
-
-def command_of(params_file: Path, run: RunId, out: Path) -> list[str]:
-    """The command of a run, for a child of this process, with which it dies."""
-    command = [sys.executable, "-m", "cl.run", "--params", str(params_file), "--method", run.method]
-    return [*command, "--seed", str(run.seed), "--out", str(out), "--parent", str(os.getpid())]
-
-
-def params_for_runs(params: Params) -> bytes:
-    """The params file of the runs, without `tracking`, which they do not need and which may hold a password."""
-    return params.model_dump_json(exclude={"tracking"}).encode()
-
-
-def how_it_ended(code: int, log: Path) -> str:
-    """What is known of a run that reported nothing itself: its exit status and the end of its log."""
-    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-    return f"{how}{': ' + last[0] if last else ''} (the whole log: {log})"
-
-
-class Children:
-    """The running child processes of this process, so that an interrupt, or a limit of time, ends them all."""
-
-    def __init__(self, params: Params, out: Path, hear: Hear) -> None:
-        self.out, self.hear, self.params = out, hear, params
-        self._running: set[subprocess.Popen[str]] = set()
-        self._lock = threading.Lock()
-        self.stopped = False
-        self._params_file = out / ".work" / f"params-{os.getpid()}.json"
-        self._held = hold(self._params_file, params_for_runs(params))
-
-    def run(self, run: RunId, trial_workers: int = 1) -> str | None:
-        """Learn one run to its end. Returns why it failed, or None."""
-        try:
-            return self._run(run, trial_workers)
-        except BrokenPipeError:  # nobody hears of the runs any more: no run's fault, and the end of all
-            raise
-        except OSError as error:
-            return f"{error.filename or self.out}: {error.strerror}; mend that and run the same command again"
-
-    def _run(self, run: RunId, trial_workers: int) -> str | None:
-        def hear(event: Event) -> None:
-            with self._lock:
-                self.hear(run, event)
-
-        if publish_if_finished(self.params, (run.method, run.seed), self.out, hear):
-            hear(FINISHED_BEFORE)
-            return None
-        command = [*command_of(self._params_file, run, self.out), "--trial-workers", str(trial_workers)]
-        log = run_folder(self.params, run.method, run.seed, self.out) / "stderr.log"
-        try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            make_way(log, lambda message: hear(warning(message)))
-            stderr = log.open("a", encoding="utf-8")  # where the same command runs twice, both write
-        except OSError as error:  # it costs no other run anything
-            return f"{log}: cannot be written ({error.strerror})"
-        failure = None
-        with stderr:
-            stderr.truncate(0)
-            with self._lock:
-                if self.stopped:
-                    return STOPPED
-                child = subprocess.Popen(
-                    command,
-                    stdout=subprocess.PIPE,
-                    stderr=stderr,
-                    encoding="utf-8",
-                    errors="replace",
-                    env={**os.environ, **RUN_ENVIRONMENT},
-                    process_group=0,
-                )
-                self._running.add(child)
-            assert child.stdout is not None
-            with child.stdout:
-                for line in child.stdout:
-                    event = event_of(line)
-                    if event is None:
-                        print(line, end="", file=stderr, flush=True)
-                        continue
-                    if event["event"] == "error":
-                        failure = event["message"]
-                    hear(event)
-            code = child.wait()
-            with self._lock:
-                self._running.discard(child)
-        if code != 0 and self.stopped:
-            return STOPPED
-        return None if code == 0 else failure or how_it_ended(code, log)
-
-    def stop(self) -> None:
-        """End all children now; what they finished is kept."""
-        with self._lock:
-            self.stopped = True
-            for child in self._running:
-                child.kill()
-
-    def close(self) -> None:
-        """Remove the files that were passed to the children."""
-        self._params_file.unlink(missing_ok=True)
-        self._held.close()
-
-
-# Beside other busy processes a second thread makes torch many times slower, not faster.
-RUN_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    # The C library (glibc) keeps freed memory for the next tensors. Getting it anew from the kernel in every step took
-    # a seventh to a quarter of the time of a step of the SMALL net on batches of 200.
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-}
 
 
 def run_all(params: Params, out: Path, runs: Sequence[RunId], hear: Hear, limit: Limit | None = None) -> dict[str, str]:

@@ -160,6 +160,7 @@ class Protocol:
         """The outcomes of the trials. Those not known yet are run, at once where there are processes for that."""
         missing = [one for one in planned if study.known(one.number) is None]
         if self.pool is None or len(missing) < 2:
+            self.trials.train_shared([one.job for one in missing])
             for one in missing:
                 run = functools.partial(one.job.run, self.trials)
                 self._tell(phase, one.job.index, one.shown, study.run(one.number, one.point, run, one.space, one.notes))

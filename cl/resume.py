@@ -39,10 +39,18 @@ class _Evaluated:
 class Run:
     """A learner with its folder: checkpoints, journal of trials, and results as far as they have come."""
 
-    def __init__(self, learner: Learner, folder: Path, key: str, say: Say, pool: Pool | None = None) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        folder: Path,
+        key: str,
+        say: Say,
+        pool: Pool | None = None,
+        shared: Path | None = None,
+    ) -> None:
         self.learner, self.folder, self.say = learner, folder, say
         self.params = learner.params
-        self.trials = Trials(learner, folder, key)
+        self.trials = Trials(learner, folder, key, shared)
         self.protocol = Protocol(self.trials, StudyJournal(folder / JOURNAL, self._warn), say, pool)
         self.records: list[Record] = []
         self.costs: list[TaskCost | None] = []
@@ -104,7 +112,7 @@ class Run:
         cost: TaskCost = {
             "task": experience.name,
             "seconds": clock.seconds,
-            "process_seconds": time.process_time() - started,
+            "process_seconds": time.process_time() - started + self._borrowed(clock),
             "step_seconds": clock.step_seconds,
         }
         self.peak_memory = max(peak_memory(), self.peak_memory)
@@ -124,6 +132,15 @@ class Run:
                 **record["per_task"],
             }
         )
+
+    def _borrowed(self, clock: Clock) -> float:
+        """Add to the clock what other runs have spent on trials of this one, and return the processor seconds of it."""
+        if (shared := self.trials.first_task) is None or not shared.spent:
+            return 0.0
+        spent = list(shared.spent.values())
+        shared.spent.clear()
+        clock.seconds["plasticity"] += sum(one.wall for one in spent)
+        return sum(one.processor for one in spent)
 
     def _record(self, experience: Task, learned: Learned, evaluated: _Evaluated) -> Record:
         method, kept = self.learner.method, learned.kept

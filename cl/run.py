@@ -25,7 +25,7 @@ from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.events import Event, Say, error, line_of, warning
 from cl.files import sweep, to_json, write_bytes
-from cl.keys import adopt, parts_of, run_folder, run_key
+from cl.keys import adopt, parts_of, run_folder, run_key, shared_folder
 from cl.locks import alone
 from cl.machine import choose_device
 from cl.params import Params, read
@@ -72,7 +72,8 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
             write_bytes(folder / RUN, parts)
         if params.execution.after_upgrade == "continue" and (count := adopt(params, method, seed, out)):
             say(warning(f"{count} tasks were learned by another version; going on from there"))
-        run = Run(learner_of(params, method, seed, out), folder, run_key(params, method, seed), say, pool)
+        key, shared = run_key(params, method, seed), shared_folder(out)
+        run = Run(learner_of(params, method, seed, out), folder, key, say, pool, shared)
         run.run()
         publish(folder, method, seed, out, say)
 
@@ -103,7 +104,7 @@ def _start_trials(params: dict[str, Any], method: str, seed: int, out: str, fold
     _settle()
     checked = Params.model_validate(params)
     learner = learner_of(checked, method, seed, Path(out))
-    _trials = Trials(learner, Path(folder), run_key(checked, method, seed))
+    _trials = Trials(learner, Path(folder), run_key(checked, method, seed), shared_folder(Path(out)))
 
 
 def _submit(executor: ProcessPoolExecutor, job: Job) -> Future[Outcome]:
@@ -167,6 +168,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, default=os.getppid(), help="the process with whose end this one ends")
     given = parser.parse_args(arguments)
     _die_with(given.parent)
+    with contextlib.suppress(OSError):  # what `top` shows; a fork has the command line of the process it comes from
+        Path("/proc/self/comm").write_text(f"{given.method}/{given.seed}"[:15], encoding="utf-8")
     try:
         params = read(given.params, methods=[given.method], seeds=[given.seed])
         read_manifest(place(params, given.out, given.seed))

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from cl import cli
+from cl.children import RunId
 from cl.data.features import features_current
 from cl.data.places import draws, of_seed, pictures, place, prepare_all, prepared
 from cl.data.prepare import is_current, read_manifest
 from cl.keys import chain, differences, earlier, learned, noted, parts_of, run_folder
 from cl.params import Params
-from cl.pool import RunId, runs_of
+from cl.pool import runs_of
 from cl.work import RUN, finished
 
 FEATURES = "features  would run, for what is new or changed; so the runs would learn anew what was learned from that"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from cl.descent import Descent, Optimizer
 from cl.params import Augmentation, Patience, Training
 from cl.rng import Key, generator
 
@@ -77,15 +78,10 @@ class Trainable:
 
     # The hooks, in the order the loop comes to them.
 
-    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> Optimizer:
         """The optimizer; by default stochastic gradient descent with momentum, as in the survey."""
-        return torch.optim.SGD(  # not fused: that fails where a head gets its first gradient later than others
-            by_rate(parameters, learning_rate),
-            lr=learning_rate,
-            momentum=self.training.momentum,
-            weight_decay=self.training.weight_decay,
-            foreach=True,
-        )
+        groups = by_rate(parameters, learning_rate)
+        return Descent(groups, learning_rate, self.training.momentum, self.training.weight_decay)
 
     @property
     def augmentation(self) -> Augmentation:

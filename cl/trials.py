@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 from cl import checkpoint
 from cl.checkpoint_files import DamagedCheckpoint, remove_checkpoint
+from cl.first_task import FirstTask
 from cl.keys import chain_key
 from cl.learner import Learner
 from cl.selection import Knobs, Outcome
@@ -54,6 +57,8 @@ class SearchJob:
     def run(self, trials: Trials) -> Outcome:
         """Train; the model is kept where the task may go on from it."""
         learner = trials.learner
+        if (shared := trials.shared(self)) is not None:
+            return shared.outcome(self)
         outcome = learner.train("plasticity", self.number, self.learning_rate, self.knobs, plain=not self.own)
         if self.own or learner.method.selection == "consolidation-decay":
             trials.keep_candidate(self.index, self.number, outcome)
@@ -87,10 +92,15 @@ class AttemptJob:
 
 
 class Trials:
-    """A learner with the work folder of its run: where trials are run, and models of the search kept."""
+    """A learner with the work folder of its run: where trials are run, and models of the search kept.
 
-    def __init__(self, learner: Learner, folder: Path, key: str) -> None:
+    `shared`: a folder for trials that other runs go through as well; None: each run trains all of its trials.
+    """
+
+    def __init__(self, learner: Learner, folder: Path, key: str, shared: Path | None = None) -> None:
         self.learner, self.folder, self.key = learner, folder, key
+        keep = functools.partial(self.keep_candidate, 0)
+        self.first_task = FirstTask(learner, shared, keep) if shared is not None else None
         self.in_place: tuple[int, str, int] | None = None
         """Experience, phase and number of the attempt whose model the learner has."""
         self._at: int | None = None
@@ -124,13 +134,25 @@ class Trials:
 
     def restore_candidate(self, job: SearchJob) -> None:
         """Put the model of a trial of the search in place; it is made again where it is lost."""
+        if (shared := self.shared(job)) is not None and shared.restore(job):
+            return
         folder = self._candidate(job.index, job.number)
         try:
             snapshot, _ = checkpoint.load(folder, self.chain_key(job.index), self.learner.device)
         except DamagedCheckpoint:
-            job.run(self)
+            self.learner.train("plasticity", job.number, job.learning_rate, job.knobs, plain=not job.own)
         else:
             snapshot.restore(self.learner.method)
+
+    def shared(self, job: SearchJob) -> FirstTask | None:
+        """Where the trial is kept for all runs, if they share it."""
+        return self.first_task if self.first_task is not None and self.first_task.has(job) else None
+
+    def train_shared(self, jobs: Iterable[Job]) -> None:
+        """Train those of the trials that all runs share and no run is training, so that no run waits for another."""
+        for job in jobs:
+            if isinstance(job, SearchJob) and (shared := self.shared(job)) is not None:
+                shared.train(job)
 
     def drop_candidates(self, index: int) -> None:
         """Remove the models of the search."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cl.data import Task, TaskIds
+from cl.descent import Optimizer
 from cl.errors import UserError
 from cl.knob import knob, shrink
 from cl.method import ALL, Method
@@ -150,7 +151,7 @@ class Posterior(Trainable):
     count_: int = 0
     """N: samples that q is learned from."""
 
-    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> Optimizer:
         """Adam, as in the paper."""
         names = {id(p): name for name, p in self.net.named_parameters()}
         groups: list[dict[str, Any]] = [
@@ -223,7 +224,7 @@ class Variational(Posterior, Method):
         """N."""
         self.count_ = len(data.train)
 
-    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    def optimizer(self, parameters: list[Tensor], learning_rate: float) -> Optimizer:
         """Adam where q is learned, else that of all methods."""
         learns = Posterior if self.prior_ is not None else Method
         return learns.optimizer(self, parameters, learning_rate)

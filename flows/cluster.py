@@ -15,6 +15,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
+from cl.children import RUN_ENVIRONMENT, Hear, RunId, arguments_of, how_it_ended, params_for_runs
 from cl.errors import UserError
 from cl.events import FINISHED_BEFORE, Event, event_of, warning
 from cl.files import hold, remove, remove_left, sweep, write_bytes
@@ -32,7 +34,6 @@ from cl.limit import STOPPED
 from cl.machine import processors
 from cl.names import PACKAGE
 from cl.params import Execution, Params, read
-from cl.pool import RUN_ENVIRONMENT, Hear, RunId, command_of, how_it_ended, params_for_runs
 from cl.publish import publish_if_finished
 
 POLL_SECONDS = 0.25
@@ -89,7 +90,8 @@ def work(job: Job) -> Ended:
         events = folder / job.method / str(job.seed) / f"{host}-{os.getpid()}-{uuid4().hex}.jsonl"
         for path in (log, events):
             path.parent.mkdir(parents=True, exist_ok=True)
-        command = command_of(folder / "params.json", RunId(job.method, job.seed), Path(job.out))
+        arguments = arguments_of(folder / "params.json", RunId(job.method, job.seed), Path(job.out))
+        command = [sys.executable, "-m", "cl.run", *arguments, "--parent", str(os.getpid())]
         with events.open("wb") as stdout, log.open("wb") as stderr:
             child = subprocess.Popen(
                 command,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cl import cli
+from cl.children import Children, Hear, RunId
 from cl.data.features import check_features
 from cl.data.places import check_all, draws, prepared
 from cl.errors import Stopped, UserError
@@ -18,7 +19,7 @@ from cl.keys import run_folder
 from cl.limit import STOPPED, Limit, Unfinished, how_far
 from cl.live import shown
 from cl.params import Params
-from cl.pool import Children, Hear, RunId, advice, check_out, runs_of, width
+from cl.pool import advice, check_out, runs_of, width
 from flows import cluster
 from flows.deadline import finish
 from flows.engine.plain import Engine

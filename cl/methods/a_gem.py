@@ -21,6 +21,7 @@ class AGEM(Replay):
     """g~ = the vector nearest to g with <g~, r> >= 0; r the gradient on a draw from the memory of all old tasks."""
 
     shares_first_task = True
+    learns_from_steps = True
     selection = "learning-rate"
 
     replay_batch: int = knob(256, range=(0, 1e6), help="samples whose gradient is r; 0: as many as are new")

@@ -18,6 +18,8 @@ from cl.ops import Tensors, gradients, snapshot, zeros_like
 class RiemannianWalk(Holding):
     """L = CE + lambda sum_k (F_k + s_k) (theta_k - theta*_k)^2, F and s scaled to [0, 1] over all weights."""
 
+    learns_from_steps = True
+
     strength: float = knob(100.0, decay=shrink, range=(0, 1e12), help="lambda")
     score: bool = knob(True, help="the score of the path counts beside the Fisher; without it this is EWC++")
     newest: float = knob(0.9, range=(0, 1), help="alpha: share of the latest gradients in the running Fisher")

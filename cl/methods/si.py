@@ -17,6 +17,8 @@ from cl.ops import Tensors, add, gradients, snapshot, zeros_like
 class SI(Holding):
     """L = CE + lambda sum_k Omega_k (theta_k - theta*_k)^2, Omega = sum_t max(0, w / (Delta^2 + xi))."""
 
+    learns_from_steps = True
+
     damping: float = knob(1e-3, range=(1e-12, 1e6), help="xi: keeps importances finite where a weight hardly moved")
     clamp: bool = knob(True, help="a weight whose path made the loss rise counts as unimportant")
     credit: str = knob(

@@ -10,9 +10,9 @@ import pytest
 
 from cl import anytime
 from cl.anytime import Moment, summary, trace
+from cl.children import RunId
 from cl.data import load
 from cl.errors import UserError
-from cl.pool import RunId
 from tests.cl.small import CPU, OFF, output, params_for, published, run
 
 

@@ -16,6 +16,7 @@ import torch
 
 from cl import checkpoint, files, publish
 from cl.data import Split, load
+from cl.descent import Descent
 from cl.errors import UserError
 from cl.knob import Knob
 from cl.learner import Learner
@@ -49,7 +50,7 @@ KNOBS = [(name, knob) for name in NAMES for knob in method_class(name).knobs]
 OFF = {"enabled": False}
 SWITCHES = [(name, knob, value) for name, knob in KNOBS for value in method_class(name).knobs[knob].alternatives]
 """Every named variant of a method that is not its default."""
-OPTIMIZERS = (torch.optim.SGD, torch.optim.Adadelta, torch.optim.Adam)
+OPTIMIZERS: tuple[Any, ...] = (Descent, torch.optim.Adadelta, torch.optim.Adam)
 MOMENTS = 4
 """At how many moments, spread over a run, each method is killed."""
 
@@ -262,7 +263,7 @@ def test_kill_while_consolidating_changes_nothing(
                 return original(self, data)
             steps = 0
 
-            def dying(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+            def dying(self: Any, *args: Any, **kwargs: Any) -> Any:
                 nonlocal steps
                 steps += 1
                 if steps == 2:

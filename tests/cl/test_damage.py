@@ -14,11 +14,11 @@ import pytest
 
 from cl import anytime, keys
 from cl.__main__ import table
+from cl.children import Children, RunId
 from cl.data.prepare import prepare, read_manifest
 from cl.errors import UserError
 from cl.keys import run_folder
 from cl.params import Benchmark, Params
-from cl.pool import Children, RunId
 from cl.publish import publish_if_finished
 from cl.run import learn
 from cl.status import status_of

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from cl.children import RunId
 from cl.learner import Learner, instability_of
 from cl.methods.ewc import EWC
 from cl.methods.si import SI
-from cl.pool import Progress, RunId
+from cl.pool import Progress
 from cl.selection import Outcome, accepted, decay_until_accepted, most_stable
 from tests.cl.small import OFF, attach, learner_for, linear_net, output, params_for, run
 

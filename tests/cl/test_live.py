@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cl.children import RunId
 from cl.live import LiveTable, shown
-from cl.pool import Progress, RunId, chosen_of, time_left
+from cl.pool import Progress, chosen_of, time_left
 from tests.cl.small import REPOSITORY
 
 SMALL = ["benchmark.train_per_class=10", "model.hidden=[16]", "training.epochs=3"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cl import train
+from cl.descent import Descent
 from cl.method import Method
 from cl.methods.finetune import Finetune
 from cl.params import Patience
@@ -27,10 +28,10 @@ class Schedule:
         self.rates: list[float] = []
         self.weights: list[Tensor] = []
         self._script = script
-        step = torch.optim.SGD.step
+        step = Descent.step
         outer = self
 
-        def stepping(optimizer: torch.optim.SGD) -> Any:
+        def stepping(optimizer: Descent) -> Any:
             outer.rates.append(optimizer.param_groups[0]["lr"])
             return step(optimizer)
 
@@ -39,7 +40,7 @@ class Schedule:
             outer.weights.append(method.net.heads[0].weight.detach().clone())
             return script[min(len(outer.weights), len(script)) - 1]
 
-        patch.setattr(torch.optim.SGD, "step", stepping)
+        patch.setattr(Descent, "step", stepping)
         patch.setattr(train, "accuracy", accuracy)
 
 

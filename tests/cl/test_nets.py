@@ -18,6 +18,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cl.descent import Descent
 from cl.errors import UserError
 from cl.learner import Learner
 from cl.methods.finetune import Finetune
@@ -457,16 +458,16 @@ def test_resumed_is_straight(
     monkeypatch.setitem(VGG, "small", ([4, "M"], [8]))
     params = params_for(method, model=model, training={"epochs": 2}, selection={"max_attempts": 2})
     straight, again, killed = (output(tmp_path / name, prepared[2]) for name in ("straight", "again", "killed"))
-    step, steps = torch.optim.SGD.step, 0
+    step, steps = Descent.step, 0
 
-    def counting(self: torch.optim.SGD, *args: Any) -> Any:
+    def counting(self: Descent, *args: Any) -> Any:
         nonlocal steps
         steps += 1
         if steps in fatal:
             raise Killed
         return step(self, *args)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", counting)
+    monkeypatch.setattr(Descent, "step", counting)
     fatal: set[int] = set()
     run(params, straight)
     total, steps = steps, 0

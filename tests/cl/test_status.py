@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cl import keys
+from cl.children import RunId
 from cl.data.prepare import read_manifest
 from cl.keys import differences, run_folder
-from cl.pool import RunId
 from cl.status import Status, status_of, table
 from tests.cl.small import REPOSITORY, output, params_for, published, run
 

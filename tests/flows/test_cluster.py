@@ -23,12 +23,12 @@ from pathlib import Path
 
 import pytest
 
+from cl.children import RunId
 from cl.errors import UserError
 from cl.events import Event
 from cl.files import write_bytes
 from cl.keys import run_key
 from cl.params import Execution, Params
-from cl.pool import RunId
 from flows import cluster
 from tests.flows.conftest import (
     ENDLESS,

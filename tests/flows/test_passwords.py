@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cl import pool
+from cl.children import Children, params_for_runs
 from cl.params import Params, read
-from cl.pool import Children
 from flows import serve
 from flows.tracking.settings import Tracking
 from tests.flows.conftest import Finished, options, published, run
@@ -31,7 +30,7 @@ def test_runs_are_not_told_where_they_are_tracked(tmp_path: Path) -> None:
     assert SECRET not in path.read_bytes()
     assert read(path) == params.model_copy(update={"tracking": type(params.tracking)()})
     children.close()
-    assert SECRET not in pool.params_for_runs(params)
+    assert SECRET not in params_for_runs(params)
 
 
 def test_no_password_is_written_or_said(finished: Finished, tmp_path: Path) -> None:

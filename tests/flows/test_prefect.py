@@ -228,7 +228,7 @@ def test_an_interrupt_ends_it_and_its_children(
     settings = {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(tmp_path / "home")}
     command = ["env", *(f"{name}={value}" for name, value in settings.items()), sys.executable, "-m", "flows.compare"]
     with Started([*command, *options(*ENDLESS, out=out)], tmp_path) as started:
-        started.wait_for(lambda: len([line for line in started.alive() if "cl.run" in line]) == 2, "two children")
+        started.wait_for(lambda: len([line for line in started.alive() if "cl.forks" in line]) == 3, "two children")
         time.sleep(1)
         os.kill(started.process.pid, end)
         started.dies_with_children(seconds=15)

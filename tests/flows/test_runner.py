@@ -189,7 +189,7 @@ def test_an_interrupt_ends_it_at_once(
     before = everything(out)
     command = [sys.executable, "-m", module, *options(*ENDLESS, out=out, methods="si,ewc,finetune")]
     with Started(command, tmp_path) as started:
-        started.wait_for(lambda: len([line for line in started.alive() if "cl.run" in line]) == 2, "two children")
+        started.wait_for(lambda: len([line for line in started.alive() if "cl.forks" in line]) == 3, "two children")
         time.sleep(1)
         send = os.killpg if to == "the terminal's group" else os.kill
         send(started.process.pid, end)

@@ -16,11 +16,17 @@ CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 
 def watch(plan: dict[str, Any]) -> None:
-    """Count what this process changes; audit events come before what they announce."""
-    count = 0
+    """Count what this process changes; audit events come before what they announce.
+
+    A run is a fork of the process that this is called in. Its parent is then the command.
+    """
+    count, here, command = 0, os.getpid(), os.getppid()
+    forked = plan["role"] == "run"
 
     def hear(event: str, given: tuple[Any, ...]) -> None:
         nonlocal count
+        if forked and os.getpid() == here:
+            return
         path = str(given[0]) if event in CHANGES else ""
         if not path.startswith(plan["under"]) or "studies.log.lock" in path:  # of which there are more than of the rest
             return
@@ -34,7 +40,7 @@ def watch(plan: dict[str, Any]) -> None:
         except FileExistsError:
             return
         if plan["whom"] in ("parent", "both"):
-            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(command if forked else os.getppid(), signal.SIGKILL)
         if plan["whom"] in ("self", "both"):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -44,5 +50,5 @@ def watch(plan: dict[str, Any]) -> None:
 if "FAULTS_KILL" in os.environ:
     asked = json.loads(os.environ["FAULTS_KILL"])
     line = " ".join(sys.orig_argv)
-    if asked["role"] == ("run" if "cl.run" in line else "trial" if "multiprocessing" in line else "command"):
+    if asked["role"] == ("run" if "cl.forks" in line else "trial" if "multiprocessing" in line else "command"):
         watch(asked)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cl import train
 from cl.anytime import trace
+from cl.children import RunId
 from cl.closed_form import UNSEEN, ClosedForm, factor
 from cl.data import joined
 from cl.errors import UserError
@@ -22,7 +23,6 @@ from cl.methods.ncm import NCM
 from cl.methods.ranpac import RIDGES, RanPAC
 from cl.methods.slda import SLDA
 from cl.ops import snapshot
-from cl.pool import RunId
 from cl.register import make
 from cl.rng import generator
 from flows.report.build import build

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl.data import Task, TaskIds
+from cl.descent import Descent
 from cl.errors import UserError
 from cl.learner import Learner
 from cl.method import Method, add_task
@@ -125,7 +126,7 @@ def test_first_task_is_learned_by_its_means_alone() -> None:
     plain = attach(Method(), method.net)
     assert torch.equal(method.loss(DATA.train.x, DATA.train.y, 0), plain.loss(DATA.train.x, DATA.train.y, 0))
     assert method.penalty() is None
-    assert isinstance(method.optimizer(list(method.net.parameters()), 0.1), torch.optim.SGD)
+    assert isinstance(method.optimizer(list(method.net.parameters()), 0.1), Descent)
 
 
 def test_penalty_counts_the_samples_of_the_task() -> None:
