@@ -39,6 +39,7 @@ PLACES = (
     ("out/.work/*/seed-*/*/studies.log", 4, "begun", "cl"),
     ("out/.work/*/seed-*/*/task-*/*", 2, "begun", "cl"),
     ("out/.work/*/seed-*/*/candidate-*/*", 2, "begun", "cl"),
+    ("out/.work/first-task/*/trial-*/*", 2, "begun", "cl"),
     ("out/prepared/*/*.npy", 2, "begun", "cl"),
     ("out/.work/tracking.json", 2, "tracked", "flows.train"),
     ("out/mlflow/mlflow.db", 2, "tracked", "flows.train"),

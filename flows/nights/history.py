@@ -25,7 +25,10 @@ FILE = r"(manifest|record|state)\.json|(net|state)\.safetensors"
 WORK = rf"(unit|finished|result|trials|cost(-\d+)?)\.json|lock|(stderr|studies)\.log|(task|candidate)-[\d-]+/({FILE})"
 THINNED = {
     "checkpoints": re.compile(rf"{RUN}/task-\d+/({FILE})"),
-    ".work": re.compile(rf"tracking\.json|tracking\.locks/[^/]+|{RUN}/[0-9a-f]{{16}}/({WORK})"),
+    ".work": re.compile(
+        rf"tracking\.json|tracking\.locks/[^/]+|{RUN}/[0-9a-f]{{16}}/({WORK})|"
+        rf"first-task/[0-9a-f]{{16}}/trial-\d+(\.lock|/({FILE}))"
+    ),
 }
 """What is removed from an older night: files by the names that we give them."""
 
