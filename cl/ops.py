@@ -45,6 +45,11 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
+def occurrences(numbers: Tensor, size: int) -> Tensor:
+    """How often each of 0, ..., size - 1 is among the numbers (N,): (size,). Unlike `bincount` it waits for no GPU."""
+    return (numbers.unsqueeze(0) == torch.arange(size, device=numbers.device).unsqueeze(1)).sum(1)
+
+
 class _Quadratic(torch.autograd.Function):
     """sum_k Omega_k (theta_k - theta*_k)^2 with its gradient written out: a few fused calls instead of a graph."""
 

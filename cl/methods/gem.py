@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cl.data import Split, Task, held
 from cl.data.task import Normalise
+from cl.gpu import sent
 from cl.knob import knob, shrink
 from cl.memory import drawn
 from cl.method import ALL, Method
@@ -51,21 +52,21 @@ class GEM(Method):
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         g = flatten(gradients(parameters))
         G = torch.stack([self._memory_gradient(parameters, s) for s in range(len(self._replayed))])
-        if bool((G @ g >= 0).all()):
-            return
         projected = project(g, G, self.margin)
+        if projected is g:
+            return
         for p, part in zip(parameters, projected.split([p.numel() for p in parameters]), strict=True):
             p.grad = part.view_as(p)
 
     def _memory_gradient(self, parameters: list[torch.nn.Parameter], s: int) -> Tensor:
         assert self._replayed is not None
         x, y = self._replayed[s]["x"], self._replayed[s]["y"]
-        size, total = self.memory_batch or self.training.batch_size, torch.zeros(())
+        size, total = self.memory_batch or self.training.batch_size, torch.zeros((), device=x.device)
         for part, labels in zip(x.split(size), y.split(size), strict=True):
             loss = cross_entropy(self.net, part, labels, s)
             of_part = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             share = len(labels) / len(y) if self.memory_gradient == "mean" else 1.0
-            total = total.to(x.device) + share * flatten(of_part)
+            total = total + share * flatten(of_part)
         return total
 
     def kept(self, normalise: Normalise) -> list[Split]:
@@ -86,12 +87,12 @@ def project(g: Tensor, G: Tensor, margin: float, ridge: float = RIDGE) -> Tensor
     if bool((G @ g >= 0).all()):
         return g
     G64, g64 = G.double(), g.double()
-    P = (G64 @ G64.T).cpu().numpy()
+    numbers = torch.cat([G64 @ G64.T, (G64 @ g64).unsqueeze(1)], 1).cpu().numpy()
+    P, q = numbers[:, :-1], numbers[:, -1]
     # Beyond about 1e12 times the ridge the matrix is singular in float64 whatever the ridge.
     P = (P + P.T) / 2 + np.diag(np.full(len(P), max(ridge, 1e-12 * float(np.trace(P)))))
     # The solver compares with constants: gradients of some thousands leave it at a wrong solution, or at none. A common
     # factor of both terms does not move v, and a power of four rounds nothing.
     factor = 4.0 ** -(math.frexp(float(np.trace(P)))[1] // 2)
-    q = (G64 @ g64).cpu().numpy()
     v = quadprog.solve_qp(factor * P, -factor * q, np.eye(len(P)), np.full(len(P), margin))[0]
-    return (g64 + torch.from_numpy(v).to(G64) @ G64).to(g)
+    return (g64 + sent(torch.from_numpy(v), g.device) @ G64).to(g)
