@@ -1,8 +1,8 @@
 """A device that this machine does not have, and what a program does on it that a GPU would have to be waited for.
 
-The device is called `pretend`. Its tensors are tensors of the processor in disguise: torch sends every operation on them
-here, where it is noted and then done by the processor. As on a GPU, an operation on tensors of both sides is refused.
-Once a process has called `install`, torch knows the device until the process ends.
+The device is called `pretend`. Its tensors are tensors of the processor in disguise: torch hands every operation on
+them over to this module, where it is noted and then done by the processor. As on a GPU, an operation on tensors of both
+sides is refused. Once a process has called `install`, torch knows the device until the process ends.
 """
 
 from __future__ import annotations
