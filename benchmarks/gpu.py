@@ -98,7 +98,8 @@ class ByHand:
         start = self.done * self.batch % (len(self.y) - self.batch + 1)
         x = self.normalise(self.images[start : start + self.batch])
         self.optimizer.zero_grad()
-        F.cross_entropy(self.net(x, 0), self.y[start : start + self.batch]).backward()
+        with torch.enable_grad():  # also where it takes turns with a method without gradients
+            F.cross_entropy(self.net(x, 0), self.y[start : start + self.batch]).backward()
         self.optimizer.step()
         self.done += 1
 
@@ -194,9 +195,9 @@ def table(kept: Mapping[str, Any]) -> str:
         "share of the peak",
     ]
     lines = [*heading(titles)]
-    for key, found in sorted(kept["steps"].items(), key=lambda item: (item[0].split()[0] != "small", item[0])):
-        net, method = key.split()
-        cells = [net, f"`{method}`", f"{1e3 * found['seconds']:.3g}", f"{1e3 * found['by_hand']:.3g}"]
+    for key in sorted(kept["steps"], key=lambda key: (not key.startswith("small"), key)):
+        (net, method), found, seconds = key.split(), kept["steps"][key], kept["steps"][key]["seconds"]
+        cells = [net, f"`{method}`", f"{1e3 * seconds:.3g}", f"{1e3 * found['by_hand']:.3g}"]
         cells += [
             f"{found['ratio']:.2f}",
             f"{kept['batch'] / found['seconds']:,.0f}",
@@ -205,8 +206,8 @@ def table(kept: Mapping[str, Any]) -> str:
         cells += [f"{found['flops'] / 1e9:,.3g}", f"{found['flops'] / found['seconds'] / kept['peak']:.0%}"]
         lines.append(line(cells))
     note = (
-        f"{where['processor']}, torch {where['torch']}, batches of {kept['batch']}, memories of {kept['memory']} images a "
-        f"task, {kept['kind']}. Peak of a matrix product: {kept['peak'] / 1e12:,.3g} TFLOP/s."
+        f"{where['processor']}, torch {where['torch']}, {kept['kind']}; batches of {kept['batch']}, memories of "
+        f"{kept['memory']} images a task. Peak of a matrix product: {kept['peak'] / 1e12:,.3g} TFLOP/s."
     )
     return "\n".join([*lines, "", *textwrap.wrap(note, 120)])
 
