@@ -18,7 +18,7 @@ from cl.gpu import sent
 from cl.knob import knob, shrink
 from cl.memory import drawn
 from cl.method import ALL, Method
-from cl.ops import cross_entropy, flatten, gradients
+from cl.ops import cross_entropy, flatten
 
 RIDGE = 1e-3
 """Added to the programme's diagonal, as in the authors' code: it stays solvable with parallel gradients."""
@@ -39,35 +39,55 @@ class GEM(Method):
 
     memory_: list[dict[str, Tensor]] | None = None
     _replayed: list[dict[str, Tensor]] | None = None
+    _parameters: list[torch.nn.Parameter]
+    """All that are trained, in the order of the vectors."""
+    _nothing: list[Tensor]
+    """Of each the gradient where the loss does not depend on it."""
+    _reached: dict[int, list[int]]
+    """For each memory which of them its loss depends on, once that was seen."""
 
     def begin_task(self, data: Task) -> None:
         """The memories as the network takes them."""
         kept = [m for m in self.memory_ or [] if len(m["y"])]
         self._replayed = [{"x": data.train.normalise(m["images"]), "y": m["y"]} for m in kept]
+        self._parameters = [p for p in self.net.parameters() if p.requires_grad]
+        self._nothing, self._reached = [torch.zeros_like(p) for p in self._parameters], {}
 
     def on_grad(self) -> None:
         """Replace g by its projection, over all parameters, heads included."""
         if not self._replayed:
             return
-        parameters = [p for p in self.net.parameters() if p.requires_grad]
-        g = flatten(gradients(parameters))
-        G = torch.stack([self._memory_gradient(parameters, s) for s in range(len(self._replayed))])
+        parameters = self._parameters
+        g = flatten(none if p.grad is None else p.grad for p, none in zip(parameters, self._nothing, strict=True))
+        G = torch.stack([self._memory_gradient(s) for s in range(len(self._replayed))])
         projected = project(g, G, self.margin)
         if projected is g:
             return
         for p, part in zip(parameters, projected.split([p.numel() for p in parameters]), strict=True):
             p.grad = part.view_as(p)
 
-    def _memory_gradient(self, parameters: list[torch.nn.Parameter], s: int) -> Tensor:
+    def _memory_gradient(self, s: int) -> Tensor:
         assert self._replayed is not None
         x, y = self._replayed[s]["x"], self._replayed[s]["y"]
         size, total = self.memory_batch or self.training.batch_size, torch.zeros((), device=x.device)
         for part, labels in zip(x.split(size), y.split(size), strict=True):
             loss = cross_entropy(self.net, part, labels, s)
-            of_part = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            of_part = self._gradient(loss, s)
             share = len(labels) / len(y) if self.memory_gradient == "mean" else 1.0
             total = total + share * flatten(of_part)
         return total
+
+    def _gradient(self, loss: Tensor, s: int) -> list[Tensor]:
+        """Of a loss on the memory of task s by all parameters; other tasks' heads are left out after the first time."""
+        if s not in self._reached:
+            found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+            self._reached[s] = [place for place, part in enumerate(found) if part is not None]
+            return [none if part is None else part for part, none in zip(found, self._nothing, strict=True)]
+        made = list(self._nothing)
+        found = torch.autograd.grad(loss, [self._parameters[place] for place in self._reached[s]])
+        for place, part in zip(self._reached[s], found, strict=True):
+            made[place] = part
+        return made
 
     def kept(self, normalise: Normalise) -> list[Split]:
         """The memory of each old task."""
