@@ -143,14 +143,16 @@ class Measured:
 # One process.
 
 
-def synthetic(tasks: int, samples: int, test: int, device: torch.device) -> TaskSequence:
+def synthetic(
+    tasks: int, samples: int, test: int, device: torch.device, shape: tuple[int, int, int] = SHAPE
+) -> TaskSequence:
     """A sequence of tasks of noise, a little brighter from class to class, in memory."""
-    normalise = Normalise(Format(255.0, (0.5,) * SHAPE[0], (0.25,) * SHAPE[0]), device)
+    normalise = Normalise(Format(255.0, (0.5,) * shape[0], (0.25,) * shape[0]), device)
     draw = generator("costs")
 
     def split(index: int, count: int) -> Split:
         y = torch.arange(count) % CLASSES
-        noise = torch.randint(0, 128, (count, *SHAPE), generator=draw)
+        noise = torch.randint(0, 128, (count, *shape), generator=draw)
         images = (noise + y.view(-1, 1, 1, 1) * (128 // CLASSES)).to(torch.uint8)
         return Split(lambda: (images, y, index), normalise)
 
@@ -159,7 +161,7 @@ def synthetic(tasks: int, samples: int, test: int, device: torch.device) -> Task
     for index in range(tasks):
         name, train, validation = f"noise-{index + 1}", split(index, samples), split(index, VALIDATION)
         made.append(Task(index, name, classes, train, validation, split(index, test), name))
-    return TaskSequence("noise", SHAPE, tuple(made))
+    return TaskSequence("noise", shape, tuple(made))
 
 
 class Memory:

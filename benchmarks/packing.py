@@ -187,6 +187,24 @@ def packed_runs(home: Path, method: str) -> list[Packed]:
     return [_packed(folder / f"{name}.json", method) for name in sorted(names, key=lambda name: int(name[5:]))]
 
 
+def merge(there: Path, home: Path, expected: Mapping[str, Params]) -> list[str]:
+    """Take over runs that were packed in another folder, in place of those of the same method and seed.
+
+    `expected`: as for `pack`. Returns what was done, as lines. Raises `UserError`, and takes over nothing, if a file is
+    not as it was packed, or if a run was learned from other settings.
+    """
+    runs = [one for method in expected for one in packed_runs(there, method)]
+    if not runs:
+        raise UserError(f"{there}: has no packed runs of {', '.join(expected)}")
+    for one in runs:
+        if changed := unlike(one.settings, expected[one.run.method], one.run):
+            raise UserError(f"{one.run.path}: was learned from other settings ({'; '.join(changed)})")
+    files = files_of([one.run for one in runs], there, (*KEPT, ORIGIN))
+    for path, data in files.items():
+        write_whole(home / path, data)
+    return [f"{home}: {len(runs)} runs taken over from {there}"]
+
+
 def _packed(path: Path, method: str) -> Packed:
     again = "take the committed one back, or pack the run again (python -m benchmarks.verification --pack OUT)"
     beside = path.with_suffix(ORIGIN)

@@ -6,7 +6,8 @@ float64, so adding in another order changes them only beyond some 15 digits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from cl.data import TaskIds
 from cl.errors import UserError
+from cl.gpu import sent
 from cl.knob import knob
 from cl.method import ALL, Method
 
 UNSEEN = -1e30
 """Score of a class without samples so far: finite, and below every other."""
+NOT_FINITE = "the features of some images are not finite; start from other weights"
 TINY = 1e-10
 """First amount added to the diagonal of a singular matrix, as a share of the diagonal's mean."""
 
@@ -45,11 +48,16 @@ class ClosedForm(Method):
     """Samples of each class, (K,) float64."""
     _solved: Any = None
     """What `solve` made of the current sums; None: not computed yet."""
+    _seen: Tensor | None = None
+    """The columns of the classes that have samples, in main memory; None: not looked up yet."""
 
     # For subclasses.
 
     def add(self, z: Tensor, k: Tensor) -> None:
-        """Add features (N, F) float64 of the classes k (N,) to the sums; `counts_` does not include them yet."""
+        """Add features (N, F) float64 of the classes k (N,) to the sums; `counts_` does not include them yet.
+
+        k is in main memory, so that it can be looked at without waiting for a GPU.
+        """
         raise NotImplementedError
 
     def solve(self) -> Any:
@@ -57,15 +65,21 @@ class ClosedForm(Method):
         raise NotImplementedError
 
     def scores(self, z: Tensor, classes: Tensor) -> Tensor:
-        """Scores (N, C) of features (N, F) for these C classes, each of which has samples."""
+        """Scores (N, C) of features (N, F) for these C classes (in main memory), each of which has samples."""
         raise NotImplementedError
 
     @property
     def solved(self) -> Any:
         """What `solve` returns, kept until more is observed or another state is loaded."""
         if self._solved is None:
+            self.refuse_what_is_not_finite()
             self._solved = self.solve()
         return self._solved
+
+    def refuse_what_is_not_finite(self) -> None:
+        """Raises `UserError` where a sum is not finite."""
+        if not all(bool(tensor.isfinite().all()) for tensor in _tensors(self.state())):
+            raise UserError(NOT_FINITE)
 
     @property
     def classes(self) -> int:
@@ -88,10 +102,11 @@ class ClosedForm(Method):
 
     def observe(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
         """Add a batch to the sums."""
-        k = self.net.column(y, t)
-        self.add(self._features(x), k)
-        self.counts_ = plus(self.counts_, k.bincount(minlength=self.classes).double())
-        self._solved = None
+        k = self.net.column(self.data.train.labels[self.indices], t)
+        z = self._features(x)
+        self.add(z, k)
+        self.counts_ = plus(self.counts_, sent(k.bincount(minlength=self.classes).double(), z.device))
+        self._solved = self._seen = None
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """Scores (N, classes) float64; `UNSEEN` for classes without samples so far."""
@@ -101,20 +116,23 @@ class ClosedForm(Method):
             start, stop = sum(sizes[:t]), sum(sizes[: t + 1])
         scores = z.new_full((len(z), stop - start), UNSEEN)
         if self.counts_ is not None:
-            seen = self.counts_[start:stop].nonzero().squeeze(1)
-            scores[:, seen] = self.scores(z, seen + start)
+            if self._seen is None:
+                self._seen = self.counts_.nonzero().squeeze(1).cpu()
+            seen = self._seen[(self._seen >= start) & (self._seen < stop)]
+            scores[:, sent(seen - start, z.device)] = self.scores(z, seen)
         return scores
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Replace the state, and drop the classifier computed from the old one."""
         super().load_state(state)
-        self._solved = None
+        self._solved = self._seen = None
 
     def _features(self, x: Tensor) -> Tensor:
         as_given = self.features == "input" or (self.features == "network" and self.net.on_features)
         z: Tensor = (x.flatten(1) if as_given else self.net.backbone(x)).double()
-        if not z.isfinite().all():
-            raise UserError("the features of some images are not finite; start from other weights")
+        # A GPU would be waited for in every batch; there the sums are looked at, when they are complete.
+        if z.device.type == "cpu" and not z.isfinite().all():
+            raise UserError(NOT_FINITE)
         return z
 
 
@@ -126,7 +144,7 @@ class ClassMeans(ClosedForm):
 
     def add(self, z: Tensor, k: Tensor) -> None:
         """Add to the sums."""
-        self.sums_ = plus(self.sums_, z.new_zeros(self.classes, z.shape[1]).index_add(0, k, z))
+        self.sums_ = plus(self.sums_, z.new_zeros(self.classes, z.shape[1]).index_add(0, sent(k, z.device), z))
 
     def means(self) -> Tensor:
         """(K, F); 0 for a class without samples so far."""
@@ -137,19 +155,22 @@ class ClassMeans(ClosedForm):
     def deviations(self, z: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """The increase of the scatter within each class by these samples: rows r (N + K, F), and the class of each row.
 
+        The classes are in main memory, as are k (N,).
+
         The sum of r r' over the rows of a class is the increase of its sum of (z - mean)(z - mean)', where the mean is
         that of all its samples so far (Chan, Golub and LeVeque 1983, eq. 2.1). Exact; call it before `add`.
         """
+        there = sent(k, z.device)
         new = z.new_zeros(self.classes)
-        new.index_add_(0, k, z.new_ones(len(k)))
-        mean = z.new_zeros(self.classes, z.shape[1]).index_add(0, k, z) / new.clamp(min=1).unsqueeze(1)
+        new.index_add_(0, there, z.new_ones(len(k)))
+        mean = z.new_zeros(self.classes, z.shape[1]).index_add(0, there, z) / new.clamp(min=1).unsqueeze(1)
         between = torch.zeros_like(mean)
         if self.counts_ is not None:
             known = len(self.counts_)
             old = self.counts_
             weight = (old * new[:known] / (old + new[:known]).clamp(min=1)).sqrt()
             between[:known] = weight.unsqueeze(1) * (mean[:known] - self.means())
-        return torch.cat([z - mean[k], between]), torch.cat([k, torch.arange(self.classes, device=k.device)])
+        return torch.cat([z - mean[there], between]), torch.cat([k, torch.arange(self.classes)])
 
 
 def plus(sums: Tensor | None, more: Tensor) -> Tensor:
@@ -162,19 +183,33 @@ def plus(sums: Tensor | None, more: Tensor) -> Tensor:
 def gram(rows: Tensor) -> Tensor:
     """The sum of r r' over the rows r (N, F), as its entries on and below the diagonal: (F (F + 1) / 2,)."""
     square = rows.T @ rows
-    return square[_below(len(square), rows.device)]
+    below, across = _below(len(square), rows.device)
+    return square[below, across]
 
 
 def symmetric(numbers: Tensor) -> Tensor:
     """The symmetric matrix (F, F) with these entries on and below the diagonal."""
     size = round(((8 * len(numbers) + 1) ** 0.5 - 1) / 2)
     matrix = numbers.new_zeros(size, size)
-    matrix[_below(size, numbers.device)] = numbers
+    below, across = _below(size, numbers.device)
+    matrix[below, across] = numbers
     return matrix + matrix.tril(-1).T
 
 
-def _below(size: int, device: torch.device) -> Tensor:
-    return torch.ones(size, size, dtype=torch.bool, device=device).tril()
+@functools.lru_cache(maxsize=2)
+def _below(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and column of each entry on and below the diagonal, row by row."""
+    rows, columns = torch.tril_indices(size, size, device=device)
+    return rows, columns
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor in a state."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list):
+        for below in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(below)
 
 
 def factor(matrix: Tensor, ridge: float) -> Tensor:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cl.gpu import sent
+
 if TYPE_CHECKING:
     from cl.data import Split
 
@@ -21,14 +23,14 @@ def herd(features: Tensor, count: int) -> Tensor:
     mean = features.mean(0)
     total = torch.zeros_like(mean)
     left = torch.ones(len(features), dtype=torch.bool, device=features.device)
-    chosen = []
+    chosen = [torch.zeros(0, dtype=torch.int64, device=features.device)]
     for k in range(1, min(count, len(features)) + 1):
         distance = (mean - (features + total) / k).norm(dim=1).masked_fill(~left, torch.inf)
-        best = int(distance.argmin())
+        best = distance.argmin(0, keepdim=True)
         chosen.append(best)
-        left[best] = False
-        total += features[best]
-    return torch.tensor(chosen, dtype=torch.int64)
+        left.index_fill_(0, best, False)
+        total += features[best].squeeze(0)
+    return torch.cat(chosen).cpu()
 
 
 def drawn(split: Split, count: int, draw: torch.Generator) -> dict[str, Tensor]:
@@ -67,6 +69,11 @@ def placed(memory: dict[str, Tensor] | None, rows: Mapping[str, Tensor], slots: 
             grown[name][:held] = tensor
         memory = grown
     chosen, places = (torch.tensor(list(of), dtype=torch.int64) for of in (last.values(), last.keys()))
-    for name, tensor in rows.items():
-        memory[name][places] = tensor[chosen].to(memory[name].device)  # it may have been loaded to a GPU
+    for name, tensor in rows.items():  # what was loaded from a checkpoint may be elsewhere
+        memory[name][sent(places, memory[name].device)] = sent(picked(tensor, chosen), memory[name].device)
     return memory
+
+
+def picked(tensor: Tensor, chosen: Tensor) -> Tensor:
+    """These rows of a tensor that may be on a GPU; `chosen` (M,) is in main memory."""
+    return tensor[sent(chosen, tensor.device)]

@@ -84,6 +84,7 @@ class Method(Trainable):
     fit: Callable[..., Fit]
     """Train again by the same loop: `self.fit(data, "what for", learning_rate=..., epochs=..., keep=...)` this method,
     or the `Trainable` given as the third argument. See `cl.train.fit`."""
+    _shared: tuple[Any, dict[str, nn.Parameter]] | None = None
     once: Callable[[Hashable, Callable[[], Any]], Any]
     """`self.once(key, make)`: what `make()` returns, made once for all trials of a task. For what follows from the
     seed, the task and the key alone."""
@@ -172,8 +173,11 @@ class Method(Trainable):
 
     @property
     def shared(self) -> dict[str, nn.Parameter]:
-        """The backbone's parameters by name."""
-        return self.net.shared
+        """The backbone's parameters by name; gathered once a trial, as that takes a good part of a small step."""
+        of = (self.net, self.net.increment, len(self.net.heads))
+        if self._shared is None or self._shared[0] != of:
+            self._shared = (of, self.net.shared)
+        return self._shared[1]
 
     def view(self, images: Tensor, purpose: str) -> Tensor:
         """Stored images (N, C, H, W) uint8 as the network takes them in training, augmented anew."""

@@ -45,12 +45,16 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
+def occurrences(numbers: Tensor, size: int) -> Tensor:
+    """How often each of 0, ..., size - 1 is among the numbers (N,): (size,). Unlike `bincount` it waits for no GPU."""
+    return (numbers.unsqueeze(0) == torch.arange(size, device=numbers.device).unsqueeze(1)).sum(1)
+
+
 class _Quadratic(torch.autograd.Function):
     """sum_k Omega_k (theta_k - theta*_k)^2 with its gradient written out: a few fused calls instead of a graph."""
 
     @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> Tensor:
-        theta, anchor, omega = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
+    def forward(ctx: Any, anchor: list[Tensor], omega: list[Tensor], *theta: Tensor) -> Tensor:
         distance = torch._foreach_sub(theta, anchor)
         slope = torch._foreach_mul(distance, omega) if omega else distance
         ctx.slope = slope
@@ -59,7 +63,7 @@ class _Quadratic(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         slope = torch._foreach_mul(ctx.slope, 2 * grads[0])
-        return (None, *slope, *[None] * (len(ctx.needs_input_grad) - 1 - len(slope)))
+        return (None, None, *slope)
 
 
 def quadratic(parameters: Mapping[str, Tensor], anchor: Tensors, importance: Tensors | None = None) -> Tensor:
@@ -67,9 +71,9 @@ def quadratic(parameters: Mapping[str, Tensor], anchor: Tensors, importance: Ten
 
     Its gradient is 2 Omega (theta - theta*): there is no factor 1/2 (De Lange et al. 2021, section 4).
     """
-    theta = list(parameters.values())
     omega = [importance[name] for name in parameters] if importance is not None else []
-    value: Tensor = _Quadratic.apply(len(theta), *theta, *[anchor[name] for name in parameters], *omega)
+    # What has no gradient is passed in lists: torch does not look at it then, which takes time for each tensor.
+    value: Tensor = _Quadratic.apply([anchor[name] for name in parameters], omega, *parameters.values())
     return value
 
 

@@ -128,6 +128,9 @@ class Execution(Section):
         None, description="of an existing cluster; null: a small one of that kind on this machine"
     )
     gpus_per_run: float | None = Field(None, gt=0, le=10**6, description="requested from the cluster; null: none")
+    runs_per_gpu: int | None = Field(
+        None, ge=1, le=1000, description="processes that share one GPU; null: as many as its memory and the cores allow"
+    )
     after_upgrade: Literal["anew", "continue"] = Field(
         "anew",
         description="what another version of this package or of torch has learned: learn it anew, or continue from it",

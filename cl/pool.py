@@ -18,6 +18,7 @@ from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.events import Event
 from cl.files import remove_left, sweep
+from cl.gpu import runs_per_gpu
 from cl.limit import Limit
 from cl.machine import processors
 from cl.params import Benchmark, Params
@@ -35,13 +36,14 @@ def runs_of(params: Params) -> list[RunId]:
 
 
 def width(params: Params, runs: int) -> tuple[int, int]:
-    """(runs at once, processes per run for the plasticity search) on the cores present.
+    """(runs at once, processes per run for the plasticity search) on the cores present, and on one GPU.
 
     With a few more runs than cores, all rounds but the last would be full and the last nearly empty; so the runs
     of the last round are spread over the earlier ones, one or two processes above the cores.
     """
-    cores = params.execution.workers or processors()
-    if params.execution.workers is not None or runs <= cores:
+    cores, sharing = params.execution.workers or processors(), runs_per_gpu(params)
+    cores = cores if sharing is None else min(cores, sharing)
+    if params.execution.workers is not None or sharing is not None or runs <= cores:
         return min(runs, cores), max(1, cores // max(runs, 1))
     return -(-runs // (runs // cores)), 1
 

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl.data import Task, TaskIds
+from cl.gpu import sent
 from cl.memory import drawn
 from cl.method import ALL, Method
+from cl.ops import occurrences
 
 
 class Rehearsal(Method):
@@ -58,7 +60,7 @@ class Rehearsal(Method):
         if self._replay is None:
             return x, y, t
         replay = self._replay
-        chosen = draw(replay["counts"], int(replay["wanted"]), self.rng("replay")).to(x.device)
+        chosen = sent(draw(replay["counts"], int(replay["wanted"]), self.rng("replay")), x.device)
         old = self.view(replay["images"][chosen], "replay")
         ids = torch.full_like(y, self.task)
         return torch.cat([x, old]), torch.cat([y, replay["y"][chosen]]), torch.cat([ids, replay["t"][chosen]])
@@ -68,7 +70,7 @@ class Rehearsal(Method):
         if isinstance(t, int):
             return super().loss(x, y, t)
         each = F.cross_entropy(self.net(x, self.net.scope(t)), self.net.label(y, t), reduction="none")
-        counts = t.bincount(minlength=self.task + 1)
+        counts = occurrences(t, self.task + 1)
         weight = 1 / counts
         weight[: self.task] /= counts[: self.task].count_nonzero()
         return weight[t] @ each

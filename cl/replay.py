@@ -12,12 +12,16 @@ from torch import Tensor
 
 from cl.data import Split, TaskIds, held
 from cl.data.task import Normalise
+from cl.gpu import sent
 from cl.knob import knob, shrink
-from cl.memory import placed, reservoir
+from cl.memory import picked, placed, reservoir
 from cl.method import ALL, LABEL_BYTES, Method
 
 Rows: TypeAlias = dict[str, Tensor]
-"""Samples as they are kept: `images` (K, C, H, W) uint8, labels `y` (K,), tasks `t` (K,), and what a method adds."""
+"""Samples as they are kept: `images` (K, C, H, W) uint8, labels `y` (K,), tasks `t` (K,), and what a method adds.
+
+Images are where the network is; labels and tasks are in main memory, where the host draws by them.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Replay(Method):
         if not len(open_to):
             return None
         chosen = open_to[torch.randperm(len(open_to), generator=self.rng(purpose))[:count]]
-        rows = {name: tensor[chosen.to(tensor.device)] for name, tensor in self.memory_.items()}
+        rows = {name: picked(tensor, chosen) for name, tensor in self.memory_.items()}
         return Recalled(self.view(rows["images"], purpose), rows)
 
     def mixed(self, x: Tensor, y: Tensor, t: TaskIds, *recalled: Recalled | None) -> tuple[Tensor, Tensor, TaskIds]:
@@ -82,7 +86,7 @@ class Replay(Method):
         batches = [one for one in recalled if one is not None]
         if not batches:
             return x, y, t
-        ys, ts = ([one.rows[name].to(y.device) for one in batches] for name in ("y", "t"))
+        ys, ts = ([sent(one.rows[name], y.device) for one in batches] for name in ("y", "t"))
         return (
             torch.cat([x, *(one.x for one in batches)]),
             torch.cat([y, *ys]),
@@ -95,10 +99,8 @@ class Replay(Method):
 
     def present(self, **more: Tensor) -> Rows:
         """The new samples of this step as they would be kept, with what a method adds."""
-        train = self.data.train
-        images = train.images[self.indices].cpu()
-        y = train.y[self.indices.to(train.y.device)].cpu()
-        return {"images": images, "y": y, "t": torch.full_like(y, self.task), **more}
+        y = self.data.train.labels[self.indices]
+        return {"images": self.data.train.pictures(self.indices), "y": y, "t": torch.full_like(y, self.task), **more}
 
     def remember(self, rows: Mapping[str, Tensor]) -> None:
         """Offer samples to the memory, one after the other; in the first epoch alone."""

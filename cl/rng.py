@@ -24,11 +24,11 @@ def seed_of(*key: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(*key: int | str) -> torch.Generator:
-    """A torch generator on the CPU, seeded by the key."""
+def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator seeded by the key; on a GPU it draws other numbers than on the CPU."""
     import torch
 
-    return torch.Generator().manual_seed(seed_of(*key))
+    return torch.Generator(device).manual_seed(seed_of(*key))
 
 
 def numpy_generator(*key: int | str) -> np.random.Generator:

@@ -25,6 +25,7 @@ from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.events import Event, Say, error, line_of, warning
 from cl.files import sweep, to_json, write_bytes
+from cl.gpu import take_share
 from cl.keys import adopt, parts_of, run_folder, run_key, shared_folder
 from cl.locks import alone
 from cl.machine import choose_device
@@ -84,6 +85,7 @@ def learner_of(params: Params, method: str, seed: int, out: Path) -> Learner:
     from cl.learner import Learner
 
     device = choose_device(params.execution.device)
+    take_share(params, device)
     tasks = load(place(params, out, seed), device, params.training.augmentation.crop, numbers(params))
     return Learner(params, method, seed, tasks, device)
 

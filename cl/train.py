@@ -189,8 +189,9 @@ def show(method: Method, data: Task, key: Key, watch: Callable[[int], None] | No
     method.data = data
     started = time.process_time()
     order = torch.randperm(len(data.train), generator=generator(*key, 0))
-    batches = data.train.batches(method.training.batch_size, order)
-    for number, (x, y, t) in enumerate(batches, start=1):
+    size = method.training.batch_size
+    for number, (x, y, t) in enumerate(data.train.batches(size, order), start=1):
+        method.indices = order[(number - 1) * size :][:size]
         method.observe(x, y, t)
         if watch is not None:
             watch(number)

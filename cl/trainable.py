@@ -112,10 +112,13 @@ class Trainable:
 
     # What every trainable has.
 
-    def rng(self, purpose: str) -> torch.Generator:
-        """The trial's generator for this purpose, keyed by (seed, task, phase, trial, purpose)."""
+    def rng(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+        """The trial's generator for this purpose, keyed by (seed, task, phase, trial, purpose).
+
+        On the CPU for what decides, as which samples to draw; on the network's `device` for what is only put into it.
+        """
         if purpose not in self._draws:
-            self._draws[purpose] = generator(*self._key, purpose)
+            self._draws[purpose] = generator(*self._key, purpose, device=device)
         return self._draws[purpose]
 
     def attach(self, net: Any, task: int, training: Training, learning_rate: float, key: Key) -> None:

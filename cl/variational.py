@@ -108,8 +108,7 @@ class MeanFieldNet(MultiHead):
         wide = torch.cat([head(features) for head in self.heads], 1)
         if t is None:
             return wide
-        own = torch.repeat_interleave(torch.tensor(self.classes())).to(t.device)
-        return wide.masked_fill(own != t.unsqueeze(1), -math.inf)
+        return wide.masked_fill(self.owners(t.device) != t.unsqueeze(1), -math.inf)
 
 
 @contextmanager
@@ -128,7 +127,7 @@ def noise(net: nn.Module, draw: torch.Generator | None) -> Iterator[None]:
 def divergence(m: Tensor, v: Tensor, m0: Tensor | float = 0.0, v0: Tensor | float = 0.0) -> Tensor:
     """KL(N(m, exp v) || N(m0, exp v0)), summed over the weights; the standard normal is what is not given."""
     # Written so that a posterior which is the prior has a gradient of exactly 0: Adam would make steps of the smallest.
-    away = (m - m0).square() * torch.exp(-torch.as_tensor(v0, dtype=v.dtype, device=v.device))
+    away = (m - m0).square() * (torch.exp(-v0) if isinstance(v0, Tensor) else math.exp(-v0))
     return ((v0 - v + (v - v0).exp() + away - 1) / 2).sum()
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cl.gpu import sent
 from cl.params import Augmentation
 
 
@@ -26,12 +27,13 @@ class Augment:
         height, width = padded.shape[2:]
         side = settings.crop or images.shape[2]
         top, left = (
-            torch.randint(length - side + 1, (count, 1), generator=self.draw).to(device) for length in (height, width)
+            sent(torch.randint(length - side + 1, (count, 1), generator=self.draw), device)
+            for length in (height, width)
         )
         span = torch.arange(side, device=device)
         rows, columns = top + span, left + span
         if settings.flip:
-            turned = torch.randint(2, (count, 1), generator=self.draw).to(device) == 1
+            turned = sent(torch.randint(2, (count, 1), generator=self.draw), device) == 1
             columns = torch.where(turned, columns.flip(1), columns)
         each = torch.arange(count, device=device).view(-1, 1, 1)
         # Indices around a slice put their dimensions first: (N, S, S, C).

@@ -16,13 +16,14 @@ from cl.data.augment import Augment, middle
 from cl.data.labels import LabelsAre
 from cl.data.prepare import AGAIN, REDUCING, SPLITS, Format, digest, is_whole, read_manifest
 from cl.errors import UserError
+from cl.gpu import room, sent
 
 TaskIds: TypeAlias = int | Tensor
 """The tasks of samples (N,): one task for all of them, or (N,)."""
 CHUNK_BYTES, CHUNK_SAMPLES = 4 * 2**20, 1000
 """Outside training, so many samples go through a network at once: a batch, or more where images are small."""
 ROOM = 4
-"""A split of raw images is kept on the GPU if it fits this many times into what is free there."""
+"""A split of raw images is kept on the GPU if it fits this many times into what this process may still take there."""
 RESIDENT_BYTES = 256 * 2**20
 """A split that takes no more than this as floats is converted once and kept; a larger one batch by batch."""
 
@@ -44,7 +45,7 @@ class Normalise:
         """Of the whole images."""
         # Convolutions run faster on images whose channels lie side by side.
         layout = torch.channels_last if images.shape[1] > 1 else torch.contiguous_format
-        return images.to(self.device, torch.float32, memory_format=layout) * self.scale - self.shift
+        return sent(images, self.device).to(torch.float32, memory_format=layout) * self.scale - self.shift
 
 
 class AsIs(Normalise):
@@ -55,7 +56,7 @@ class AsIs(Normalise):
 
     def numbers(self, images: Tensor) -> Tensor:
         """The numbers themselves."""
-        return images.to(self.device)
+        return sent(images, self.device)
 
 
 class Split:
@@ -76,8 +77,13 @@ class Split:
 
     @cached_property
     def y(self) -> Tensor:
-        """The labels within the task, (N,) int64."""
-        return self._arrays[1].to(self.normalise.device)
+        """The labels within the task, (N,) int64, where the network is."""
+        return sent(self._arrays[1], self.normalise.device)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The same in main memory, for what the host decides."""
+        return self._arrays[1].cpu()
 
     @property
     def t(self) -> TaskIds:
@@ -91,8 +97,12 @@ class Split:
     def _raw(self) -> Tensor:
         """The raw images, on a GPU where there is room for them."""
         device = self.normalise.device
-        fits = device.type == "cuda" and self.images.nbytes < torch.cuda.mem_get_info(device)[0] // ROOM
-        return self.images.to(device) if fits else self.images
+        fits = device.type != "cpu" and self.images.nbytes < room(device) // ROOM
+        return sent(self.images, device) if fits else self.images
+
+    def pictures(self, chosen: Tensor) -> Tensor:
+        """The raw images of these samples (M,), where the network is; `chosen` is in main memory."""
+        return sent(self._raw[sent(chosen, self._raw.device)], self.normalise.device)
 
     @cached_property
     def x(self) -> Tensor:
@@ -120,23 +130,20 @@ class Split:
         if augment is None and self.images.numel() * 4 <= RESIDENT_BYTES:
             x, y = self.x, self.y
             if order is not None:  # one gather an epoch; the batches are views
-                order = order.to(self.normalise.device)
+                order = sent(order, self.normalise.device)
                 x, y = x[order], y[order]
                 t = t[order] if isinstance(t, Tensor) else t
             for start in range(0, len(y), size):
                 stop = start + size
                 yield x[start:stop], y[start:stop], t[start:stop] if isinstance(t, Tensor) else t
             return
-        indices = torch.arange(len(self)) if order is None else order
-        for chosen in indices.split(size):
-            on_device = chosen.to(self.normalise.device)
-            yield (
-                self.normalise(self._raw[chosen])
-                if augment is None
-                else self.normalise.numbers(augment(self._raw[chosen])),
-                self.y[on_device],
-                t[on_device] if isinstance(t, Tensor) else t,
-            )
+        device, indices = self.normalise.device, torch.arange(len(self)) if order is None else order
+        there = sent(indices, device)  # once an epoch
+        here = there if self._raw.device == there.device else indices
+        for chosen, on_device in zip(here.split(size), there.split(size), strict=True):
+            images = sent(self._raw[chosen], device)
+            x = self.normalise(images) if augment is None else self.normalise.numbers(augment(images))
+            yield x, self.y[on_device], t[on_device] if isinstance(t, Tensor) else t
 
 
 @dataclass(frozen=True)
@@ -245,7 +252,7 @@ def joined(tasks: tuple[Task, ...]) -> Task:
             device = parts[0].normalise.device
             t = [torch.full((len(part),), task.index) for part, task in zip(parts, tasks, strict=True)]
             images = torch.cat([part.images for part in parts])
-            return images, torch.cat([part.y for part in parts]), torch.cat(t).to(device)
+            return images, torch.cat([part.y for part in parts]), sent(torch.cat(t), device)
 
         return Split(read, parts[0].normalise)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cl.data import Task
+from cl.gpu import sent
 from cl.knob import knob
 from cl.memory import placed
 from cl.ops import flatten, gradients
@@ -71,27 +72,25 @@ class AGEM(Replay):
         if recalled is None:
             return
         parameters = [p for p in self.net.parameters() if p.requires_grad]
-        y, t = (recalled.rows[name].to(recalled.x.device) for name in ("y", "t"))
+        y, t = (sent(recalled.rows[name], recalled.x.device) for name in ("y", "t"))
         loss = self.cross_entropies(self.net(recalled.x, self.net.scope(t)), y, t).mean()
         r = flatten(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
         g = flatten(gradients(parameters))
-        projected = project(g, r, self.margin)
-        if projected is g:
+        projected, against = project(g, r, self.margin)
+        # The optimizer leaves a parameter without gradient as it is, so that one gets none from a projection not made.
+        if any(p.grad is None for p in parameters) and not against:
             return
         for p, part in zip(parameters, projected.split([p.numel() for p in parameters]), strict=True):
             p.grad = part.view_as(p)
 
 
-def project(g: Tensor, r: Tensor, margin: float = 0.0) -> Tensor:
-    """g + v r with v = max(margin, -<g, r> / <r, r>) where <g, r> < 0; else g itself. g, r (P,).
+def project(g: Tensor, r: Tensor, margin: float = 0.0) -> tuple[Tensor, Tensor]:
+    """g + v r with v = max(margin, -<g, r> / <r, r>) where <g, r> < 0, else g; and whether that is so. g, r (P,).
 
     At margin 0 it is the vector nearest to g with <., r> >= 0. The margin is that of GEM's dual with one constraint.
     """
     largest = r.abs().max()
-    if largest == 0:
-        return g
     unit = r / largest  # so that <r, r> does not vanish in float32 however small r is
     along = g @ unit / (unit @ unit)
-    if along >= 0:
-        return g
-    return g + torch.maximum(margin * largest, -along) * unit
+    against = (largest != 0) & ~(along >= 0)
+    return torch.where(against, g + torch.maximum(margin * largest, -along) * unit, g), against

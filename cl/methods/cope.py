@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from cl.data import TaskIds
 from cl.errors import UserError
+from cl.gpu import sent
 from cl.knob import knob
-from cl.memory import placed, reservoir
+from cl.memory import picked, placed, reservoir
 from cl.nets import MultiHead
 from cl.replay import Recalled, Replay, Rows
 
@@ -52,9 +53,11 @@ class CoPE(Replay):
     prototypes_: Tensor | None = None
     """(C, K): one for each class seen, in the order of their appearance; each of length at most 1."""
     classes_: Tensor | None = None
-    """(C,): the class of each prototype, as its column among the heads side by side."""
+    """(C,): the class of each prototype, as its column among the heads side by side; in main memory."""
     offered_: Tensor | None = None
-    """(C,): how many samples of each of these classes were offered to the memory."""
+    """(C,): how many samples of each of these classes were offered to the memory; in main memory."""
+    _columns: Tensor | None = None
+    """(N,): the classes of this step's samples, as such columns; in main memory."""
     _features: Tensor | None = None
     """(N, K): the features of this step's samples before the step, without gradient."""
 
@@ -76,29 +79,34 @@ class CoPE(Replay):
 
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
         """The new samples, then remembered ones."""
-        return self.mixed(x, y, t, self._recall_balanced(self.replayed(len(y))))
+        recalled = self._recall_balanced(self.replayed(len(y)))
+        self._columns = self.net.column(self.data.train.labels[self.indices], self.task)
+        if recalled is not None:
+            self._columns = torch.cat([self._columns, self.net.column(recalled.rows["y"], recalled.rows["t"])])
+        return self.mixed(x, y, t, recalled)
 
     def _recall_balanced(self, count: int) -> Recalled | None:
         """So many samples without repetition, of each class as likely."""
         if self.memory_ is None or not len(self.memory_["y"]):
             return None
-        index = self._index(self.memory_["y"], self.memory_["t"])
+        index = self._index(self.net.column(self.memory_["y"], self.memory_["t"]))
         weights = 1 / index.bincount()[index]
         draw = self.rng("replay")
         chosen = torch.multinomial(weights, min(count, len(weights)), generator=draw)
-        rows = {name: tensor[chosen] for name, tensor in self.memory_.items()}
+        rows = {name: picked(tensor, chosen) for name, tensor in self.memory_.items()}
         return Recalled(self.view(rows["images"], "replay"), rows)
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
         """The loss of the step's samples; gives each new class a prototype. 0 while there is only one class."""
         features = F.normalize(self.net.backbone(x), dim=1)
         self._features = features.detach()
-        self._meet(self.net.column(y, t))
+        assert self._columns is not None
+        self._meet(self._columns, x.device)
         assert self.prototypes_ is not None
         if len(self.prototypes_) < 2:
             return 0 * features.sum()
         attracted, repelled = proxy_loss(
-            features, self._index(y, t), self.prototypes_, self.temperature, moving=self.partners == "moving"
+            features, self._index(self._columns), self.prototypes_, self.temperature, moving=self.partners == "moving"
         )
         if self.scale == "published":
             return attracted + repelled
@@ -106,24 +114,25 @@ class CoPE(Replay):
         # steep as the authors', and no learning rate that suits other methods suits it.
         return self.temperature * (attracted + min(1.0, OTHERS / max(1, len(x) - 1)) * repelled)
 
-    def _meet(self, columns: Tensor) -> None:
+    def _meet(self, columns: Tensor, device: torch.device | None = None) -> None:
         """Give each class that has none yet a prototype: a random direction with no negative component."""
         known = self.classes_.tolist() if self.classes_ is not None else []
         new = [c for c in dict.fromkeys(columns.tolist()) if c not in known]
         if not new:
             return
         draw = self.rng("prototypes")
-        drawn = F.normalize(torch.rand(len(new), self.embedding, generator=draw), dim=1).to(columns.device)
-        more = torch.tensor(new, device=columns.device)
+        drawn = F.normalize(torch.rand(len(new), self.embedding, generator=draw), dim=1)
+        drawn = sent(drawn, device or drawn.device)
+        more = torch.tensor(new)
         none = torch.zeros_like(more)
         self.prototypes_ = torch.cat([self.prototypes_, drawn]) if self.prototypes_ is not None else drawn
         self.classes_ = torch.cat([self.classes_, more]) if self.classes_ is not None else more
         self.offered_ = torch.cat([self.offered_, none]) if self.offered_ is not None else none
 
-    def _index(self, y: Tensor, t: TaskIds) -> Tensor:
-        """Which prototype is that of label y (N,) of task t: (N,)."""
+    def _index(self, columns: Tensor) -> Tensor:
+        """Which prototype is that of the class of each column (N,): (N,); both in main memory."""
         assert self.classes_ is not None
-        return (self.net.column(y, t).unsqueeze(1) == self.classes_.to(y.device)).nonzero()[:, 1]
+        return (columns.unsqueeze(1) == self.classes_).nonzero()[:, 1]
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
         """p_c becomes alpha p_c + (1 - alpha) times the mean feature of class c in the step; offer the new samples.
@@ -131,8 +140,10 @@ class CoPE(Replay):
         The features are those from before the step. Prototypes are not scaled to length 1.
         """
         assert self._features is not None
+        assert self._columns is not None
         assert self.prototypes_ is not None
-        self.prototypes_ = moved(self.prototypes_, self._features, self._index(y, t), self.prototype_momentum)
+        index = self._index(self._columns)
+        self.prototypes_ = moved(self.prototypes_, self._features, index, self.prototype_momentum)
         self.remember(self.present())
 
     def remember(self, rows: Mapping[str, Tensor]) -> None:
@@ -151,29 +162,30 @@ class CoPE(Replay):
                 f"methods.cope.memory_budget: {self.memory_budget} samples cannot hold one of each of the "
                 f"{len(self.classes_)} classes seen; raise it, or set it to 0 for none"
             )
-        draw, index = self.rng("reservoir"), self._index(rows["y"], rows["t"])
+        draw, index = self.rng("reservoir"), self._index(self.net.column(rows["y"], rows["t"]))
         kept = self._cut(quota, draw)
         offered = self.offered_.tolist()
         for c in index.unique().tolist():
-            new = {name: tensor[index == c] for name, tensor in rows.items()}
+            mine = (index == c).nonzero().flatten()
+            new = {name: picked(tensor, mine) for name, tensor in rows.items()}
             slots = reservoir(offered[c], len(new["y"]), quota, draw)
             kept[c] = placed(kept.get(c), new, slots)
             offered[c] += len(new["y"])
         self.memory_ = {name: torch.cat([kept[c][name] for c in sorted(kept)]) for name in rows}
-        self.offered_ = torch.tensor(offered, device=self.offered_.device)
+        self.offered_ = torch.tensor(offered)
         self.seen_ += len(index)
 
     def _cut(self, quota: int, draw: torch.Generator) -> dict[int, Rows]:
         """What is kept of each class, by its prototype; a random part of it where it is more than its share."""
         if self.memory_ is None:
             return {}
-        index = self._index(self.memory_["y"], self.memory_["t"])
+        index = self._index(self.net.column(self.memory_["y"], self.memory_["t"]))
         cut = {}
         for c in index.unique().tolist():
             mine = (index == c).nonzero().flatten()
             if len(mine) > quota:
                 mine = mine[torch.randperm(len(mine), generator=draw)[:quota]]
-            cut[c] = {name: tensor[mine] for name, tensor in self.memory_.items()}
+            cut[c] = {name: picked(tensor, mine) for name, tensor in self.memory_.items()}
         return cut
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
@@ -181,7 +193,7 @@ class CoPE(Replay):
         features = F.normalize(self.net.backbone(x), dim=1)
         scores = features.new_full((len(x), sum(self.net.classes())), UNSEEN)
         if self.prototypes_ is not None and self.classes_ is not None:
-            scores[:, self.classes_] = features @ self.prototypes_.T
+            scores[:, sent(self.classes_, scores.device)] = features @ self.prototypes_.T
         if t is None or self.net.increment == "domain":
             return scores
         first = sum(self.net.classes()[:t])
@@ -200,14 +212,15 @@ def proxy_loss(
 
     Args:
         features: (N, K), of length 1.
-        index: (N,), each sample's prototype.
+        index: (N,), each sample's prototype; in main memory.
         prototypes: (C, K) of two classes or more.
         temperature: T.
         moving: the gradient of a repellor also moves the sample that pushes, as in the authors' code.
     """
     to_prototypes = features @ prototypes.T / temperature
-    present, place = index.unique(return_inverse=True)
-    own = F.one_hot(present, len(prototypes)).bool()
+    here = index.unique(return_inverse=True)
+    own = sent(F.one_hot(here[0], len(prototypes)).bool(), features.device)
+    present, place, index = (sent(numbers, features.device) for numbers in (*here, index))
     # Column b: over all prototypes but that of the b-th class present.
     others = to_prototypes.unsqueeze(1).masked_fill(own, -math.inf).logsumexp(2)  # (N, present)
     to_class = (to_prototypes[:, present] - others)[:, place]  # [j, i]: sample j and the prototype of i's class
@@ -226,7 +239,10 @@ def proxy_loss(
 
 
 def moved(prototypes: Tensor, features: Tensor, index: Tensor, momentum: float) -> Tensor:
-    """alpha p_c + (1 - alpha) times the mean of the features (N, K) of class c, where there are any; else p_c."""
-    count = index.bincount(minlength=len(prototypes)).unsqueeze(1)
-    mean = torch.zeros_like(prototypes).index_add_(0, index, features) / count.clamp(min=1)
+    """alpha p_c + (1 - alpha) times the mean of the features (N, K) of class c, where there are any; else p_c.
+
+    index (N,) is in main memory.
+    """
+    count = sent(index.bincount(minlength=len(prototypes)).unsqueeze(1), features.device)
+    mean = torch.zeros_like(prototypes).index_add_(0, sent(index, features.device), features) / count.clamp(min=1)
     return torch.where(count > 0, momentum * prototypes + (1 - momentum) * mean, prototypes)

@@ -50,21 +50,22 @@ class DERPlusPlus(Replay):
         if isinstance(t, int):
             self._logits = logits.detach()
             return F.cross_entropy(logits, label)
-        of_new, has = columns(self.net, logits[:new], t[:new])
-        self._logits = of_new.detach()[:, : int(has[0].sum())]
+        of_new, _ = columns(self.net, logits[:new], t[:new])
+        own = self.net.groups(self.task + 1)[-1]
+        self._logits = of_new.detach()[:, : own.stop - own.start]
         total = F.cross_entropy(logits[:new], label[:new])
         dark, labelled = self._recalled
         start = new
         if dark is not None:
             part = slice(start, start := start + len(dark.x))
-            total = total + self.strength * distance(self.net, logits[part], dark.rows["logits"].to(x.device), t[part])
+            total = total + self.strength * distance(self.net, logits[part], dark.rows["logits"], t[part])
         if labelled is not None:
             total = total + self.label_strength * F.cross_entropy(logits[start:], label[start:])
         return total
 
     def on_step(self, x: Tensor, y: Tensor, t: TaskIds) -> None:
         """Offer the new samples with the logits from before the step; in later epochs renew the stored logits."""
-        rows = self.present(logits=self._logits.cpu())
+        rows = self.present(logits=self._logits)
         if self.memory_ is not None:  # the network may have more outputs than when the memory was begun
             width = max(stored["logits"].shape[1] for stored in (rows, self.memory_))
             for stored in (rows, self.memory_):
@@ -92,8 +93,8 @@ def columns(net: MultiHead, wide: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     They stand at the left of the first result, (N, all). The second, a mask of the same shape, says which they are;
     the other numbers mean nothing.
     """
-    slices = [net.groups(task + 1)[-1] for task in range(int(t.max()) + 1)]
-    start, stop = torch.tensor([[s.start, s.stop] for s in slices], device=t.device)[t].T.unsqueeze(2)
+    start, stop = net.bounds(t.device)[0 if net.increment == "domain" else t].expand(len(t), 2).T.unsqueeze(2)
+    start = start if net.increment == "task" else torch.zeros_like(start)
     index = start + torch.arange(wide.shape[1], device=t.device)
     return wide.gather(1, index.clamp(max=wide.shape[1] - 1)), index < stop
 

@@ -56,7 +56,7 @@ class DGR(Method):
         """The losses on new and on drawn images, weighed as if all tasks so far had equally many samples."""
         if self._generator is None or self._solver is None or self.strength == 0:
             return super().loss(x, y, t)
-        drawn = self._generator(self._generator.codes(self.replay_batch or len(x), self.rng("drawn images")))
+        drawn = self._generator(self._generator.codes(self.replay_batch or len(x), self.rng("drawn images", x.device)))
         with torch.no_grad(), self.net.at_rest():
             answers = functional_call(self.net, self._solver, (drawn,))
         features = self.net.backbone(torch.cat([x, drawn]))
@@ -132,8 +132,8 @@ class VAE(nn.Module):
         self.span = torch.maximum(reached, split.normalise.numbers(top) - self.black)
 
     def codes(self, count: int, draw: torch.Generator) -> Tensor:
-        """`count` codes from the distribution that images are drawn from."""
-        return torch.randn(count, self.code, generator=draw).to(self.black.device)
+        """`count` codes from the distribution that images are drawn from; `draw` is of the device."""
+        return torch.randn(count, self.code, generator=draw, device=self.black.device)
 
     def forward(self, codes: Tensor) -> Tensor:
         """The mean image of each code."""
@@ -184,11 +184,12 @@ class _Generation(Trainable):
         return torch.optim.Adam(parameters, lr=learning_rate, foreach=True)
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
-        generator, noise = self.net, self.rng("noise of the codes")
+        generator, noise = self.net, self.rng("noise of the codes", x.device)
         bound = generator.bound(x, generator.codes(len(x), noise))
         if self.before is None:
             return bound
         with torch.no_grad():
-            drawn = functional_call(generator, self.before, (generator.codes(len(x), self.rng("images relearned")),))
+            codes = generator.codes(len(x), self.rng("images relearned", x.device))
+            drawn = functional_call(generator, self.before, (codes,))
         part = current(self.task)
         return part * bound + (1 - part) * generator.bound(drawn, generator.codes(len(drawn), noise))

@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from cl.data import Task, TaskIds
 from cl.errors import UserError
+from cl.gpu import sent
 from cl.knob import knob, shrink
 from cl.method import ALL, Method
 from cl.nets import drawn_linear
@@ -114,8 +115,8 @@ class ExpertGate(Method):
         asked = (chances >= self.activation) | F.one_hot(chances.argmax(1), chances.shape[1]).bool()
         seen = self.net.classes()
         scores = torch.full((len(x), sum(seen)), FLOOR, device=x.device)
-        for expert in range(chances.shape[1]):
-            rows = asked[:, expert].nonzero()
+        for expert, mine in enumerate(asked.T.cpu()):  # who is asked decides what is computed: a GPU is waited for
+            rows = sent(mine.nonzero(), x.device)
             if len(rows):
                 answer = self._answer(x[rows.squeeze(1)], expert).log_softmax(1)
                 columns = self.net.column(torch.arange(answer.shape[1], device=x.device), expert)
@@ -183,6 +184,8 @@ class Autoencoder(nn.Module):
 class _Gate(Trainable):
     """Cross-entropy of every number of an image with its reconstruction."""
 
+    _order: Tensor
+
     def __init__(self, net: Autoencoder) -> None:
         self.net = net
 
@@ -200,9 +203,10 @@ class _Gate(Trainable):
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
         """Batches in an order that is the same in every trial, so that the gate is the same too."""
         train = self.data.train
-        order = torch.randperm(len(train), generator=generator(*self._key[:2], "gate", self.epoch))
-        chosen = order[self.step * GATE_BATCH :][:GATE_BATCH]
-        return train.normalise(train.images[chosen]), y, t
+        if self.step == 0:
+            self._order = torch.randperm(len(train), generator=generator(*self._key[:2], "gate", self.epoch))
+        chosen = self._order[self.step * GATE_BATCH :][:GATE_BATCH]
+        return train.normalise(train.pictures(chosen)), y, t
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
         inputs = gate_inputs(x)

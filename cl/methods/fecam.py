@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cl.closed_form import ClassMeans, factor, gram, symmetric
 from cl.knob import knob
+from cl.memory import picked
 
 
 class FeCAM(ClassMeans):
@@ -30,7 +31,7 @@ class FeCAM(ClassMeans):
         rows, own = self.deviations(z, k)
         scatters = [*(self.scatters_ or []), *[None] * self.classes][: self.classes]
         for c in k.unique().tolist():
-            more, before = gram(rows[own == c]), scatters[c]
+            more, before = gram(picked(rows, (own == c).nonzero().squeeze(1))), scatters[c]
             scatters[c] = more if before is None else more + before
         self.scatters_ = scatters
         super().add(z, k)

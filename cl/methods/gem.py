@@ -14,10 +14,11 @@ from torch import Tensor
 
 from cl.data import Split, Task, held
 from cl.data.task import Normalise
+from cl.gpu import sent
 from cl.knob import knob, shrink
 from cl.memory import drawn
 from cl.method import ALL, Method
-from cl.ops import cross_entropy, flatten, gradients
+from cl.ops import cross_entropy, flatten
 
 RIDGE = 1e-3
 """Added to the programme's diagonal, as in the authors' code: it stays solvable with parallel gradients."""
@@ -38,35 +39,55 @@ class GEM(Method):
 
     memory_: list[dict[str, Tensor]] | None = None
     _replayed: list[dict[str, Tensor]] | None = None
+    _parameters: list[torch.nn.Parameter]
+    """All that are trained, in the order of the vectors."""
+    _nothing: list[Tensor]
+    """Of each the gradient where the loss does not depend on it."""
+    _reached: dict[int, list[int]]
+    """For each memory which of them its loss depends on, once that was seen."""
 
     def begin_task(self, data: Task) -> None:
         """The memories as the network takes them."""
         kept = [m for m in self.memory_ or [] if len(m["y"])]
         self._replayed = [{"x": data.train.normalise(m["images"]), "y": m["y"]} for m in kept]
+        self._parameters = [p for p in self.net.parameters() if p.requires_grad]
+        self._nothing, self._reached = [torch.zeros_like(p) for p in self._parameters], {}
 
     def on_grad(self) -> None:
         """Replace g by its projection, over all parameters, heads included."""
         if not self._replayed:
             return
-        parameters = [p for p in self.net.parameters() if p.requires_grad]
-        g = flatten(gradients(parameters))
-        G = torch.stack([self._memory_gradient(parameters, s) for s in range(len(self._replayed))])
-        if bool((G @ g >= 0).all()):
-            return
+        parameters = self._parameters
+        g = flatten(none if p.grad is None else p.grad for p, none in zip(parameters, self._nothing, strict=True))
+        G = torch.stack([self._memory_gradient(s) for s in range(len(self._replayed))])
         projected = project(g, G, self.margin)
+        if projected is g:
+            return
         for p, part in zip(parameters, projected.split([p.numel() for p in parameters]), strict=True):
             p.grad = part.view_as(p)
 
-    def _memory_gradient(self, parameters: list[torch.nn.Parameter], s: int) -> Tensor:
+    def _memory_gradient(self, s: int) -> Tensor:
         assert self._replayed is not None
         x, y = self._replayed[s]["x"], self._replayed[s]["y"]
-        size, total = self.memory_batch or self.training.batch_size, torch.zeros(())
+        size, total = self.memory_batch or self.training.batch_size, torch.zeros((), device=x.device)
         for part, labels in zip(x.split(size), y.split(size), strict=True):
             loss = cross_entropy(self.net, part, labels, s)
-            of_part = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            of_part = self._gradient(loss, s)
             share = len(labels) / len(y) if self.memory_gradient == "mean" else 1.0
-            total = total.to(x.device) + share * flatten(of_part)
+            total = total + share * flatten(of_part)
         return total
+
+    def _gradient(self, loss: Tensor, s: int) -> list[Tensor]:
+        """Of a loss on the memory of task s by all parameters; other tasks' heads are left out after the first time."""
+        if s not in self._reached:
+            found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+            self._reached[s] = [place for place, part in enumerate(found) if part is not None]
+            return [none if part is None else part for part, none in zip(found, self._nothing, strict=True)]
+        made = list(self._nothing)
+        found = torch.autograd.grad(loss, [self._parameters[place] for place in self._reached[s]])
+        for place, part in zip(self._reached[s], found, strict=True):
+            made[place] = part
+        return made
 
     def kept(self, normalise: Normalise) -> list[Split]:
         """The memory of each old task."""
@@ -86,12 +107,12 @@ def project(g: Tensor, G: Tensor, margin: float, ridge: float = RIDGE) -> Tensor
     if bool((G @ g >= 0).all()):
         return g
     G64, g64 = G.double(), g.double()
-    P = (G64 @ G64.T).cpu().numpy()
+    numbers = torch.cat([G64 @ G64.T, (G64 @ g64).unsqueeze(1)], 1).cpu().numpy()
+    P, q = numbers[:, :-1], numbers[:, -1]
     # Beyond about 1e12 times the ridge the matrix is singular in float64 whatever the ridge.
     P = (P + P.T) / 2 + np.diag(np.full(len(P), max(ridge, 1e-12 * float(np.trace(P)))))
     # The solver compares with constants: gradients of some thousands leave it at a wrong solution, or at none. A common
     # factor of both terms does not move v, and a power of four rounds nothing.
     factor = 4.0 ** -(math.frexp(float(np.trace(P)))[1] // 2)
-    q = (G64 @ g64).cpu().numpy()
     v = quadprog.solve_qp(factor * P, -factor * q, np.eye(len(P)), np.full(len(P), margin))[0]
-    return (g64 + torch.from_numpy(v).to(G64) @ G64).to(g)
+    return (g64 + sent(torch.from_numpy(v), g.device) @ G64).to(g)

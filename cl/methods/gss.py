@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from cl.gpu import sent
 from cl.knob import knob
-from cl.memory import placed
+from cl.memory import picked, placed
 from cl.ops import CHUNK_BYTES, Tensors
 from cl.replay import ReplayedLoss, Rows
 
@@ -110,8 +111,8 @@ class GSS(ReplayedLoss):
         """
         net = self.net
         x = self.data.train.normalise(rows["images"])
-        t = rows["t"].to(x.device)
-        columns = net.label(rows["y"].to(x.device), t)
+        t = sent(rows["t"], x.device)
+        columns = net.label(sent(rows["y"], x.device), t)
 
         def loss(parameters: Tensors, x: Tensor, columns: Tensor, t: Tensor) -> Tensor:
             return F.cross_entropy(functional_call(net, parameters, (x, net.scope(t))), columns)
@@ -128,7 +129,7 @@ class GSS(ReplayedLoss):
 
 
 def _picked(rows: Rows, chosen: Tensor) -> Rows:
-    return {name: tensor[chosen] for name, tensor in rows.items()}
+    return {name: picked(tensor, chosen) for name, tensor in rows.items()}
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -214,8 +214,7 @@ def regulariser(attention: list[Tensor], used: list[Tensor] | None) -> Tensor:
     """sum a (1 - used) / sum (1 - used) over all units (eq. 5); the mean of a where nothing, or everything, is used."""
     a = torch.cat(attention)
     room = 1 - torch.cat(used) if used is not None else torch.ones_like(a)
-    if not bool(room.sum() > 0):
-        room = torch.ones_like(a)
+    room = torch.where(room.sum() > 0, room, 1.0)
     return (a * room).sum() / room.sum()
 
 

@@ -14,9 +14,11 @@ from torch import Tensor
 from cl.data import Split, Task, TaskIds, held
 from cl.data.task import Normalise
 from cl.errors import UserError
+from cl.gpu import sent
 from cl.knob import knob, shrink
 from cl.memory import herd
 from cl.method import Method
+from cl.ops import occurrences
 from cl.rehearsal import draw, per_step
 
 FLOOR = -1e9
@@ -54,6 +56,9 @@ class ICaRL(Method):
     classes or in class-incremental learning for all seen by then."""
     _replay: dict[str, Tensor] | None = None
     _drawn: Tensor | None = None
+    """Which of them are in this step."""
+    _tasks: Tensor
+    """The tasks that these are of, each once."""
 
     def begin_task(self, data: Task) -> None:
         """The exemplars as the network takes them, and the answers to them that are to be kept."""
@@ -86,7 +91,10 @@ class ICaRL(Method):
         if self._replay is None:
             return x, y, t
         replay = self._replay
-        self._drawn = drawn = draw(replay["counts"], int(replay["wanted"]), self.rng("replay")).to(x.device)
+        chosen = draw(replay["counts"], int(replay["wanted"]), self.rng("replay"))
+        self._drawn = drawn = sent(chosen, x.device)
+        ends = replay["counts"].cumsum(0)
+        self._tasks = sent(torch.bucketize(chosen, ends, right=True).unique(), x.device)
         old = self.view(replay["images"][drawn], "replay")
         ids = torch.full_like(y, self.task)
         return torch.cat([x, old]), torch.cat([y, replay["y"][drawn]]), torch.cat([ids, replay["t"][drawn]])
@@ -105,9 +113,9 @@ class ICaRL(Method):
         student = self.net.logits(features[new:], self.net.scope(t[new:])).clamp(min=FLOOR)
         teacher = self._replay["logits"][self._drawn]
         each = divergence(student[:, : teacher.shape[1]], teacher, self.temperature)
-        counts = t[new:].bincount(minlength=self.task)
-        of_task = torch.zeros_like(counts, dtype=each.dtype).index_add(0, t[new:], each)[counts > 0]
-        of_task = (of_task / counts[counts > 0]).clamp(min=0)
+        counts = occurrences(t[new:], self.task)
+        of_task = torch.zeros_like(counts, dtype=each.dtype).index_add(0, t[new:], each)[self._tasks]
+        of_task = (of_task / counts[self._tasks]).clamp(min=0)
         combine = accumulated if self.distillation == "accumulated" else mean
         return learned + combine(of_task, self.strength)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cl.closed_form import ClassMeans
 from cl.knob import knob
+from cl.memory import picked
 
 
 class NCM(ClassMeans):
@@ -26,5 +27,5 @@ class NCM(ClassMeans):
 
     def scores(self, z: Tensor, classes: Tensor) -> Tensor:
         """The cosines, or minus the distances."""
-        means: Tensor = self.solved[classes]
+        means = picked(self.solved, classes)
         return F.normalize(z, dim=1) @ means.T if self.metric == "cosine" else -torch.cdist(z, means)

@@ -66,9 +66,9 @@ class PseudoRehearsal(Method):
 
     def random(self, count: int, like: Tensor) -> Tensor:
         """`count` random inputs of the shape of `like` (N, C, H, W), as the network takes them."""
-        shape, draw = (count, *like.shape[1:]), self.rng("random inputs")
-        noise = torch.rand(shape, generator=draw) if self.law == "uniform" else torch.randn(shape, generator=draw)
-        return noise.to(like.device) * self._scale + self._shift
+        shape, draw = (count, *like.shape[1:]), self.rng("random inputs", like.device)
+        law = torch.rand if self.law == "uniform" else torch.randn
+        return law(shape, generator=draw, device=like.device) * self._scale + self._shift
 
     def apart(self, student: Tensor, teacher: Tensor) -> Tensor:
         """D of the new and the old logits of a group, (N, columns) each: a mean over the inputs."""

@@ -16,7 +16,9 @@ from torch import Tensor
 from cl.closed_form import ClosedForm, factor, gram, plus, symmetric
 from cl.data import Task
 from cl.errors import UserError
+from cl.gpu import sent
 from cl.knob import knob
+from cl.memory import picked
 from cl.rng import seed_of
 
 WIDER, WIDEST = 10, 2000
@@ -39,7 +41,7 @@ class RanPAC(ClosedForm):
     """`G`, as its entries on and below the diagonal, and `C` as (K, P), over three sets of samples: those of earlier
     tasks (`old`), and those of the current task that are held out (`held`) or not (`fitted`). A stream is one task."""
     offered_: Tensor | None = None
-    """Number of samples of each class in the current task so far, (K,)."""
+    """Number of samples of each class in the current task so far, (K,); in main memory."""
     ridge_: float = 1.0
     """Lambda of the last task learned."""
     seed_: int | None = None
@@ -57,8 +59,9 @@ class RanPAC(ClosedForm):
         parts = {"fitted": held | ~held} if self.ridge else {"fitted": ~held, "held": held}
         sums = dict(self.sums_ or {})
         for name, chosen in parts.items():
-            cross = h.new_zeros(self.classes, h.shape[1]).index_add(0, k[chosen], h[chosen])
-            sums[name] = added(sums.get(name), {"G": gram(h[chosen]), "C": cross})
+            rows = picked(h, chosen.nonzero().squeeze(1))
+            cross = h.new_zeros(self.classes, h.shape[1]).index_add(0, sent(k[chosen], h.device), rows)
+            sums[name] = added(sums.get(name), {"G": gram(rows), "C": cross})
         self.sums_ = sums
         self.offered_ = before + of_class.sum(0)
 
@@ -81,7 +84,7 @@ class RanPAC(ClosedForm):
 
     def scores(self, z: Tensor, classes: Tensor) -> Tensor:
         """Near 1 for the class, and near 0 for the others."""
-        return self._projected(z) @ self.solved[:, classes]  # type: ignore[no-any-return]
+        return self._projected(z) @ self.solved[:, sent(classes, z.device)]  # type: ignore[no-any-return]
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Replace the state; W is drawn again."""
@@ -92,6 +95,7 @@ class RanPAC(ClosedForm):
         """The lambda whose weights, computed from the other samples, have the least squared error on those held out."""
         if self.ridge or self.offered_ is None or self.offered_.max() < 2:
             return self.ridge or self.ridge_
+        self.refuse_what_is_not_finite()
         assert self.sums_ is not None
         fitted, held = self.sums_["fitted"], self.sums_["held"]
         square, cross = symmetric(held["G"]), held["C"].T
@@ -113,7 +117,7 @@ class RanPAC(ClosedForm):
             self.probe_ = float(drawn[0, 0]) if fresh else self.probe_
             if abs(float(drawn[0, 0]) - self.probe_) > ALIKE:
                 raise UserError("ranpac: this torch draws another projection; use the version that learned the model")
-            self._drawn = drawn.to(z)
+            self._drawn = sent(drawn.to(z.dtype), z.device)
         return (z @ self._drawn).relu()
 
 

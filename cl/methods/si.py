@@ -43,7 +43,11 @@ class SI(Holding):
 
     def on_grad(self) -> None:
         """Keep g_k: of the task's loss alone, before penalty, weight decay and momentum."""
-        self._slope = [p.grad.clone() for p in self.shared.values() if p.grad is not None]
+        slope = [p.grad for p in self.shared.values() if p.grad is not None]
+        if self._slope is None:
+            self._slope = [g.clone() for g in slope]
+        else:
+            torch._foreach_copy_(self._slope, slope)
 
     def held(self) -> tuple[Tensors, Tensors] | None:
         """(theta*, Omega)."""
@@ -57,11 +61,10 @@ class SI(Holding):
         assert self.path_ is not None
         assert self._before is not None
         assert self._slope is not None
-        if self.credit == "total":
-            self._slope = gradients(self.shared.values())
+        slope = self._slope if self.credit == "loss" else gradients(self.shared.values())
         now = [p.detach() for p in self.shared.values()]
         moved = torch._foreach_sub(now, self._before)
-        torch._foreach_addcmul_(list(self.path_.values()), self._slope, moved, value=-1)
+        torch._foreach_addcmul_(list(self.path_.values()), slope, moved, value=-1)
         torch._foreach_copy_(self._before, now)
 
     def end_task(self, data: Task) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cl.closed_form import ClassMeans, factor, gram, plus, symmetric
 from cl.knob import knob
+from cl.memory import picked
 
 
 class SLDA(ClassMeans):
@@ -36,4 +37,4 @@ class SLDA(ClassMeans):
     def scores(self, z: Tensor, classes: Tensor) -> Tensor:
         """The log-probability of each class, up to a term that is the same for all."""
         weights, offsets = self.solved
-        return z @ weights[classes].T + offsets[classes]  # type: ignore[no-any-return]
+        return z @ picked(weights, classes).T + picked(offsets, classes)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cl.data import Split, Task, TaskIds, held
 from cl.data.task import Normalise
+from cl.gpu import sent
 from cl.knob import knob
 from cl.ops import Tensors, snapshot
 from cl.variational import Posterior, Variational
@@ -47,7 +48,7 @@ class VCLCoreset(Variational):
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
         """The batch without what is kept out."""
         assert self.kept_out_ is not None
-        stays = ~torch.isin(self.indices, self.kept_out_).to(x.device)
+        stays = sent((~torch.isin(self.indices, self.kept_out_)).nonzero().squeeze(1), x.device)
         return x[stays], y[stays], t
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
@@ -95,9 +96,9 @@ class _Coresets(Posterior):
 
 def k_center(points: Tensor, count: int) -> Tensor:
     """Indices (count,) of points (N, D): the first, then always the one farthest from all that were chosen."""
-    chosen = [0]
+    chosen = [torch.zeros(1, dtype=torch.int64, device=points.device)]
     distance = (points - points[0]).norm(dim=1)
     while len(chosen) < count:
-        chosen.append(int(distance.argmax()))
+        chosen.append(distance.argmax(0, keepdim=True))
         distance = torch.minimum(distance, (points - points[chosen[-1]]).norm(dim=1))
-    return torch.tensor(chosen[:count])
+    return torch.cat(chosen)[:count].cpu()

@@ -8,9 +8,10 @@ classes of all heads. In domain-incremental learning all tasks share one head.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cl.gpu import sent
 from cl.nets.dropout import Dropout
 from cl.nets.linear import drawn_linear
 from cl.nets.norms import BatchNorm
@@ -69,6 +71,7 @@ class MultiHead(nn.Module):
         self.register_buffer("_where", torch.empty(0), persistent=False)  # a backbone may have no parameters
         self.tasks = 0
         """How many tasks it has been made ready for."""
+        self._tables: dict[tuple[Hashable, ...], Tensor] = {}
 
     def add_head(self, classes: int, draw: torch.Generator) -> None:
         """Append a head of `classes` outputs, uniform in +-1/sqrt(F): torch's own initialisation of a linear layer."""
@@ -137,8 +140,7 @@ class MultiHead(nn.Module):
         wide = F.linear(features, weight, bias)
         if t is None:
             return wide
-        task_of_column = torch.repeat_interleave(torch.tensor(self.classes())).to(t.device)
-        return wide.masked_fill(task_of_column != t.unsqueeze(1), -math.inf)
+        return wide.masked_fill(self.owners(t.device) != t.unsqueeze(1), -math.inf)
 
     def scope(self, t: int | Tensor) -> int | Tensor | None:
         """The logits among which samples of task t are told apart: their head's, or all (see `logits`)."""
@@ -151,8 +153,8 @@ class MultiHead(nn.Module):
     def groups(self, tasks: int) -> list[slice]:
         """The columns of the first tasks, in one slice for each softmax."""
         if self.increment == "task":
-            ends = torch.tensor(self.classes()[:tasks]).cumsum(0).tolist()
-            return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+            ends = itertools.accumulate(self.classes()[:tasks], initial=0)
+            return [slice(start, end) for start, end in itertools.pairwise(ends)]
         width = sum(self.classes()[:tasks])
         return [slice(0, width)] if width else []
 
@@ -160,5 +162,22 @@ class MultiHead(nn.Module):
         """The column of label y (N,) of task t among all heads side by side."""
         if self.increment == "domain":
             return y
-        classes = torch.tensor([0, *self.classes()[:-1]])
-        return classes.cumsum(0).to(y.device)[t] + y
+        if isinstance(t, int):
+            return y + sum(self.classes()[:t])
+        return self.bounds(y.device)[t, 0] + y
+
+    def owners(self, device: torch.device) -> Tensor:
+        """The task of each column of all heads side by side, (all classes,)."""
+        return self._table("owners", device, lambda: torch.repeat_interleave(torch.tensor(self.classes())))
+
+    def bounds(self, device: torch.device) -> Tensor:
+        """Of each head the first of its columns among all side by side, and the one behind its last: (heads, 2)."""
+        ends = list(itertools.accumulate(self.classes(), initial=0))
+        return self._table("bounds", device, lambda: torch.tensor(list(itertools.pairwise(ends))))
+
+    def _table(self, what: str, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
+        """Numbers that follow from the heads, sent to the device once."""
+        key = (what, device, *self.classes())
+        if key not in self._tables:
+            self._tables[key] = sent(make(), device)
+        return self._tables[key]

@@ -31,7 +31,8 @@ def vector(*values: float) -> Tensor:
     ],
 )
 def test_projection(g: tuple[float, ...], r: tuple[float, ...], expected: tuple[float, ...]) -> None:
-    found = project(vector(*g), vector(*r))
+    found, against = project(vector(*g), vector(*r))
+    assert bool(against)
     torch.testing.assert_close(found, vector(*expected))
     assert float(found @ vector(*r)) == pytest.approx(0, abs=1e-6)
 
@@ -41,27 +42,33 @@ def test_projection(g: tuple[float, ...], r: tuple[float, ...], expected: tuple[
 def test_nothing_violated_leaves_the_gradient_itself(g: Any, r: Any, margin: float) -> None:
     """Also where r is 0."""
     gradient = vector(*g)
-    assert project(gradient, vector(*r), margin) is gradient
+    found, against = project(gradient, vector(*r), margin)
+    assert torch.equal(found, gradient)
+    assert not bool(against)
+
+
+def test_what_is_not_finite_is_not_hidden() -> None:
+    assert bool(project(vector(1, 0), vector(torch.nan, 1))[0].isnan().all())
 
 
 def test_margin() -> None:
     """v = max(1, 0.5); and GEM's programme with one constraint, which has a ridge."""
     g, r = vector(1, 0), vector(-1, 1)
-    torch.testing.assert_close(project(g, r, 1.0), vector(0, 1))
-    torch.testing.assert_close(project(g, r, 0.25), vector(0.5, 0.5))
+    torch.testing.assert_close(project(g, r, 1.0)[0], vector(0, 1))
+    torch.testing.assert_close(project(g, r, 0.25)[0], vector(0.5, 0.5))
     with_ridge = project_onto_many(g, r.unsqueeze(0), 0.0)
     torch.testing.assert_close(with_ridge, vector(0.50025, 0.49975), atol=1e-6, rtol=0)
     for margin in (0.0, 0.7, 3.0):
         for scale in (0.1, 10.0):
             programme = project_onto_many(g, scale * r.unsqueeze(0), margin, ridge=1e-12)
-            torch.testing.assert_close(project(g, scale * r, margin), programme, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(project(g, scale * r, margin)[0], programme, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e22, 1e30])
 def test_square_of_r_is_not_to_be_had_in_float32(scale: float) -> None:
     r = scale * vector(-1, 1)
     assert float(r @ r) in (0.0, float("inf")) or scale == 1e-22
-    torch.testing.assert_close(project(vector(1, 0), r), vector(0.5, 0.5))
+    torch.testing.assert_close(project(vector(1, 0), r)[0], vector(0.5, 0.5))
 
 
 FIRST = toy_task([[1, 0, 0, 2], [0, 1, 3, 0], [2, 2, 0, 1], [0, 0, 1, 1]], [0, 1, 2, 0])
@@ -125,7 +132,7 @@ def test_without_boundaries_the_reference_is_of_all_that_was_seen() -> None:
     r = all_parts(cross_entropy(method.net, x, y, torch.tensor([0] * 4 + [1] * 2)), parameters)
     assert float(g @ r) < 0
     method.on_grad()
-    torch.testing.assert_close(flatten(gradients(parameters)), project(g, r))
+    torch.testing.assert_close(flatten(gradients(parameters)), project(g, r)[0])
 
 
 def test_margin_reaches_the_step() -> None:

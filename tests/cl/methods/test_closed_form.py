@@ -16,7 +16,8 @@ from cl import train
 from cl.anytime import trace
 from cl.children import RunId
 from cl.closed_form import UNSEEN, ClosedForm, factor
-from cl.data import joined
+from cl.data import Split, Task, joined
+from cl.data.task import AsIs
 from cl.errors import UserError
 from cl.methods.fecam import FeCAM
 from cl.methods.ncm import NCM
@@ -26,7 +27,7 @@ from cl.ops import snapshot
 from cl.register import make
 from cl.rng import generator
 from flows.report.build import build
-from tests.cl.small import OFF, attach, learn_tasks, learner_for, mlp, output, params_for, run, same, toy_task
+from tests.cl.small import CPU, OFF, attach, learn_tasks, learner_for, mlp, output, params_for, run, same, toy_task
 
 Batch = tuple[Tensor, Tensor, int]
 METHODS: list[Callable[..., ClosedForm]] = [NCM, SLDA, RanPAC, FeCAM]
@@ -54,9 +55,17 @@ def fresh(cls: Callable[..., ClosedForm], classes: Sequence[int] = CLASSES, **kn
     return method
 
 
+def observe(method: ClosedForm, x: Tensor, y: Tensor, t: Any) -> None:
+    """As the loop does it, where these samples are all that a task has."""
+    images = x.view(len(x), 1, 1, -1)
+    split = Split(lambda: (images, y, t), AsIs(CPU))
+    method.data, method.indices = Task(0, "toy", (), split, split, split, "toy"), torch.arange(len(y))
+    method.observe(x, y, t)
+
+
 def learn(method: ClosedForm, batches: Sequence[Batch]) -> ClosedForm:
     for x, y, t in batches:
-        method.observe(x, y, t)
+        observe(method, x, y, t)
         method.end_task(toy_task([[0] * SIZE], [0]))
     return method
 
@@ -178,7 +187,7 @@ def test_joint_training_is_the_method_itself(cls: Callable[..., ClosedForm]) -> 
     knobs = {"ridge": 1.0, "projection": 20} if cls is RanPAC else {}
     one_by_one, at_once = learn(fresh(cls, **knobs), tasks()), fresh(cls, **knobs)
     t = torch.cat([torch.full((len(y),), index) for _, y, index in tasks()])
-    at_once.observe(torch.cat([x for x, _, _ in tasks()]), torch.cat([y for _, y, _ in tasks()]), t)
+    observe(at_once, torch.cat([x for x, _, _ in tasks()]), torch.cat([y for _, y, _ in tasks()]), t)
     torch.testing.assert_close(at_once.predict(X), one_by_one.predict(X), rtol=1e-10, atol=1e-10)
 
 
@@ -204,7 +213,7 @@ def test_a_stream_ends_in_the_same(cls: Callable[..., ClosedForm]) -> None:
     stream = fresh(cls, **knobs)
     for x, y, t in tasks():
         for i in range(len(x)):
-            stream.observe(x[i : i + 1], y[i : i + 1], t)
+            observe(stream, x[i : i + 1], y[i : i + 1], t)
     told = learn(fresh(cls, **knobs), tasks())
     torch.testing.assert_close(stream.predict(X), told.predict(X), rtol=1e-10, atol=1e-10)
 
@@ -212,7 +221,7 @@ def test_a_stream_ends_in_the_same(cls: Callable[..., ClosedForm]) -> None:
 def test_ranpac_chooses_in_a_stream_by_all_of_it() -> None:
     stream = fresh(RanPAC, projection=20)
     for x, y, t in tasks(20):
-        stream.observe(x, y, t)
+        observe(stream, x, y, t)
     assert isinstance(stream, RanPAC)
     assert stream._drawn is not None
     z, k = rows(tasks(20))
@@ -284,7 +293,7 @@ def test_a_singular_matrix_gets_a_ridge_that_makes_it_regular() -> None:
 
 def test_features_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(UserError, match="are not finite"):
-        fresh(NCM).observe(torch.full((1, 1, 1, SIZE), torch.nan), torch.zeros(1, dtype=torch.int64), 0)
+        observe(fresh(NCM), torch.full((1, 1, 1, SIZE), torch.nan), torch.zeros(1, dtype=torch.int64), 0)
 
 
 def test_a_projection_that_comes_out_otherwise_is_refused() -> None:
@@ -411,7 +420,7 @@ def test_what_follows_from_the_sums_is_made_once(monkeypatch: pytest.MonkeyPatch
     net = mlp(SIZE, classes=CLASSES)
     attach(method, net)
     for count, (x, y, t) in enumerate(tasks()[:2], start=1):
-        method.observe(x, y, t)
+        observe(method, x, y, t)
         first, second = method.predict(X), method.predict(X)
         assert torch.equal(first, second)
         assert len(made) == count

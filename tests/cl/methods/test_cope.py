@@ -169,6 +169,7 @@ def test_step_moves_the_prototypes_by_the_features_before_it() -> None:
     x = DATA.train.x[[0, 1, 3]]
     expected = F.normalize(method.net.backbone(x), dim=1).detach()
     method.indices = torch.tensor([0, 1, 3])
+    method._columns = DATA.train.y[[0, 1, 3]]
     method.loss(x, DATA.train.y[[0, 1, 3]], 0)
     with torch.no_grad():
         next(method.net.parameters()).add_(1)  # the optimizer's step
@@ -184,17 +185,18 @@ def test_loss_is_scaled_alike_for_every_batch() -> None:
         found = {}
         for scale in ("bounded", "published"):
             method = fresh(scale=scale)
+            method._columns = y
             found[scale] = method.loss(x, y, 0)
         features = F.normalize(method.net.backbone(x), dim=1)
         assert method.prototypes_ is not None
-        attracted, repelled = proxy_loss(features, method._index(y, 0), method.prototypes_, 0.1, moving=True)
+        attracted, repelled = proxy_loss(features, method._index(y), method.prototypes_, 0.1, moving=True)
         torch.testing.assert_close(found["published"], attracted + repelled)
         torch.testing.assert_close(found["bounded"], 0.1 * (attracted + min(1, 19 / others) * repelled))
 
 
 def kept(method: CoPE) -> list[int]:
     assert method.memory_ is not None
-    return method._index(method.memory_["y"], method.memory_["t"]).bincount().tolist()
+    return method._index(method.memory_["y"]).bincount().tolist()
 
 
 def offered(method: CoPE, y: list[int]) -> None:
