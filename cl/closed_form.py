@@ -70,7 +70,7 @@ class ClosedForm(Method):
     @property
     def classes(self) -> int:
         """K: the number of classes that the network has outputs for."""
-        return sum(self.net.classes())
+        return self.net.width
 
     # The hooks.
 
@@ -95,14 +95,15 @@ class ClosedForm(Method):
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """Scores (N, classes) float64; `UNSEEN` for classes without samples so far."""
-        z, sizes = self._features(x), self.net.classes()
-        start, stop = 0, sum(sizes)
-        if t is not None and self.net.increment != "domain":
-            start, stop = sum(sizes[:t]), sum(sizes[: t + 1])
-        scores = z.new_full((len(z), stop - start), UNSEEN)
+        z, device = self._features(x), x.device
+        asked = torch.arange(self.classes, device=device)
+        if t is not None:
+            asked = torch.tensor(self.net.columns_of(t), device=device)
+        scores = z.new_full((len(z), len(asked)), UNSEEN)
         if self.counts_ is not None:
-            seen = self.counts_[start:stop].nonzero().squeeze(1)
-            scores[:, seen] = self.scores(z, seen + start)
+            counts = plus(self.counts_, self.counts_.new_zeros(self.classes))
+            seen = counts[asked].nonzero().squeeze(1)
+            scores[:, seen] = self.scores(z, asked[seen])
         return scores
 
     def load_state(self, state: Mapping[str, Any]) -> None:

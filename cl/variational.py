@@ -7,7 +7,6 @@ means.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -100,15 +99,9 @@ def spread(layer: nn.Linear | nn.Conv2d, log_variance: float) -> MeanField:
 class MeanFieldNet(MultiHead):
     """A multi-head network whose heads draw noise of their own also where they answer side by side."""
 
-    def logits(self, features: Tensor, t: int | Tensor | None = None) -> Tensor:
+    def side_by_side(self, features: Tensor) -> Tensor:
         """As of any other network."""
-        if self.increment == "domain" or isinstance(t, int):
-            return super().logits(features, t)
-        wide = torch.cat([head(features) for head in self.heads], 1)
-        if t is None:
-            return wide
-        own = torch.repeat_interleave(torch.tensor(self.classes())).to(t.device)
-        return wide.masked_fill(own != t.unsqueeze(1), -math.inf)
+        return torch.cat([head(features) for head in self.heads], 1)
 
 
 @contextmanager
