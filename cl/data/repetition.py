@@ -29,7 +29,7 @@ def cut_again(classes: int, per_task: int, options: Benchmark) -> dict[str, Own]
     be.
     """
     times = options.repetition or 1
-    if classes * times % per_task:
+    if per_task > classes or classes * times % per_task:
         raise UserError(
             f"benchmark.repetition: {classes} classes in {times} tasks each make no tasks of {per_task}; "
             "change it, or benchmark.classes_per_task"

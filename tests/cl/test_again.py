@@ -458,12 +458,24 @@ def test_chosen_tasks_are_those_of_the_whole() -> None:
     [
         ({"repetition": 40}, r"class \d has \d+ validation images for 40 tasks; lower it"),
         ({"repetition": 2, "order": "shuffled"}, "has no order 'shuffled'"),
+        ({"repetition": 2, "classes_per_task": 3}, "10 classes in 2 tasks each make no tasks of 3; change it"),
+        ({"repetition": 2, "classes_per_task": 20}, "10 classes in 2 tasks each make no tasks of 20"),
+        ({"classes_per_task": 3}, "10 digits make no tasks of 3 each; take 2, 5 or 10"),
         ({"repetition": 2, "tasks": 11}, "has 10 tasks to learn, not 11"),
     ],
 )
 def test_what_cannot_come_again_so_often_is_said(given: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         list(split_digits.tasks(Benchmark(name="split-digits", **given), RAW))
+
+
+def test_digits_may_come_in_larger_tasks() -> None:
+    two = list(split_digits.tasks(Benchmark(name="split-digits", classes_per_task=5), RAW))
+    assert [(task.name, task.classes) for task in two] == [
+        ("digits-0-4", ["0", "1", "2", "3", "4"]),
+        ("digits-5-9", ["5", "6", "7", "8", "9"]),
+    ]
+    assert sum(len(labels) for task in two for _, labels in task.splits.values()) == 1797
 
 
 def test_digits_that_come_again_are_ten_classes(tmp_path: Path) -> None:
