@@ -60,7 +60,8 @@ def table(columns: dict[str, dict[str, list[RunResult]]]) -> str:
     seeds = ", ".join(str(result.seed) for result in next(iter(next(iter(columns.values())).values())))
     notes = (
         f"split-digits, class-incremental, seeds {seeds}; `python -m benchmarks.repetition` runs it all. The first "
-        "line of a cell is the average accuracy in per cent, the second the average forgetting, with the 95 % t-interval."
+        "line of a cell is the average accuracy in per cent, the second the average forgetting, each with its 95 % "
+        "t-interval over the seeds."
     )
     return "\n".join([*lines, "", textwrap.fill(notes, 120)])
 

@@ -154,8 +154,8 @@ def test_a_task_of_one_class_is_judged_among_all(animals: Path, tmp_path: Path) 
     learner = learned("finetune", animals, count=2)
     learner.open(learner.sequence.tasks[2])
     assert learner.chance() is None
-    learner.train("learn", 0, 1e-9, learner.knobs, plain=False)
-    outcome = learner.consolidate("learn", 0, 1e-9, learner.knobs, learner.train("learn", 0, 1e-9, {}, plain=False))
+    trained = learner.train("learn", 0, 1e-9, learner.knobs, plain=False)
+    outcome = learner.consolidate("learn", 0, 1e-9, learner.knobs, trained)
     assert outcome.accuracy == accuracy(learner.method, learner.task.validation, inference=True) < 1
     params = params_for("finetune", scenario=CLASS, selection=OFF, training={"epochs": 3, "batch_size": 8})
     run(params, output(tmp_path / "out", animals))
