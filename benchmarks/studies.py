@@ -62,6 +62,9 @@ def images(benchmark: Benchmark) -> list[int]:
     if benchmark.name == "split-cifar100":
         classes = benchmark.classes_per_task or 10
         return [classes * (benchmark.train_per_class or 500)] * (benchmark.tasks or 100 // classes)
+    if benchmark.name == "split-digits" and benchmark.repetition:
+        count = 10 * benchmark.repetition // (benchmark.classes_per_task or 2)
+        return [sum(IMAGES[benchmark.name]) // count] * count
     if benchmark.name not in IMAGES:
         raise UserError(f"the sizes of {benchmark.name} are not known here")
     return IMAGES[benchmark.name][: benchmark.tasks]

@@ -84,7 +84,7 @@ class ClosedForm(Method):
     @property
     def classes(self) -> int:
         """K: the number of classes that the network has outputs for."""
-        return sum(self.net.classes())
+        return self.net.width
 
     # The hooks.
 
@@ -110,16 +110,14 @@ class ClosedForm(Method):
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """Scores (N, classes) float64; `UNSEEN` for classes without samples so far."""
-        z, sizes = self._features(x), self.net.classes()
-        start, stop = 0, sum(sizes)
-        if t is not None and self.net.increment != "domain":
-            start, stop = sum(sizes[:t]), sum(sizes[: t + 1])
-        scores = z.new_full((len(z), stop - start), UNSEEN)
+        z = self._features(x)
+        asked = torch.arange(self.classes) if t is None else torch.tensor(self.net.columns_of(t))
+        scores = z.new_full((len(z), len(asked)), UNSEEN)
         if self.counts_ is not None:
             if self._seen is None:
                 self._seen = self.counts_.nonzero().squeeze(1).cpu()
-            seen = self._seen[(self._seen >= start) & (self._seen < stop)]
-            scores[:, sent(seen - start, z.device)] = self.scores(z, seen)
+            seen = torch.isin(asked, self._seen).nonzero().squeeze(1)
+            scores[:, sent(seen, z.device)] = self.scores(z, asked[seen])
         return scores
 
     def load_state(self, state: Mapping[str, Any]) -> None:

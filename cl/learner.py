@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cl.data import Sequence, Task, joined
-from cl.data.labels import one_label_space
+from cl.data.labels import check_classes
 from cl.errors import UserError
 from cl.evaluate import accuracy
 from cl.method import Method, add_task
@@ -50,8 +50,7 @@ class Learner:
             method, self.method, params.memory_budget, sequence, params.scenario.name
         )
         self.method = make(method, self.knobs)
-        if params.scenario.name == "domain":
-            one_label_space({task.name: task.classes for task in sequence.tasks}, sequence.labels)
+        check_classes({task.name: task.classes for task in sequence.tasks}, params.scenario.name, sequence.labels)
         net = build(params.model, sequence.input_shape, generator(seed, "network"))
         load_weights(net.backbone, params.model)
         self.method.net = self.method.wrap(net).to(device)
@@ -113,8 +112,8 @@ class Learner:
         """Give the network all it needs for the tasks up to this one."""
         net, seed = self.method.net, self.seed
         while net.tasks <= index:
-            number, classes = net.tasks, len(self.sequence.tasks[net.tasks].classes)
-            add_task(self.method, net, classes, number, generator(seed, "head", number), (seed, "growth", number))
+            number, columns = net.tasks, self.sequence.columns(self.params.scenario.name)[net.tasks]
+            add_task(self.method, net, columns, number, generator(seed, "head", number), (seed, "growth", number))
 
     def resume(self, index: int, snapshot: Snapshot) -> None:
         """Go back to the model as it was after the experience of this index."""
@@ -224,7 +223,8 @@ class Learner:
 
     @property
     def _task_aware(self) -> bool | None:
-        return True if self._classes_come else None
+        """How validation is: a task of one class is told from all classes seen, as alone it would always be right."""
+        return True if self._classes_come and len(self.task.classes) > 1 else None
 
     def consolidate(
         self, phase: str, trial: int, learning_rate: float | None, knobs: Knobs, trained: Outcome
@@ -265,9 +265,14 @@ class Learner:
                 )
         return statistics.fmean(accuracy(self.method, split, inference=True) for split in old)
 
-    def chance(self) -> float:
-        """The validation accuracy of always naming the most frequent class, within the task where the task is known."""
+    def chance(self) -> float | None:
+        """The validation accuracy of always naming the most frequent class, within the task where the task is known.
+
+        None for a task of one class, where that is always right.
+        """
         split = self.task.validation
+        if len(self.task.classes) == 1:
+            return None
         y, t = split.y, split.t
         task_aware = self._task_aware or self.params.scenario.name == "task"
         if not task_aware:
@@ -318,10 +323,16 @@ def within_budget(name: str, method: Method, budget: int | str | None, sequence:
     if (why := unbounded(name, budget)) is not None:
         raise UserError(why)
     counts = [len(task.classes) for task in sequence.tasks]
-    classes = max(counts) if increment == "domain" else sum(counts)
+    columns = {column for task in sequence.columns(increment) for column in task}
+    classes = max(counts) if increment == "domain" else len(columns)
     if (of_each := of_each_class(budget)) is not None:
         if "memory_budget" in method.knobs:
             return {"memory_budget": of_each * classes}
+        if increment == "class" and classes < sum(counts):
+            raise UserError(
+                f"memory_budget: {name} keeps equally many samples of each task, and a class is in several tasks; "
+                f"leave memory_budget out and set methods.{name}.memory_per_task"
+            )
         if len(set(counts)) > 1:
             raise UserError(
                 f"memory_budget: {name} keeps equally many samples of each task, and the tasks have between "
@@ -329,7 +340,7 @@ def within_budget(name: str, method: Method, budget: int | str | None, sequence:
                 f"leave memory_budget out and set methods.{name}.memory_per_task"
             )
         return {"memory_per_task": of_each * counts[0]}
-    labels = sum(counts) if increment == "class" else max(counts)
+    labels = classes if increment == "class" else max(counts)
     each = method.sample_bytes(sequence.tasks[0].train.images[:1].nbytes, labels)
     count = bytes_of(budget) // each if isinstance(budget, str) else budget
     if count < 1:

@@ -6,7 +6,7 @@ knows no method's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -197,8 +197,13 @@ class Method(Trainable):
         return {name: value for name, value in now.items() if not (k := self.knobs[name]).younger or value != k.default}
 
 
-def add_task(method: Method, net: MultiHead, classes: int, index: int, head: torch.Generator, more: Key) -> None:
-    """Make the network ready for one task more: a head, drawn from `head`, and what the method needs besides."""
+def add_task(
+    method: Method, net: MultiHead, classes: int | Sequence[int], index: int, head: torch.Generator, more: Key
+) -> None:
+    """Make the network ready for one task more: a head, drawn from `head`, and what the method needs besides.
+
+    `classes`: as `MultiHead.add_head` takes them.
+    """
     if not (net.increment == "domain" and len(net.heads)):
         net.add_head(classes, head)
     method.grow(net, index, generator(*more))

@@ -190,6 +190,8 @@ class Run:
             unstable = kept.instability is not None and kept.instability >= 1
             remedy = "a lower strength" if unstable else "lower learning rates or less weight decay"
             return [f"the training that was kept diverged; it needs {remedy}"]
+        if chance is None:
+            return []
         if reached <= chance + math.sqrt(chance * (1 - chance) / len(self.learner.task.validation)):
             named = f"{100 * reached:.1f} % on validation data, and naming one class alone gives {100 * chance:.1f} %"
             return [f"nothing was learned: {named}"]

@@ -49,7 +49,7 @@ class Section(BaseModel):
 class Benchmark(Section):
     """Which tasks, from which data."""
 
-    younger = frozenset({"validation_share", "pad", "normalise"})
+    younger = frozenset({"validation_share", "pad", "normalise", "repetition"})
 
     name: str = "permuted-digits"
     tasks: int | None = Field(None, ge=1, le=1000, description="how many tasks of the benchmark; null: all")
@@ -62,6 +62,9 @@ class Benchmark(Section):
         description="an order that the benchmark knows, or the names of the tasks in the order in which to learn them",
     )
     classes_per_task: int | None = Field(None, ge=2, le=1000, description="of a split data set; null: its usual number")
+    repetition: int | None = Field(
+        None, ge=2, le=1000, description="of a split data set: in how many tasks each class is; null: in one"
+    )
     image_size: int | None = Field(
         None, ge=4, le=1024, description="side in pixels; null: the benchmark's usual one, or the backbone's"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from cl.errors import UserError
 from cl.knob import knob, shrink
 from cl.method import ALL, Method
 from cl.nets import BatchNorm, MultiHead
+from cl.nets.linear import unfilled
 from cl.ops import Tensors, cross_entropy, snapshot
 from cl.rng import seed_of
 from cl.trainable import Trainable
@@ -79,7 +80,7 @@ def spread(layer: nn.Linear | nn.Conv2d, log_variance: float) -> MeanField:
     """The layer with Gaussian weights around those it has, all of this variance."""
     made: MeanField
     if isinstance(layer, nn.Linear):
-        made = nn.utils.skip_init(MeanFieldLinear, layer.in_features, layer.out_features)
+        made = cast(MeanFieldLinear, unfilled(MeanFieldLinear, layer.in_features, layer.out_features))
     else:
         made = nn.utils.skip_init(
             MeanFieldConv,
@@ -101,14 +102,9 @@ def spread(layer: nn.Linear | nn.Conv2d, log_variance: float) -> MeanField:
 class MeanFieldNet(MultiHead):
     """A multi-head network whose heads draw noise of their own also where they answer side by side."""
 
-    def logits(self, features: Tensor, t: int | Tensor | None = None) -> Tensor:
+    def side_by_side(self, features: Tensor) -> Tensor:
         """As of any other network."""
-        if self.increment == "domain" or isinstance(t, int):
-            return super().logits(features, t)
-        wide = torch.cat([head(features) for head in self.heads], 1)
-        if t is None:
-            return wide
-        return wide.masked_fill(self.owners(t.device) != t.unsqueeze(1), -math.inf)
+        return torch.cat([head(features) for head in self.heads], 1)
 
 
 @contextmanager

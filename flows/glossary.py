@@ -23,14 +23,18 @@ TERMS: dict[str, dict[str, str]] = {
     "Scenarios": {
         "task-incremental": "each task brings classes and a head of its own; at test the task of an image is given",
         "domain-incremental": "each task brings other images of the same classes; one head serves all tasks",
-        "class-incremental": "each task brings new classes; at test the model chooses among all classes so far",
+        "class-incremental": "each task brings new classes, and maybe old ones again; at test the model chooses among "
+        "all classes so far",
+        "repetition": "classes that come again: a task has images of a class that an earlier task had too",
         "stream": "online learning: every sample is seen once, and nothing says where a task begins or ends",
         "task-aware": "tested with the task of an image given: the choice is among the classes of that task",
         "task-agnostic": "tested without the task of an image: the choice is among the classes of all tasks so far",
         "backbone": "the layers of the network that all tasks share",
         "pretrained backbone": "a network that was trained elsewhere, without its head; frozen, it makes features",
         "features": "the vector that a pretrained backbone makes of a picture; learned from in the picture's place",
-        "head": "the linear layer after the backbone; it scores the classes of a task",
+        "head": "the linear layer after the backbone; it scores the classes of a task, where classes come again those "
+        "that the task brings first",
+        "column": "a class's place among the outputs of all heads side by side",
     },
     "Hyperparameters": {
         "knob": "a hyperparameter that a method declares",

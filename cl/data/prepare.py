@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from cl.data.labels import LabelsAre, one_label_space
+from cl.data.labels import LabelsAre, check_classes, columns_of
 from cl.data.manifest import checked
 from cl.errors import UserError
 from cl.files import (
@@ -88,6 +88,7 @@ class BenchmarkFile(Protocol):
     OPTIONS: frozenset[str]
     """The keys of `benchmark` that it knows, beside those of `FOR_ALL`."""
     LABELS: LabelsAre
+    # SAME_NAMES = True: classes of the same name in two tasks are the same class. Without it each task has its own.
 
     def tasks(self, options: Benchmark, raw: Path, say: Say | None = None) -> Iterator[RawTask]:
         """Yield the tasks in the order in which they are learned; `say` shows progress."""
@@ -264,9 +265,19 @@ def check_options(options: Benchmark) -> None:
 def check_prepared(params: Params, folder: Path) -> None:
     """Raise `UserError` if nothing readable is prepared, or if the scenario cannot have such tasks."""
     manifest = read_manifest(folder)
-    if params.scenario.name == "domain":
-        classes = {task["name"]: task["classes"] for task in manifest["tasks"]}
-        one_label_space(classes, manifest.get("labels", "names"))
+    classes = {task["name"]: task["classes"] for task in manifest["tasks"]}
+    check_classes(classes, params.scenario.name, manifest.get("labels", "names"))
+
+
+def columns_in(manifest: Mapping[str, Any], increment: str) -> list[list[int]]:
+    """For each task of a manifest, the column of each of its classes (`cl.data.labels.columns_of`)."""
+    same = increment == "class" and same_names(manifest["benchmark"])
+    return columns_of([task["classes"] for task in manifest["tasks"]], same)
+
+
+def same_names(benchmark: str) -> bool:
+    """Whether classes of the same name in two tasks of this benchmark are the same class."""
+    return getattr(benchmark_file(benchmark), "SAME_NAMES", False)
 
 
 def _write_all(options: Benchmark, raw: Path, folder: Path, say: Say) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from cl.data.augment import Augment, middle
-from cl.data.labels import LabelsAre
-from cl.data.prepare import AGAIN, REDUCING, SPLITS, Format, digest, is_whole, read_manifest
+from cl.data.labels import LabelsAre, columns_of
+from cl.data.prepare import AGAIN, REDUCING, SPLITS, Format, digest, is_whole, read_manifest, same_names
 from cl.errors import UserError
 from cl.gpu import room, sent
 
@@ -172,6 +172,15 @@ class Sequence:
     labels: LabelsAre = "places"
     backbone: Mapping[str, Any] = field(default_factory=dict)
     """Whose features they are: its name, the size of the pictures and its weights' checksum; empty for pictures."""
+    same_names: bool = False
+    """Whether classes of the same name in two tasks are the same class."""
+
+    def columns(self, increment: str) -> list[list[int]]:
+        """For each task the column of each of its classes; a class that comes again keeps its own where classes come.
+
+        In task-incremental learning each task has columns of its own, those of its head.
+        """
+        return columns_of([task.classes for task in self.tasks], self.same_names and increment == "class")
 
 
 def load(
@@ -206,7 +215,8 @@ def load(
     reduced = {name: value for name, value in given.items() if value is not None}
     shape, labels = seen_shape(manifest["input_shape"], crop), manifest.get("labels", "names")
     backbone = manifest.get("backbone") or {}
-    return Sequence(manifest["benchmark"], shape, tuple(tasks), reduced, labels, backbone)
+    same = same_names(manifest["benchmark"])
+    return Sequence(manifest["benchmark"], shape, tuple(tasks), reduced, labels, backbone, same)
 
 
 def seen_shape(shape: list[int], crop: int | None) -> tuple[int, int, int]:

@@ -191,13 +191,10 @@ class CoPE(Replay):
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """f(x) p_c for the classes of task t, or of all tasks; a class never seen scores below all others."""
         features = F.normalize(self.net.backbone(x), dim=1)
-        scores = features.new_full((len(x), sum(self.net.classes())), UNSEEN)
+        scores = features.new_full((len(x), self.net.width), UNSEEN)
         if self.prototypes_ is not None and self.classes_ is not None:
             scores[:, sent(self.classes_, scores.device)] = features @ self.prototypes_.T
-        if t is None or self.net.increment == "domain":
-            return scores
-        first = sum(self.net.classes()[:t])
-        return scores[:, first : first + self.net.classes()[t]]
+        return scores if t is None else scores[:, self.net.columns_of(t)]
 
 
 def proxy_loss(

@@ -93,7 +93,7 @@ def columns(net: MultiHead, wide: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     They stand at the left of the first result, (N, all). The second, a mask of the same shape, says which they are;
     the other numbers mean nothing.
     """
-    start, stop = net.bounds(t.device)[0 if net.increment == "domain" else t].expand(len(t), 2).T.unsqueeze(2)
+    start, stop = net.bounds[0 if net.increment == "domain" else t].expand(len(t), 2).T.unsqueeze(2)
     start = start if net.increment == "task" else torch.zeros_like(start)
     index = start + torch.arange(wide.shape[1], device=t.device)
     return wide.gather(1, index.clamp(max=wide.shape[1] - 1)), index < stop

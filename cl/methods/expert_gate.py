@@ -103,8 +103,8 @@ class ExpertGate(Method):
 
     def end_task(self, data: Task) -> None:
         """Keep the expert."""
-        head = f"heads.{0 if self.net.increment == 'domain' else self.task}."
-        kept = {name: p for name, p in self.net.state_dict().items() if name.startswith(("backbone.", head))}
+        heads = {f"heads.{self.net.home(column)[0]}." for column in self.net.columns_of(self.task)}
+        kept = {name: p for name, p in self.net.state_dict().items() if name.startswith(("backbone.", *heads))}
         self.experts_ = [*(self.experts_ or []), snapshot(kept)]
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
@@ -113,8 +113,7 @@ class ExpertGate(Method):
             return self._answer(x, t)
         chances = confidence(self._errors(x), self.gate_temperature)
         asked = (chances >= self.activation) | F.one_hot(chances.argmax(1), chances.shape[1]).bool()
-        seen = self.net.classes()
-        scores = torch.full((len(x), sum(seen)), FLOOR, device=x.device)
+        scores = torch.full((len(x), self.net.width), FLOOR, device=x.device)
         for expert, mine in enumerate(asked.T.cpu()):  # who is asked decides what is computed: a GPU is waited for
             rows = sent(mine.nonzero(), x.device)
             if len(rows):

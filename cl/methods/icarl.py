@@ -7,6 +7,8 @@ task's classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +25,7 @@ from cl.rehearsal import draw, per_step
 
 FLOOR = -1e9
 """Instead of minus infinity for the logits of other tasks' classes: 0 times it is 0."""
+NONE = torch.empty(0, dtype=torch.int64)
 
 
 class ICaRL(Method):
@@ -48,12 +51,12 @@ class ICaRL(Method):
     layer: str = knob("last", choices=("last", "convolutional"), help="layer whose output the features are")
 
     exemplars_: list[list[Tensor]] | None = None
-    """Per task and class: images (K, C, H, W) uint8, the first chosen first."""
+    """Per task and class that came first with it: images (K, C, H, W) uint8, the first chosen first."""
     means_: list[Tensor] | None = None
-    """Per task: the normalised mean feature of each class's exemplars, (classes, F)."""
+    """Per task: the normalised mean feature of the exemplars of each of these classes, (classes, F)."""
     targets_: list[list[Tensor]] | None = None
-    """Where targets are fixed, per task and class: the logits (K, classes) when the task ended, for the task's
-    classes or in class-incremental learning for all seen by then."""
+    """Where targets are fixed, per task and class as above: the logits (K, classes) when its last task ended, for the
+    task's classes or in class-incremental learning for all seen by then."""
     _replay: dict[str, Tensor] | None = None
     _drawn: Tensor | None = None
     """Which of them are in this step."""
@@ -67,7 +70,7 @@ class ICaRL(Method):
         counts = torch.tensor([sum(len(images) for images in task) for task in self.exemplars_])
         kept = torch.cat([images.cpu() for task in self.exemplars_ for images in task])
         x = data.train.normalise(kept)
-        y = torch.cat([torch.full((len(images),), c) for task in self.exemplars_ for c, images in enumerate(task)])
+        y = torch.cat([labels_of(task, self.net.brought(s)) for s, task in enumerate(self.exemplars_)])
         t = torch.arange(len(counts)).repeat_interleave(counts).to(x.device)
         self.net.eval()
         with torch.no_grad():
@@ -78,16 +81,17 @@ class ICaRL(Method):
             logits = logits[:, : self.net.groups(self.task)[0].stop]
         row = column = 0
         for task in self.targets_ or []:
-            first = torch.cat(task)
-            logits[row : row + len(first), column : column + first.shape[1]] = first
-            row += len(first)
-            column += first.shape[1] if self.net.increment == "task" else 0
+            for first in task:
+                logits[row : row + len(first), column : column + first.shape[1]] = first
+                row += len(first)
+            column += task[0].shape[1] if self.net.increment == "task" else 0
         wanted = torch.tensor(per_step(self.training.batch_size, len(data.train), self.memory_budget))
         kept, y = kept.to(x.device), y.to(x.device)
+        counts = counts[counts > 0]  # a task of old classes alone has brought none
         self._replay = {"images": kept, "y": y, "t": t, "logits": logits, "counts": counts, "wanted": wanted}
 
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
-        """The new samples, then exemplars, equally many of each old task."""
+        """The new samples, then exemplars, equally many of the classes that each old task brought."""
         if self._replay is None:
             return x, y, t
         replay = self._replay
@@ -120,8 +124,11 @@ class ICaRL(Method):
         return learned + combine(of_task, self.strength)
 
     def end_task(self, data: Task) -> None:
-        """Cut the old classes to their share of the budget, herd the new ones, and compute the means anew."""
-        classes = sum(self.net.classes())
+        """Cut the old classes to their share of the budget, herd those of the task, and compute the means anew.
+
+        Exemplars of a class that comes again are herded from the old ones and the new images together.
+        """
+        classes = self.net.width
         share = self.memory_budget // classes
         if share == 0:
             raise UserError(
@@ -129,28 +136,35 @@ class ICaRL(Method):
                 "classes seen; raise it"
             )
         self.net.eval()
-        self.exemplars_ = [[images[:share].clone() for images in task] for task in self.exemplars_ or []]
-        new = []
-        for c in range(self.net.classes()[self.task]):
-            images = data.train.images[(data.train.y == c).cpu()]
-            chosen = herd(self._features(data.train, images), share)
-            new.append(images[chosen.cpu()].clone())
-        self.exemplars_.append(new)
+        before = [*(self.exemplars_ or []), [torch.empty(0)] * len(self.net.brought(self.task))]
+        self.exemplars_ = [[images[:share].clone() for images in task] for task in before]
         if self.targets == "fixed":
-            self.targets_ = [[logits[:share].clone() for logits in task] for task in self.targets_ or []]
-            with torch.no_grad():
-                scope = self.net.scope(self.task)
-                self.targets_.append([self.net(data.train.normalise(images), scope) for images in new])
-        self.means_ = [
-            torch.stack([self._scaled(self._features(data.train, images).mean(0)) for images in task])
-            for task in self.exemplars_
-        ]
+            answers = [*(self.targets_ or []), [torch.empty(0)] * len(before[-1])]
+            self.targets_ = [[logits[:share].clone() for logits in task] for task in answers]
+        for label, column in enumerate(self.net.columns_of(self.task)):
+            task, place = self.net.home(column)
+            images = data.train.images[(data.train.y == label).cpu()]
+            if task < self.task:
+                images = torch.cat([before[task][place].cpu(), images])
+            chosen = images[herd(self._features(data.train, images), share).cpu()].clone()
+            self.exemplars_[task][place] = chosen
+            if self.targets_ is not None and self.targets == "fixed":
+                with torch.no_grad():
+                    first = self.net(data.train.normalise(chosen), self.net.scope(self.task))
+                self.targets_[task][place] = first
+        kept = [images for task in self.exemplars_ for images in task]
+        means = torch.stack([self._scaled(self._features(data.train, images).mean(0)) for images in kept])
+        parts = means.split([len(task) for task in self.exemplars_])
+        self.means_ = [part.clone() for part in parts]
 
     def kept(self, normalise: Normalise) -> list[Split]:
-        """The exemplars of each old task."""
-        old = (self.exemplars_ or [])[: self.task]
-        labels = [torch.cat([torch.full((len(images),), c) for c, images in enumerate(task)]) for task in old]
-        return [held(torch.cat(task), y, s, normalise) for s, (task, y) in enumerate(zip(old, labels, strict=True))]
+        """The exemplars of the classes of each old task."""
+        of_column = [images for task in self.exemplars_ or [] for images in task]
+        splits = []
+        for s in range(min(self.task, len(self.exemplars_ or []))):
+            own = [of_column[column] for column in self.net.columns_of(s)]
+            splits.append(held(torch.cat(own), labels_of(own, range(len(own))), s, normalise))
+        return splits
 
     @torch.no_grad()
     def _features(self, split: Split, images: Tensor) -> Tensor:
@@ -169,8 +183,14 @@ class ICaRL(Method):
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """Minus the distance to each class's mean exemplar feature."""
         assert self.means_ is not None
-        means = self.means_[t] if t is not None else torch.cat(self.means_)
+        means = torch.cat(self.means_)
+        means = means if t is None else means[self.net.columns_of(t)]
         return -torch.cdist(self._features_of(x), means)
+
+
+def labels_of(parts: Sequence[Tensor], labels: Sequence[int]) -> Tensor:
+    """The label of each image (N,), of the parts laid end to end."""
+    return torch.cat([torch.full((len(part),), label) for part, label in zip(parts, labels, strict=True)] or [NONE])
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

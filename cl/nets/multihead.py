@@ -3,7 +3,8 @@
 The three kinds of head in the survey's code come down to this one. A head nobody trains stays as it was, bit for
 bit (swap-in heads); a head whose old outputs are distilled goes on learning (stacked heads); the heads side by side
 are the slices of one wide head. The same holds in class-incremental learning, where the network chooses among the
-classes of all heads. In domain-incremental learning all tasks share one head.
+classes of all heads. There a class that comes again keeps the output that it has: the head of a task has outputs for
+the classes that the task brings first, and may have none. In domain-incremental learning all tasks share one head.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -19,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl.gpu import sent
 from cl.nets.dropout import Dropout
 from cl.nets.linear import drawn_linear
 from cl.nets.norms import BatchNorm
@@ -56,12 +56,21 @@ class Backbone(nn.Sequential):
 
 
 class MultiHead(nn.Module):
-    """backbone(x) -> features (N, F); head t -> logits (N, classes of task t)."""
+    """backbone(x) -> features (N, F); head t -> logits (N, classes that task t brings first).
+
+    The outputs of all heads side by side are the columns. A class has one column, also if it is in several tasks.
+    """
 
     increment: Increment = "task"
     on_features = False
     """Whether its input is the features of a frozen pretrained backbone."""
     _where: Tensor
+    _columns: Tensor
+    """(tasks, most classes of a task): the columns of each task's classes; -1 where it has fewer."""
+    _on_host: Tensor
+    """The same in main memory, so that labels there are looked up without waiting for a GPU."""
+    bounds: Tensor
+    """Of each head the first of its columns, and the one behind its last: (heads, 2)."""
 
     def __init__(self, backbone: nn.Sequential, feature_size: int) -> None:
         super().__init__()
@@ -69,14 +78,29 @@ class MultiHead(nn.Module):
         self.heads = nn.ModuleList()
         self.feature_size = feature_size
         self.register_buffer("_where", torch.empty(0), persistent=False)  # a backbone may have no parameters
+        self.register_buffer("_columns", torch.empty(0, 0, dtype=torch.int64), persistent=False)
+        self.register_buffer("bounds", torch.empty(0, 2, dtype=torch.int64), persistent=False)
+        self._of_task: list[list[int]] = []
         self.tasks = 0
         """How many tasks it has been made ready for."""
-        self._tables: dict[tuple[Hashable, ...], Tensor] = {}
 
-    def add_head(self, classes: int, draw: torch.Generator) -> None:
-        """Append a head of `classes` outputs, uniform in +-1/sqrt(F): torch's own initialisation of a linear layer."""
-        head = drawn_linear(self.feature_size, classes, draw)
-        self.heads.append(head.to(self._where.device))
+    def add_head(self, classes: int | Sequence[int], draw: torch.Generator) -> None:
+        """Append a head, uniform in +-1/sqrt(F): torch's own initialisation of a linear layer.
+
+        `classes`: how many the task has, if all are new; or the column of each of them, by label. The head has an
+        output for each column that is not there yet.
+        """
+        width = self.width
+        own = list(range(width, width + classes)) if isinstance(classes, int) else list(classes)
+        new = [column for column in own if column >= width]
+        assert new == list(range(width, width + len(new))), "new columns come by label, behind those that are there"
+        self.heads.append(drawn_linear(self.feature_size, len(new), draw).to(self._where.device))
+        self._of_task.append(own)
+        rows = [torch.tensor(columns) for columns in self._of_task]
+        self._on_host = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+        self._columns = self._on_host.to(self._where.device)
+        ends = itertools.accumulate(self.classes(), initial=0)
+        self.bounds = torch.tensor(list(itertools.pairwise(ends)), device=self._where.device)
 
     @property
     def shared(self) -> dict[str, nn.Parameter]:
@@ -92,6 +116,26 @@ class MultiHead(nn.Module):
     def classes(self) -> list[int]:
         """Outputs of each head."""
         return [int(head.out_features) for head in self.heads]  # type: ignore[arg-type]
+
+    @property
+    def width(self) -> int:
+        """How many columns there are: the outputs of all heads."""
+        return sum(self.classes())
+
+    def columns_of(self, t: int) -> list[int]:
+        """The column of each class of task t, by label."""
+        return list(range(self.width)) if self.increment == "domain" else self._of_task[t]
+
+    def home(self, column: int) -> tuple[int, int]:
+        """The head that has the column, and its place there."""
+        sizes, head = self.classes(), 0
+        while column >= sizes[head]:
+            column, head = column - sizes[head], head + 1
+        return head, column
+
+    def brought(self, t: int) -> list[int]:
+        """The labels of the classes that come first with task t; their columns are those of head t, in this order."""
+        return [label for label, column in enumerate(self._of_task[t]) if self.home(column)[0] == t]
 
     def parts(self) -> tuple[Backbone, Backbone]:
         """The layers up to where the convolutions' last map is flattened, and the rest of the backbone.
@@ -125,22 +169,29 @@ class MultiHead(nn.Module):
     def logits(self, features: Tensor, t: int | Tensor | None = None) -> Tensor:
         """Logits from features (N, F).
 
-        t an int: of that task's head, (N, its classes). None: of all heads side by side, (N, all classes). A tensor
+        t an int: of that task's classes, (N, its classes). None: of all heads side by side, (N, all columns). A tensor
         (N,): of all heads, with every logit that is not of the sample's own task at minus infinity. Where all tasks
         have one head, it answers in every case.
         """
         if self.increment == "domain":
             t = 0
         if isinstance(t, int):
-            logits: Tensor = self.heads[t](features)
-            return logits
+            if len(self._of_task[t]) == self.heads[t].out_features:
+                logits: Tensor = self.heads[t](features)
+                return logits
+            return self.side_by_side(features)[:, self._columns[t, : len(self._of_task[t])]]
+        wide = self.side_by_side(features)
+        if t is None:
+            return wide
+        own = self._columns[t].unsqueeze(2) == torch.arange(wide.shape[1], device=t.device)
+        return wide.masked_fill(~own.any(1), -math.inf)
+
+    def side_by_side(self, features: Tensor) -> Tensor:
+        """The logits of all heads, (N, all columns), from features (N, F)."""
         # One product for all heads takes half the time of one for each.
         weight = torch.cat([head.weight for head in self.heads])  # type: ignore[misc]
         bias = torch.cat([head.bias for head in self.heads])  # type: ignore[misc]
-        wide = F.linear(features, weight, bias)
-        if t is None:
-            return wide
-        return wide.masked_fill(self.owners(t.device) != t.unsqueeze(1), -math.inf)
+        return F.linear(features, weight, bias)
 
     def scope(self, t: int | Tensor) -> int | Tensor | None:
         """The logits among which samples of task t are told apart: their head's, or all (see `logits`)."""
@@ -162,22 +213,4 @@ class MultiHead(nn.Module):
         """The column of label y (N,) of task t among all heads side by side."""
         if self.increment == "domain":
             return y
-        if isinstance(t, int):
-            return y + sum(self.classes()[:t])
-        return self.bounds(y.device)[t, 0] + y
-
-    def owners(self, device: torch.device) -> Tensor:
-        """The task of each column of all heads side by side, (all classes,)."""
-        return self._table("owners", device, lambda: torch.repeat_interleave(torch.tensor(self.classes())))
-
-    def bounds(self, device: torch.device) -> Tensor:
-        """Of each head the first of its columns among all side by side, and the one behind its last: (heads, 2)."""
-        ends = list(itertools.accumulate(self.classes(), initial=0))
-        return self._table("bounds", device, lambda: torch.tensor(list(itertools.pairwise(ends))))
-
-    def _table(self, what: str, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
-        """Numbers that follow from the heads, sent to the device once."""
-        key = (what, device, *self.classes())
-        if key not in self._tables:
-            self._tables[key] = sent(make(), device)
-        return self._tables[key]
+        return (self._columns if y.device == self._columns.device else self._on_host)[t, y]

@@ -16,7 +16,7 @@ from typing import Any
 from cl import backbones, metrics
 from cl.data import features
 from cl.data.places import place, side
-from cl.data.prepare import read_manifest
+from cl.data.prepare import columns_in, read_manifest
 from cl.files import to_json
 from cl.names import PACKAGE
 from cl.params import Params
@@ -54,6 +54,9 @@ def facts_of(params: Params, out: Path, run: RunResult) -> dict[str, Any]:
     more: dict[str, Any] = {} if own is None else {"mean": list(own.mean), "deviation": list(own.deviation)}
     if params.model.on_features:
         more = {"backbone": learned_from["backbone"], "seen": list(seen)}
+    columns = columns_in(manifest, params.scenario.name)
+    if sum(map(len, columns)) > len({column for task in columns for column in task}):  # a class came again
+        more["columns"] = columns
     return {
         **{key: manifest[key] for key in ("benchmark", "input_shape", "scale", "mean", "deviation")},
         "tasks": [{key: task[key] for key in ("name", "classes")} for task in manifest["tasks"]],

@@ -95,8 +95,9 @@ class Classifier(PythonModel):
         draw = generator("overwritten by the checkpoint")
         net = self.method.wrap(build(model, seen, draw))
         net.backbone.reduced, net.increment = facts["reduced"], facts["increment"]
-        for index, classes in enumerate(self.tasks.values()):
-            add_task(self.method, net, len(classes), index, draw, ("overwritten too",))
+        columns = facts.get("columns") or [len(classes) for classes in self.tasks.values()]
+        for index, own in enumerate(columns):
+            add_task(self.method, net, own, index, draw, ("overwritten too",))
         last = len(self.tasks) - 1
         self.method.attach(net, last, training, 0.0, (facts["seed"], last))
         learned.restore(self.method)
@@ -132,14 +133,15 @@ class Classifier(PythonModel):
         split = Split(lambda: (images, torch.zeros(len(images), dtype=torch.int64), task or 0), self.normalise)
         chunks = split.batches(split.chunk(self.method.training.batch_size))
         scores = torch.cat([self.method.predict(x, task) for x, _, _ in chunks])
-        names = list(self.tasks)
+        names, net = list(self.tasks), self.method.net
         columns: list[tuple[str | None, str, str]]
-        if self.method.net.increment == "domain":  # one head, and a label has a name in each task
+        if net.increment == "domain":  # one head, and a label has a name in each task
             columns = [
                 (names[task] if task is not None else None, label, label) for label in self.tasks[names[task or 0]]
             ]
-        elif task is None:  # all heads side by side
-            columns = [(name, label, f"{name}/{label}") for name, labels in self.tasks.items() for label in labels]
+        elif task is None:  # all heads side by side; a class that came again is that of its first task
+            brought = [(name, self.tasks[name][label]) for t, name in enumerate(names) for label in net.brought(t)]
+            columns = [(name, label, f"{name}/{label}") for name, label in brought]
         else:
             columns = [(names[task], label, label) for label in self.tasks[names[task]]]
         return [self._answer(columns, best, chances) for best, chances in zip(*_ranked(scores), strict=True)]

@@ -24,6 +24,7 @@ NAMES = [stem.replace("_", "-") for stem in names_in("data/benchmarks")]
 SET: dict[str, Any] = {
     "path": "elsewhere",
     "classes_per_task": 5,
+    "repetition": 2,
     "image_size": 16,
     "train_per_class": 3,
     "validation_per_class": 2,

@@ -459,6 +459,13 @@ def test_every_study_is_a_valid_params_file(study: Path) -> None:
         for name in ("task", "domain", "class")
     }
     in_one_pass = {"one-pass-cifar100": 10, "online-class-split-mnist": 4, "online-class-split-mnist-tasks": 7}
-    others = {"online-class-split-digits": 5, "photos": 10, "photos-compared": 13, **of_three, **in_one_pass}
+    others = {
+        "online-class-split-digits": 5,
+        "photos": 10,
+        "photos-compared": 13,
+        "repetition": 7,
+        **of_three,
+        **in_one_pass,
+    }
     assert len(params.methods) == others.get(study.stem, 15)
     assert study.read_text().startswith("# "), "says what it is for"

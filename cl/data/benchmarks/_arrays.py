@@ -11,6 +11,7 @@ from PIL import Image
 
 from cl.data.fetch import Remote
 from cl.data.prepare import Images, Labels, RawTask, digest
+from cl.data.repetition import cut_again, repeated
 from cl.data.subsets import chosen, first_of_each, stratified
 from cl.errors import UserError
 from cl.params import Benchmark
@@ -20,6 +21,8 @@ VALIDATION_FRACTION = 0.2
 """Of each class's training images, as in the survey."""
 OF_ARRAYS = frozenset({"path", "image_size", "train_per_class", "validation_per_class", "validation_share", "pad"})
 """The keys of `benchmark` that any of them knows."""
+OF_SPLITS = OF_ARRAYS | {"classes_per_task", "repetition"}
+"""Those that a data set split by classes knows."""
 SHUFFLED = "shuffled"
 """An order that every split data set has."""
 MEND = "delete it, and it is downloaded again"
@@ -71,9 +74,11 @@ def cut(classes: int, options: Benchmark, usual: int) -> dict[str, Sequence[int]
 
     Classes come in their order, and tasks are called `classes-<first>-<last>`. With the order `shuffled`, they come in
     one drawn from `options.seed`, and the name of a task lists its classes. Raises `UserError` for a cut that leaves a
-    remainder, and for an order or a number of tasks that cannot be.
+    remainder, and for an order or a number of tasks that cannot be. With `options.repetition`, see `cut_again`.
     """
     size = options.classes_per_task or usual
+    if options.repetition:
+        return {name: [c for c, _ in own] for name, own in cut_again(classes, size, options).items()}
     if classes % size:
         known = ", ".join(str(number) for number in range(2, classes + 1) if classes % number == 0)
         raise UserError(f"benchmark.classes_per_task: {classes} classes make no tasks of {size} each; take {known}")
@@ -91,6 +96,11 @@ def cut(classes: int, options: Benchmark, usual: int) -> dict[str, Sequence[int]
 
 def cut_tasks(data: Arrays, options: Benchmark, parts: Mapping[str, Sequence[int]]) -> Iterator[RawTask]:
     """Yield a task for each part of the classes."""
+    if options.repetition:
+        again = cut_again(len(data.classes), len(next(iter(parts.values()))), options)
+        whole = resized(splits_of(data, options, range(len(data.classes))), options.image_size)
+        yield from repeated(whole, data.classes, again, options, data.notes)
+        return
     for name, part in parts.items():
         splits = splits_of(data, options, part)
         names = [data.classes[c] for c in part]

@@ -2,7 +2,7 @@
 
 A task may bring its own `train`, `test` and `val` (or `validation`) folders with the classes below them; else it is
 split here. Which split an image goes to follows from the benchmark's seed and the names of its task, its class and
-itself: what is added elsewhere moves nothing.
+itself: what is added elsewhere moves nothing. A class folder of the same name in two tasks is the same class.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from cl.params import Benchmark
 from cl.paths import expanded
 from cl.rng import seed_of
 
-__all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "SAME_NAMES", "fingerprint", "tasks"]
 FORMAT = IMAGENET
 OPTIONS = OF_IMAGES
 LABELS: LabelsAre = "names"
+SAME_NAMES = True
 IMAGE_SIZE = 32
 TEST_FRACTION = 0.2
 VALIDATION_FRACTION = 0.2
@@ -67,15 +68,21 @@ def _listings(root: Path, options: Benchmark, say: Say | None = None) -> list[Li
         say(f"{root}: {_some(passed)} passed over: results of a run, not images")
     if not tasks:
         raise UserError(f"benchmark.path: no folders in {root}; it has to be the root of <task>/<class>/<image>")
-    return [_listing(root, tasks[name], options, say) for name in chosen(list(tasks), options, where=root)]
+    found = [_listing(root, tasks[name], options, say) for name in chosen(list(tasks), options, where=root)]
+    for listing in found:
+        others = {name for other in found if other is not listing for name in other.classes}
+        if len(listing.classes) < 2 and not others.intersection(listing.classes):
+            raise UserError(
+                f"{root / tasks[listing.name]}: 1 class; a task needs two at least to tell apart, unless another task "
+                "has the class too"
+            )
+    return found
 
 
 def _listing(root: Path, task: str, options: Benchmark, say: Say | None) -> Listing:
     splits = _split_folders(root / task)
     trees = {split: _tree(root, f"{task}/{name}") for name, split in splits.items()} or {"all": _tree(root, task)}
     classes = sorted(set().union(*trees.values()))
-    if len(classes) < 2:
-        raise UserError(f"{root / task}: {len(classes)} class; a task needs two at least to tell apart")
     for split, tree in trees.items():
         if missing := [name for name in classes if name not in tree]:
             near = sorted(name for name in tree if name.casefold() in {other.casefold() for other in missing})

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from cl.data.benchmarks._arrays import OF_ARRAYS, cut, cut_tasks
+from cl.data.benchmarks._arrays import OF_SPLITS, cut, cut_tasks
 from cl.data.benchmarks._cifar import CIFAR100, fingerprint_of_source, read
 from cl.data.labels import LabelsAre
 from cl.data.prepare import RawTask, Say
 from cl.params import Benchmark
 
-__all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "SAME_NAMES", "fingerprint", "tasks"]
 FORMAT = CIFAR100.format
-OPTIONS = OF_ARRAYS | {"classes_per_task"}
+OPTIONS = OF_SPLITS
 LABELS: LabelsAre = "places"
+SAME_NAMES = True
 CLASSES = 100
 CLASSES_PER_TASK = 10
 

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cl.data.benchmarks import _mnist
-from cl.data.benchmarks._arrays import OF_ARRAYS, cut, cut_tasks
+from cl.data.benchmarks._arrays import OF_SPLITS, cut, cut_tasks
 from cl.data.benchmarks._mnist import FASHION as FORMAT
 from cl.data.labels import LabelsAre
 from cl.data.prepare import RawTask, Say
 from cl.params import Benchmark
 
-__all__ = ["FORMAT", "LABELS", "OPTIONS", "fingerprint", "tasks"]
-OPTIONS = OF_ARRAYS | {"classes_per_task"}
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "SAME_NAMES", "fingerprint", "tasks"]
+OPTIONS = OF_SPLITS
 LABELS: LabelsAre = "places"
+SAME_NAMES = True
 CLASSES = 10
 CLASSES_PER_TASK = 2
 

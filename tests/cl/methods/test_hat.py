@@ -22,9 +22,10 @@ DATA = toy_task([[1, 0, 0, 2], [0, 1, 3, 0], [2, 2, 0, 1]], [0, 1, 2])
 
 def wrapped(net: MultiHead, task: int = 0, **knobs: Any) -> HAT:
     method = HAT(**knobs)
-    heads = net.heads
     gated = method.wrap(net)
-    gated.heads = heads
+    for head in net.heads:
+        gated.add_head(head.out_features, torch.Generator())  # type: ignore[arg-type]
+        gated.heads[-1] = head
     return attach(method, gated, task, batch_size=8)  # type: ignore[no-any-return]
 
 

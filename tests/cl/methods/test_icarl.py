@@ -74,12 +74,10 @@ def test_budget_is_shared_by_the_classes_seen_and_lists_are_prefixes() -> None:
 )
 def test_share_of_a_class_on_the_surveys_benchmark(budget: int, expected: list[int]) -> None:
     """Ten tasks of twenty classes; here the last of the twenty has more samples than the others."""
-    method, net, draw = ICaRL(memory_budget=budget), linear_net(torch.eye(2)), torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
+    method, net = ICaRL(memory_budget=budget), linear_net(torch.eye(2), heads=0)
     for index, share in enumerate(expected):
-        if index:
-            net.add_head(20, draw)
-        else:
-            net.heads[0] = torch.nn.Linear(2, 20)
+        net.add_head(20, draw)
         labels = [*range(19), *[19] * 460]
         attach(method, net, index, batch_size=200).end_task(toy_task([[1, y] for y in labels], labels, index))
         assert method.exemplars_ is not None
