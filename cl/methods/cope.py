@@ -194,7 +194,7 @@ class CoPE(Replay):
         scores = features.new_full((len(x), self.net.width), UNSEEN)
         if self.prototypes_ is not None and self.classes_ is not None:
             scores[:, sent(self.classes_, scores.device)] = features @ self.prototypes_.T
-        return scores if t is None else scores[:, self.net.columns_of(t)]
+        return scores if t is None else self.net.own(scores, t)
 
 
 def proxy_loss(

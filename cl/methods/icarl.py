@@ -184,7 +184,7 @@ class ICaRL(Method):
         """Minus the distance to each class's mean exemplar feature."""
         assert self.means_ is not None
         means = torch.cat(self.means_)
-        means = means if t is None else means[self.net.columns_of(t)]
+        means = means if t is None else self.net.own(means, t, dim=0)
         return -torch.cdist(self._features_of(x), means)
 
 

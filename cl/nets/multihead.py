@@ -126,6 +126,12 @@ class MultiHead(nn.Module):
         """The column of each class of task t, by label."""
         return list(range(self.width)) if self.increment == "domain" else self._of_task[t]
 
+    def own(self, wide: Tensor, t: int, dim: int = 1) -> Tensor:
+        """Of what stands side by side by column, that of the classes of task t, by label."""
+        if self.increment == "domain":
+            return wide
+        return wide.index_select(dim, self._columns[t, : len(self._of_task[t])])
+
     def home(self, column: int) -> tuple[int, int]:
         """The head that has the column, and its place there."""
         sizes, head = self.classes(), 0
@@ -179,7 +185,7 @@ class MultiHead(nn.Module):
             if len(self._of_task[t]) == self.heads[t].out_features:
                 logits: Tensor = self.heads[t](features)
                 return logits
-            return self.side_by_side(features)[:, self._columns[t, : len(self._of_task[t])]]
+            return self.own(self.side_by_side(features), t)
         wide = self.side_by_side(features)
         if t is None:
             return wide

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from cl.closed_form import ClosedForm
-from cl.data import Sequence, load
+from cl.data import Sequence, Split, Task, load
 from cl.data.benchmarks import split_digits
 from cl.data.labels import columns_of
 from cl.data.prepare import check_prepared, columns_in, prepare, read_manifest
 from cl.data.repetition import arrangement
+from cl.data.task import AsIs
 from cl.errors import UserError
 from cl.evaluate import accuracy
 from cl.learner import Learner
@@ -219,7 +220,10 @@ def test_without_gradients_it_is_the_batch_solution_over_all_pictures(name: str,
     at_once.method.net.add_head(2, torch.Generator())  # a network of four classes that knows nothing of the tasks
     x, k = pooled(at_once.sequence)
     assert isinstance(at_once.method, ClosedForm)
-    at_once.method.observe(x, torch.where(k < 2, k, k - 2), torch.where(k < 2, 0, 1))
+    method, y, t = at_once.method, torch.where(k < 2, k, k - 2), torch.where(k < 2, 0, 1)
+    split = Split(lambda: (x, y, 0), AsIs(CPU))
+    method.data, method.indices = Task(0, "all", (), split, split, split, "all"), torch.arange(len(y))
+    method.observe(x, y, t)
     with torch.no_grad():
         torch.testing.assert_close(in_turn.predict(x), at_once.method.predict(x), rtol=1e-9, atol=1e-9)
 
