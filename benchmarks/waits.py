@@ -207,9 +207,7 @@ def main() -> int:
     parser.add_argument("--methods", metavar="A,B", help="these alone")
     parser.add_argument("--scenario", choices=("task", "domain", "class", "all"), default="task")
     parser.add_argument("--places", action="store_true", help="print where in `cl` each kind was asked for")
-    parser.add_argument(
-        "--json", action="store_true", help="print faults, waits and table as JSON"
-    )
+    parser.add_argument("--json", action="store_true", help="print faults, waits and table as JSON")
     given = parser.parse_args()
     chosen = cli.methods_of(given.methods) if given.methods else names_in("methods")
     of_methods: dict[str, Found] = {}
