@@ -207,7 +207,7 @@ def main() -> int:
     parser.add_argument("--methods", metavar="A,B", help="these alone")
     parser.add_argument("--scenario", choices=("task", "domain", "class", "all"), default="task")
     parser.add_argument("--places", action="store_true", help="print where in `cl` each kind was asked for")
-    parser.add_argument("--json", action="store_true", help="print faults and table as JSON, and write no page")
+    parser.add_argument("--json", action="store_true", help="print faults, waits and table as JSON")
     given = parser.parse_args()
     chosen = cli.methods_of(given.methods) if given.methods else names_in("methods")
     of_methods: dict[str, Found] = {}
@@ -224,7 +224,8 @@ def main() -> int:
         if given.places and method in of_methods:
             print("\n".join(f"  {place}" for place in of_methods[method].places(KINDS)))
     if given.json:
-        print(json.dumps({"faults": wrong, "table": table(of_methods)}))
+        most = {name: sum(found.most(kind) for kind in WAITS) for name, found in of_methods.items()}
+        print(json.dumps({"faults": wrong, "waits": most, "table": table(of_methods)}))
         return 0
     print(table(of_methods))
     print("\n".join(wrong), file=sys.stderr)

@@ -204,6 +204,19 @@ def test_other_cuts_leave_every_image_in_its_split(name: str) -> None:
         made(name, classes_per_task=3)
 
 
+@pytest.mark.parametrize("name", SPLIT)
+def test_classes_come_again_with_other_images(name: str) -> None:
+    usual, again = made(name), made(name, classes_per_task=5, repetition=2)
+    classes = [label for task in usual for label in task.classes]
+    assert len(again) == 2 * len(classes) // 5
+    for split in SPLITS:
+        said = [written(task.splits[split][0]) for task in again]
+        for task, (numbers, _) in zip(again, said, strict=True):
+            assert [classes[c] for c in numbers] == [task.classes[label] for label in task.splits[split][1]]
+        images = sorted(n for _, own in said for n in own)
+        assert images == sorted(n for task in usual for n in written(task.splits[split][0])[1])
+
+
 def test_tasks_in_the_order_and_number_asked_for() -> None:
     tasks = made("split-cifar100", classes_per_task=20, order=["classes-80-99", "classes-00-19"])
     assert [task.name for task in tasks] == ["classes-80-99", "classes-00-19"]

@@ -1,9 +1,19 @@
-"""One GPU does without any change: data, networks and runs there, to the same bytes every time."""
+"""One GPU does without any change: data, networks and runs there, to the same bytes every time.
+
+Where there is nothing but torch, pytest and what `cl` needs:
+
+    python -m pytest -c /dev/null -m "not slow" tests/cl/test_gpu.py
+
+Without `-m` it takes minutes more.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +21,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import waits
 from cl.data import load, task
 from cl.data.augment import Augment
 from cl.data.prepare import prepare
+from cl.learner import Learner
 from cl.names import names_in
 from cl.nets import Dropout, build
 from cl.params import Augmentation, Benchmark, Model
 from cl.rng import generator
-from tests.cl.small import CPU, output, params_for, published
+from tests.cl.small import CPU, REPOSITORY, output, params_for, published
 from tests.cl.test_run import finished
 from tests.conftest import RAW
 
@@ -27,6 +39,8 @@ GPU = torch.device("cuda")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
 QUICK = ("ewc", "packnet", "r_pm")
 """A method with importances, one with masks, one with a memory; the others take minutes."""
+WATCHED = ("finetune", "er", "r_pm", "gem", "ncm")
+"""Whose steps are looked at: draws from a memory, the allowed waits, and one pass without gradients."""
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -75,6 +89,59 @@ def test_every_network_has_gradients_that_repeat(name: str, reduced: bool) -> No
         torch.use_deterministic_algorithms(before)
     assert all(bool(torch.isfinite(g).all()) for g in first)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.fixture(scope="module")
+def promised() -> dict[str, int]:
+    """How often a step of a method waits, as `benchmarks.waits` finds in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.waits", "--json", "--methods", ",".join(WATCHED)]
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, encoding="utf-8", check=True)
+    return json.loads(done.stdout)["waits"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", WATCHED)
+def test_steps_wait_no_more_often_than_on_the_pretended_device(
+    method: str, promised: dict[str, int], recwarn: pytest.WarningsRecorder
+) -> None:
+    """Torch itself says when the host waits for the GPU."""
+    params = waits.params_of(method, "task", online=False)
+    learner = Learner(params, method, 0, waits.sequence(GPU), GPU)
+    counts: list[int] = []
+
+    def watch(steps: int) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+        counts.append(sum("synchronizing CUDA operation" in str(one.message) for one in recwarn.list))
+        recwarn.clear()
+        warnings.simplefilter("always")
+        if steps % waits.STEPS:  # not from one epoch to the next
+            torch.cuda.set_sync_debug_mode("warn")
+
+    try:
+        for stage in learner.experiences:
+            learner.open(stage)
+            rate = params.training.learning_rate if learner.trains else None
+            trained = learner.train("learn", 0, rate, learner.knobs, plain=False, watch=watch)
+            torch.cuda.set_sync_debug_mode("default")
+            learner.consolidate("learn", 0, rate, learner.knobs, trained)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(counts) >= waits.TASKS * waits.STEPS
+    assert max(counts) <= promised[method], f"at most {promised[method]} in a step, but {counts}"
+
+
+def test_a_run_takes_no_more_than_its_share() -> None:
+    """In a process of its own, as the limit cannot be lifted again."""
+    code = (
+        "import torch; from cl.gpu import room, take_share; from tests.cl.small import params_for;"
+        "device = torch.device('cuda'); total = torch.cuda.get_device_properties(device).total_memory;"
+        "take_share(params_for('finetune', execution={'runs_per_gpu': 4}), device);"
+        "print(total, int(room(device)));"
+        "kept = torch.empty(total // 3, dtype=torch.uint8, device=device)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, encoding="utf-8")
+    total, room = map(int, done.stdout.split())
+    assert 0 < room <= total / 4
+    assert "out of memory" in done.stderr
 
 
 @pytest.fixture(scope="module")
