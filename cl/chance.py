@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from cl.data.prepare import read_manifest
-from cl.metrics import interval
 from cl.results import TASK_INCREMENTAL
 
 Counts = Sequence[Sequence[int]]
@@ -37,10 +36,9 @@ class Chance:
         margin = min(REST * (1 - self.accuracy), RELATIVE * self.accuracy)
         return self.accuracy + max(margin, self.noise)
 
-    def near(self, values: Sequence[float]) -> bool:
-        """Whether the accuracies of some seeds are near chance: their mean is, or their interval contains chance."""
-        mean, half = interval(values)
-        return mean <= self.limit or mean - (half or 0.0) <= self.accuracy
+    def near(self, accuracy: float) -> bool:
+        """Whether an average accuracy is so near chance that it shows nothing learned."""
+        return accuracy <= self.limit
 
 
 def chance(counts: Counts, scenario: str, other: bool = False) -> Chance:

@@ -27,11 +27,11 @@ def budget(summary: Summary) -> Figure:
     timed = [row for row in summary.rows if row.process_seconds]
     stored = [row for row in summary.rows if row.bound != "upper bound"]  # it carries no state, but needs all data
     panels: tuple[tuple[Axes, list[Row], Callable[[Row], float], Callable[[float], str], str], ...] = (
-        (left, timed, lambda row: row.process_seconds or 0.0, duration, "processor time of one run"),
+        (left, timed, lambda row: row.process_seconds or 0.0, duration, "processor time"),
         (right, stored, lambda row: row.state_bytes, size, "state carried on"),
     )
-    points = [spread(axes, summary, rows, cost, told) for axes, rows, cost, told, _ in panels]
-    figure.canvas.draw()  # only now the axes have their limits, which decide where names collide
+    points = [spread(axes, summary, rows, cost, told, label) for axes, rows, cost, told, label in panels]
+    figure.draw_without_rendering()  # only then axes have their limits, which decide where names collide
     for (axes, *_, label), of_axes in zip(panels, points, strict=True):
         axes.set_xlabel(label)
         label_points(axes, of_axes, looks(summary.methods))
@@ -39,7 +39,12 @@ def budget(summary: Summary) -> Figure:
 
 
 def spread(
-    axes: Axes, summary: Summary, rows: list[Row], cost: Callable[[Row], float], told: Callable[[float], str]
+    axes: Axes,
+    summary: Summary,
+    rows: list[Row],
+    cost: Callable[[Row], float],
+    told: Callable[[float], str],
+    label: str,
 ) -> dict[str, tuple[float, float]]:
     """Each method at its cost and accuracy; a line joins the ranked methods that none other beats in both."""
     table = looks(summary.methods)
@@ -59,7 +64,7 @@ def spread(
     for row in rows:
         spot = axes.plot(*points[row.method], **style(table[row.method], 8))[0]
         spot.set_clip_on(False)
-        tag(row.method, spot, tips=[f"{row.method}: {percent(row.accuracy, 1)} %, {told(cost(row))}"])
+        tag(row.method, spot, tips=[f"{row.method}: {percent(row.accuracy, 1)} %, {told(cost(row))} of {label}"])
     axes.margins(0.1)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: told(value)))
     axes.xaxis.set_minor_locator(NullLocator())

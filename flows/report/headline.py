@@ -27,24 +27,31 @@ def headline(rows: Sequence[Row], chance: Chance | None = None) -> str:
         return "Only the bounds have been run: " + ", ".join(f"{r.method} {percent(r.accuracy)} %" for r in rows) + "."
     first = [method for method, rank in ranks(values_of(ranked)).items() if rank == 1]
     reached = f"{percent(best.accuracy, 1)} % average accuracy"
-    if lower and not any(better(row.by_seed(), lower.by_seed()) for row in ranked):
-        text = f"By these seeds no method is better than {lower.method}, which does nothing against forgetting. "
-        text += f"{best.method} has the highest mean: {reached}"
+    highest = f"{best.method} has the highest mean: {reached}"
+    if len(ranked) == 1:
+        text = f"{best.method} reaches {reached}"
+    elif best.accuracy[1] is None:
+        text = f"With one seed nothing tells these methods apart. {highest}"
+    elif lower and not any(better(row.by_seed(), lower.by_seed()) for row in ranked):
+        text = (
+            f"By these seeds no method is better than {lower.method}, which does nothing against forgetting. {highest}"
+        )
     elif len(first) > 1:
-        text = f"{shared(first)} share the first rank: these seeds do not tell them apart. "
-        text += f"{best.method} has the highest mean: {reached}"
+        text = f"{shared(first)} share the first rank: these seeds do not tell them apart. {highest}"
     else:
-        text = f"{best.method} {'leads with' if len(ranked) > 1 else 'reaches'} {reached}"
+        text = f"{best.method} leads with {reached}"
     gaps = [gap(best, bounds[bound]) for bound in ("upper bound", "lower bound") if bound in bounds]
     text += (", " + listing(gaps) if gaps else "") + "."
-    if len(ranked) > 1 and best.accuracy[1] is None:
-        text += " With one seed, nothing tests whether another would rank them alike."
+    pairs = {row.method: paired(row.by_seed(), best.by_seed()) for row in ranked if row.method not in first}
+    if near := [method for method, pair in pairs.items() if pair and pair.tied]:
+        text += f" These seeds do not tell it apart from {shared(near)}{' either' if len(first) > 1 else ''}."
     return text
 
 
 def above_chance(rows: Iterable[Row], chance: Chance | None, other: bool = False) -> list[Row]:
     """The rows that are not near chance, by the accuracy or the `other` one; all where chance is not known."""
-    return [row for row in rows if chance is None or not chance.near(list(row.by_seed(other).values()))]
+    values = [(row, row.other_accuracy if other else row.accuracy) for row in rows]
+    return [row for row, value in values if chance is None or not (value and chance.near(value[0]))]
 
 
 def unlearned(rows: Sequence[Row], chance: Chance | None, other: bool = False) -> str:

@@ -45,8 +45,8 @@ KNOWN = (
 """The methods in the order in which they get their looks: a new one goes to the end, so that no other changes."""
 DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1)))
 PHASES = (BAR, "#2a6f8f", "#d8b26a", "#b7a7c9", "#8fb59b", "#c99a92")
-HEAT = LinearSegmentedColormap.from_list("heat", ["#ffffff", "#fde3c8", "#f9b27c", "#ee8250"])
-"""Points lost; so light that dark text can be read on all of it."""
+HEAT = LinearSegmentedColormap.from_list("heat", ["#fffdfa", "#fde3c8", "#f9b27c", "#ee8250"])
+"""Points lost; so light that dark text can be read on all of it. In the dark scheme they stay as they are."""
 GAIN, ON_HEAT = "#bfe3d0", "#1c2b39"
 """Points gained, and text on these."""
 FONT = "DejaVu Sans"  # comes with matplotlib; in the page its place is taken by the page's own

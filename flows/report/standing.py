@@ -26,6 +26,10 @@ def beaten_by(values: Mapping[str, BySeed]) -> dict[str, list[str]]:
 def ranks(values: Mapping[str, BySeed]) -> dict[str, int]:
     """By method, one more than the number of methods that are better: what is not told apart shares a rank.
 
-    Source: the leaderboards of Chatbot Arena (Chiang et al. 2024), with the paired t-test in place of a bootstrap.
+    No method has a better rank than one with a higher mean: a wide interval is no merit. Source: the leaderboards of
+    Chatbot Arena (Chiang et al. 2024), with the paired t-test in place of a bootstrap.
     """
-    return {name: 1 + len(others) for name, others in beaten_by(values).items()}
+    beaten, worst, found = beaten_by(values), 1, {}
+    for name in sorted(values, key=lambda name: -statistics.fmean(values[name].values())):
+        found[name] = worst = max(worst, 1 + len(beaten[name]))
+    return found

@@ -100,9 +100,9 @@ class Summary:
         """The same in the other setting."""
         return not unlearned(self.rows, self.other_chance, other=True)
 
-    def near_chance(self, row: Row) -> bool:
-        """Whether a method is near chance."""
-        return not above_chance([row], self.chance)
+    def near_chance(self, row: Row, other: bool = False) -> bool:
+        """Whether a method is near chance, in the scenario or in the `other` setting."""
+        return not above_chance([row], self.other_chance if other else self.chance, other)
 
     @property
     def of_intervals(self) -> str:

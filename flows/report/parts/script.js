@@ -70,13 +70,18 @@ function rank() {
     row.hidden = !(row.dataset.method in which.mean) || (!bound && on.some(limit => needs.includes(limit)));
   }
   const ranked = start.filter(row => !row.hidden && !row.classList.contains("bound")).map(row => row.dataset.method);
-  const best = ranked.toSorted((a, b) => which.mean[b] - which.mean[a])[0];
+  ranked.sort((a, b) => which.mean[b] - which.mean[a]);
+  const best = ranked[0], places = {};
+  let worst = 1;  // no better rank than that of a method with a higher mean
+  for (const method of ranked) {
+    worst = Math.max(worst, 1 + which.beaten[method].filter(other => ranked.includes(other)).length);
+    places[method] = worst;
+  }
   for (const row of start) {
     const method = row.dataset.method, cell = row.querySelector(".to-best");
-    if (ranked.includes(method)) {
-      const place = 1 + which.beaten[method].filter(other => ranked.includes(other)).length;
-      row.cells[0].dataset.v = place;
-      row.cells[0].textContent = which.learned ? place : "–";
+    if (method in places) {
+      row.cells[0].dataset.v = places[method];
+      row.cells[0].textContent = which.learned ? places[method] : "–";
     }
     const [text, note] = best === undefined || row.hidden ? ["–", ""] : which.differences[method][best];
     const [mean, half] = text.split(" ± ");
