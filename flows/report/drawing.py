@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,21 +53,20 @@ def inline(svg: str, name: str) -> str:
 
 def with_tips(svg: str) -> str:
     """What `tag` marked, as the page finds it; its tips become titles of the marks that follow."""
-    start, *groups = re.split(r'<g id="(?=(?:method|band|bar|matrix):)', svg)
+    start, *groups = re.split(r'<g id="(?=(?:method|band|matrix):)', svg)
     parts = [start]
     for group in groups:
         gid, rest = group.split('"', 1)
-        kind, _, method = gid.partition(":")
-        method, _, listed = html.unescape(method).partition("|")
-        tips = iter(json.loads(listed) if listed else [])
-        element = "path" if kind == "bar" else "use"
+        kind, _, said = gid.partition(":")
+        method, *listed = html.unescape(said).split("|")
+        tips = iter(listed)
 
-        def titled(mark: re.Match[str], tips: Iterator[str] = tips, element: str = element) -> str:
+        def titled(mark: re.Match[str], tips: Iterator[str] = tips) -> str:
             tip = next(tips, None)
-            return mark[0] if tip is None else f"{mark[1]}><title>{html.escape(tip)}</title></{element}>"
+            return mark[0] if tip is None else f"{mark[1]}><title>{html.escape(tip)}</title></use>"
 
-        parts.append(f'<g class="{"method" if kind == "bar" else kind}" data-method="{method}"')
-        parts.append(re.sub(rf"(<{element} [^>]*?)/>", titled, rest) if listed else rest)
+        parts.append(f'<g class="{kind}" data-method="{method}"')
+        parts.append(re.sub(r"(<use [^>]*?)/>", titled, rest) if listed else rest)
     return "".join(parts)
 
 
@@ -116,7 +114,7 @@ def tag(method: str, *artists: Artist | None, kind: str = "method", tips: Sequen
     """Mark what belongs to one method, so that the page finds it; a tip for each of its points is shown there."""
     for artist in artists:
         if artist is not None:
-            artist.set_gid(f"{kind}:{method}" + (f"|{json.dumps(tips)}" if tips else ""))
+            artist.set_gid("|".join([f"{kind}:{method}", *tips]))
 
 
 def task_ticks(T: int, most: int = 10) -> list[int]:
