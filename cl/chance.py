@@ -72,4 +72,7 @@ def counts_of(prepared: Path) -> dict[str, list[int]] | None:
     if not all(file.is_file() for file in files.values()):
         return None
     classes = {task["name"]: len(task["classes"]) for task in tasks}
-    return {name: np.bincount(np.load(file), minlength=classes[name]).tolist() for name, file in files.items()}
+    return {
+        name: np.bincount(np.load(file, allow_pickle=False), minlength=classes[name]).tolist()
+        for name, file in files.items()
+    }
