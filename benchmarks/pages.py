@@ -64,7 +64,7 @@ def results(method: str, rows: tuple[Row, ...]) -> str:
             lines.append("| " + " | ".join([*cells, times(row.relative_time), size(row.state_bytes)]) + " |")
     notes = (
         f"{where(rows)}; `python -m flows.compare --methods all` prints it. Mean and half width of the 95 % "
-        f"t-interval over the seeds ({rows[0].runs[0].over_seeds}); *time* is computing time relative to finetuning, "
+        f"t-interval over the seeds ({rows[0].runs[0].over_seeds}); *time* is processor time relative to finetuning, "
         "selection included; *carried* is what goes on to the next task besides the network."
     )
     return "\n".join([*lines, "", textwrap.fill(notes, 120)])

@@ -2,7 +2,7 @@
 
 A page marks the place of a block by two marks, as `<!-- methods -->` and `<!-- /methods -->`. The tables and lists of
 methods come from their class attributes and their own pages, the hooks in CONTRIBUTING.md from their signatures, and
-docs/glossary.md from `flows.glossary`. This command runs nothing.
+docs/glossary.md from `flows.glossary`. The colours and marks of DVC's plot are the report's. This command runs nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import ast
 import importlib
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -25,9 +26,12 @@ from cl.names import names_in
 from cl.register import method_class, unbounded
 from cl.trainable import Trainable
 from flows import glossary
+from flows.report.looks import KNOWN, look_of
+from flows.report.rows import BOUNDS
 
 METHODS = Path("docs/methods")
 GLOSSARY = Path("docs/glossary.md")
+PLOTS = Path(".dvc/plots/methods.json")
 WHEN = {
     "wrap": "once, on the fresh network",
     "grow": "once a task, after the network got the task's head",
@@ -160,6 +164,25 @@ def methods() -> str:
     return "\n".join(lines)
 
 
+def with_looks(template: Any) -> Any:
+    """DVC's template with each method's colour and mark, wherever a `color` or a `shape` is one of a `method`."""
+    if isinstance(template, list):
+        return [with_looks(part) for part in template]
+    if not isinstance(template, dict):
+        return template
+    known = [*sorted(KNOWN), *BOUNDS]
+    marks = {
+        "color": [look_of(name).colour for name in known],
+        # Vega's marks are 2 units wide, ours 8.
+        "shape": [re.sub(r"-?[\d.]+", lambda n: f"{float(n[0]) / 4:.3g}", look_of(name).glyph) for name in known],
+    }
+    made = {key: with_looks(part) for key, part in template.items()}
+    for key in marks.keys() & made.keys():
+        if isinstance(made[key], dict) and made[key].get("field") == "method":
+            made[key] |= {"scale": {"domain": known, "range": marks[key]}, "legend": None}
+    return made
+
+
 def kind_of(name: str) -> tuple[str, str]:
     """A method's kind, and what it carries between tasks, as its page says; raises `UserError` where it does not."""
     page = METHODS / f"{name}.md"
@@ -209,6 +232,8 @@ def main() -> int:
     for (page, block), content in blocks().items():
         fill(page, block, content)
     write_whole(GLOSSARY, glossary.page().encode())
+    template = with_looks(json.loads(PLOTS.read_text(encoding="utf-8")))
+    write_whole(PLOTS, (json.dumps(template, indent=1, ensure_ascii=False) + "\n").encode())
     return 0
 
 

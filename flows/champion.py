@@ -12,7 +12,7 @@ from cl.params import Params
 from flows.deadline import finish
 from flows.engine.plain import Engine
 from flows.engine.with_prefect import configured_engine
-from flows.serving.choice import choose
+from flows.serving.choice import NothingLearned, choose
 from flows.serving.model_files import ALIAS
 from flows.serving.registry import register
 from flows.tracking.server import ENVIRONMENT, TIMEOUT, UPLOAD_TIMEOUT
@@ -22,7 +22,8 @@ from flows.tracking.settings import tracking_of
 def crown(params: Params, out: Path, engine: Engine, method: str | None = None, seed: int | None = None) -> None:
     """Register the best model; the alias `champion` moves to it where it is better than the model that has the alias.
 
-    `method` and `seed`: take this model instead. Raises `UserError` where a run has no result yet, or MLflow refuses.
+    `method` and `seed`: take this model instead. Raises `UserError` where a run has no result yet, nothing is
+    above chance, or MLflow refuses.
     """
     if not params.tracking.enabled:
         raise UserError("tracking.enabled: is false, so there is no MLflow to register a model in; set it to true")
@@ -41,6 +42,20 @@ def crown(params: Params, out: Path, engine: Engine, method: str | None = None, 
     engine.say(said)
     engine.say(f"serve it: {command}")
     engine.page("champion", f"# {name}\n\n{said}\n\n    {command}\n", said[:200])
+
+
+def crown_best(params: Params, out: Path, engine: Engine) -> None:
+    """At the end of a comparison, register its best model where the params ask for it; say so where none learned."""
+    if not params.champion.register_best:
+        return
+
+    def register_or_say() -> None:
+        try:
+            crown(params, out, engine)
+        except NothingLearned as why:  # the comparison itself has succeeded
+            engine.say(str(why))
+
+    engine.retried("register the champion", register_or_say)
 
 
 def parser() -> argparse.ArgumentParser:

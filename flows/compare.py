@@ -10,7 +10,7 @@ from cl import cli
 from cl.errors import UserError
 from cl.limit import Limit, Unfinished, how_far
 from cl.params import Params
-from flows.champion import crown
+from flows.champion import crown_best
 from flows.deadline import finish
 from flows.engine.plain import Engine
 from flows.engine.with_prefect import configured_engine
@@ -58,8 +58,7 @@ def stages(
 def compare(params: Params, out: Path, engine: Engine, limit: Limit | None = None) -> None:
     """Run all stages and, where the params say so, register the best model."""
     stages(params, out, engine, limit=limit)
-    if params.champion.register_best:
-        engine.retried("register the champion", lambda: crown(params, out, engine))
+    crown_best(params, out, engine)
 
 
 def named(params: Params) -> tuple[str, list[str]]:

@@ -74,6 +74,12 @@ TERMS: dict[str, dict[str, str]] = {
         "difference to the best": "the average accuracy of a method minus that of the best one with the same seed, as "
         "its mean over the seeds that both have; where its 95 % interval contains 0, these seeds do not tell the two "
         "apart",
+        "rank": "one more than the number of methods that a paired test over the shared seeds finds better; methods "
+        "that are not told apart share one",
+        "chance": "the average accuracy of always the same answer; with equally many images of each of k classes 1/k",
+        "near chance": "said of a method that has learned next to nothing, so that it wins nothing",
+        "processor time": "the time that a run keeps processors busy, selection included; the one measure of time of "
+        "leaderboard, report and pages",
         "tolerance": "how far our result may be from a published one, stated beside it in docs/verification.md",
         "verdict": "whether our result is within the tolerance of a published one; red where it fails the tests",
         "measurement": "a command under `benchmarks/` that measures this project itself",
@@ -94,7 +100,8 @@ TERMS: dict[str, dict[str, str]] = {
         "stage": "a step of the pipeline: prepare, features, train or report",
         "night": "a nightly comparison, learned anew and compared with the last good one, in which no run failed and "
         "nothing got worse",
-        "champion": "the best model, as a registered model in MLflow under the alias `champion`",
+        "champion": "the best model, as a registered model in MLflow under the alias `champion`; none that is near "
+        "chance",
         "deployment": "a flow that a Prefect server can start, from a form or a schedule",
         "flow run": "Prefect's record of one execution of a flow, for instance of a comparison",
         "task run": "Prefect's record of one execution of a Prefect task, for instance of one run",

@@ -26,7 +26,7 @@ from cl.metrics import average_accuracy, average_forgetting
 from cl.params import Params
 from cl.pool import runs_of
 from cl.reading import RunResult, read_runs
-from flows.champion import crown
+from flows.champion import crown_best
 from flows.compare import named, stages
 from flows.deadline import finish
 from flows.engine.plain import Engine
@@ -67,8 +67,7 @@ def nightly(params: Params, home: Path, engine: Engine, now: datetime) -> Verdic
         raise failure
     if verdict.worse:
         raise Regression(verdict.headline)
-    if params.champion.register_best:
-        engine.retried("register the champion", lambda: crown(params, out, engine))
+    crown_best(params, out, engine)
     return verdict
 
 

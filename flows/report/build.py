@@ -11,16 +11,19 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from cl.chance import chance, counts_of
 from cl.errors import UserError
 from cl.files import sweep, write_whole
 from cl.keys import run_folder
 from cl.params import Params
 from cl.pool import runs_of
-from cl.reading import read_runs
+from cl.reading import RunResult, read_runs
 from flows.engine.plain import Engine
+from flows.report.headline import headline
 from flows.report.leaderboard import leaderboard, table
+from flows.report.made import made_of
 from flows.report.rows import compare
-from flows.report.summary import Summary, headline, long_form
+from flows.report.summary import Summary, long_form
 from flows.tracking import origin
 
 
@@ -29,7 +32,7 @@ def report(params: Params, out: Path, engine: Engine, failed: Collection[str] = 
 
     def body() -> None:
         versions = origin.tags(out, params) if (out / "prepared").exists() else {}
-        summary = build(out, versions, params.methods, params.seeds, {*failed, *under_way(params, out)})
+        summary = build(out, versions, params.methods, params.seeds, {*failed, *under_way(params, out)}, params)
         engine.table("leaderboard", table(summary), f"{summary.benchmark}: average accuracy over the seeds")
         page = (summary.folder / "index.html").resolve()
         engine.link("report", page.as_uri(), "the report, on the machine that made it")
@@ -45,12 +48,14 @@ def build(
     methods: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
     failed: Collection[str] = (),
+    params: Params | None = None,
 ) -> Summary:
     """Read the results under `out` (of these methods and seeds; None: all), write `<out>/report/`, and sum up.
 
     `versions` (name -> version or commit) is shown as given under "How it was run". Runs that have `failed` this time,
-    as `ewc/seed-0`, count as missing, even if files of an earlier time are left. Raises UserError where there are no
-    results, a file is damaged, results are not of one task sequence, or writing fails.
+    as `ewc/seed-0`, count as missing, even if files of an earlier time are left. With `params` the page also says when
+    and by which command it was made. Raises UserError where there are no results, a file is damaged, results are not of
+    one task sequence, or writing fails.
     """
     runs = read_runs(out, methods, seeds, failed)
     rows = compare(runs, seeds)
@@ -58,17 +63,24 @@ def build(
     sweep(folder, below=True)
     absent = tuple(name for name in methods or () if name not in {run.method for run in runs})
     other = "task-aware" if "class-incremental" in runs[0].scenario else "task-agnostic"
-    summary = Summary(runs[0].benchmark_as_run, runs[0].tasks, rows, headline(rows), folder, absent, other)
+    counts = counts_of_tasks(out, runs[0])
+    of, so_far, of_other = None, (), None
+    if counts:
+        of, of_other = (chance(counts, runs[0].scenario, other) for other in (False, True))
+        so_far = tuple(chance(counts[:k], runs[0].scenario).accuracy for k in range(1, len(counts) + 1))
+    told = headline(rows, of)
+    summary = Summary(runs[0].benchmark_as_run, runs[0].tasks, rows, told, folder, absent, other, of, of_other, so_far)
 
     from flows.report.figures import FIGURES, draw  # matplotlib takes a moment to import
     from flows.report.page import page
 
     figures = draw(summary)
+    made = made_of(params, out, (run.path for run in runs)) if params is not None else None
     files = {f"plots/{name}.png": figure.png for name, figure in figures.items()}
     files["summary.json"] = (json.dumps(summary.metrics(), indent=2) + "\n").encode()
     files["accuracy.csv"] = long_form(runs).encode()
     files["leaderboard.md"] = leaderboard(summary).encode()
-    files["index.html"] = page(summary, figures, versions or {}).encode()
+    files["index.html"] = page(summary, figures, versions or {}, made).encode()
     try:
         for name, content in files.items():
             write_whole(folder / name, content)
@@ -80,6 +92,12 @@ def build(
             "free some space or make the folder writable, then run `python -m flows.report` again."
         ) from error
     return summary
+
+
+def counts_of_tasks(out: Path, run: RunResult) -> list[list[int]] | None:
+    """The test images of each class, by task; None where the data of these runs are not prepared there."""
+    counts = counts_of(out / "prepared" / f"seed-{run.seed}" if run.drawn else out / "prepared")
+    return list(counts.values()) if counts and tuple(counts) == run.tasks else None
 
 
 OWN = {

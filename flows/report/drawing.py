@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ def inline(svg: str, name: str) -> str:
     assert view, "matplotlib wrote an SVG without a viewBox"
     svg = f'<svg {view[0]} role="img" aria-labelledby="{name}-title">' + svg[svg.index(">") + 1 :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="(method|band):([^"]+)"', r'<g class="\1" data-method="\2"', svg)
+    svg = with_tips(svg)
     used = set(re.findall(r"#([\w-]+)[\")]", svg))
     svg = re.sub(r' id="([^"]+)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", svg)
     svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
@@ -48,6 +49,25 @@ def inline(svg: str, name: str) -> str:
     for variable, (light, _) in COLOURS.items():
         svg = svg.replace(light, f"var(--{variable})")
     return re.sub(r"\s*\n\s*", "\n", svg)
+
+
+def with_tips(svg: str) -> str:
+    """What `tag` marked, as the page finds it; its tips become titles of the marks that follow."""
+    start, *groups = re.split(r'<g id="(?=(?:method|band|matrix):)', svg)
+    parts = [start]
+    for group in groups:
+        gid, rest = group.split('"', 1)
+        kind, _, said = gid.partition(":")
+        method, *listed = html.unescape(said).split("|")
+        tips = iter(listed)
+
+        def titled(mark: re.Match[str], tips: Iterator[str] = tips) -> str:
+            tip = next(tips, None)
+            return mark[0] if tip is None else f"{mark[1]}><title>{html.escape(tip)}</title></use>"
+
+        parts.append(f'<g class="{kind}" data-method="{method}"')
+        parts.append(re.sub(r"(<use [^>]*?)/>", titled, rest) if listed else rest)
+    return "".join(parts)
 
 
 def canvas(height: float, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
@@ -81,18 +101,20 @@ def style(look: Look, size: float) -> dict[str, Any]:
     return {"color": look.colour, "marker": look.marker, "linestyle": look.dash, "markersize": size, **rim}
 
 
-def plot_line(axes: Axes, method: str, look: Look, x: Sequence[int], y: Sequence[float], size: float = 4.5) -> None:
-    """One method's line; a star alone, where all was learned at once, is drawn larger."""
+def plot_line(
+    axes: Axes, method: str, look: Look, x: Sequence[int], y: Sequence[float], tips: Sequence[str], size: float = 4.5
+) -> None:
+    """One method's line, with a tip for each point; a star alone, where all was learned at once, is drawn larger."""
     line = axes.plot(x, y, **style(look, size * (2.2 if look.marker == "*" else 1)))[0]
     line.set_clip_on(False)
-    tag(method, line)
+    tag(method, line, tips=tips)
 
 
-def tag(method: str, *artists: Artist | None) -> None:
-    """Mark what belongs to one method, so that the page finds it."""
+def tag(method: str, *artists: Artist | None, kind: str = "method", tips: Sequence[str] = ()) -> None:
+    """Mark what belongs to one method, so that the page finds it; a tip for each of its points is shown there."""
     for artist in artists:
         if artist is not None:
-            artist.set_gid(f"method:{method}")
+            artist.set_gid("|".join([f"{kind}:{method}", *tips]))
 
 
 def task_ticks(T: int, most: int = 10) -> list[int]:
@@ -106,13 +128,3 @@ def task_axis(axes: Axes, T: int, label: str, most: int = 10) -> None:
     axes.set_xticks(task_ticks(T, most))
     axes.set_xlabel(label)
     axes.grid(visible=False, axis="x")
-
-
-def write_cells(axes: Axes, matrix: Sequence[Sequence[float | None]], low: float) -> None:
-    """Write whole per cents into a heat map whose colours start at `low` per cent."""
-    for i, line in enumerate(matrix):
-        for j, value in enumerate(line):
-            if value is not None:
-                colour = "#ffffff" if (100 * value - low) / (100 - low) > 0.55 else "#1c2b39"
-                middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 5.5, "color": colour}
-                axes.text(j + 0.5, i + 0.54, f"{100 * value:.0f}", **middle)

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cl.metrics import front
+from cl.reading import count
+from flows.report.costs import budget, cost
 from flows.report.drawing import (
     Drawing,
     canvas,
@@ -24,21 +26,22 @@ from flows.report.drawing import (
     tag,
     task_axis,
     task_ticks,
-    write_cells,
 )
+from flows.report.heat import matrices
 from flows.report.labels import iso_line, label_ends, label_points
-from flows.report.looks import BAR, DASHES, HEAT, INK, MUTED, PHASES, STYLE, looks
+from flows.report.looks import DASHES, INK, MUTED, STYLE, looks, shows_chance
 from flows.report.summary import Summary
+from flows.report.words import percent
 
-FIGURES = ("average", "curves", "matrices", "tradeoff", "cost", "fronts")
+FIGURES = ("average", "curves", "matrices", "tradeoff", "budget", "cost", "fronts")
 
 
 def draw(summary: Summary) -> dict[str, Drawing]:
-    """All figures of a comparison by name; `cost` where there are cost files, `fronts` where there was a search."""
+    """All figures by name; `budget` and `cost` where there are cost files, `fronts` where there was a search."""
     plots: dict[str, Callable[[Summary], Figure]] = {}
     plots |= {"average": average, "curves": curves, "matrices": matrices, "tradeoff": tradeoff}
     if any(row.seconds for row in summary.rows):
-        plots["cost"] = cost
+        plots |= {"budget": budget, "cost": cost}
     if any(row.searched for row in summary.rows):
         plots["fronts"] = fronts
     drawings = {}
@@ -52,7 +55,7 @@ def average(summary: Summary) -> Figure:
     """Average accuracy over the tasks learned so far, against their number."""
     figure, axes = canvas(4.4, left=0.55, right=1.3, top=0.15, bottom=0.5)
     T = len(summary.tasks)
-    table, ends = looks(summary.rows), {}
+    table, ends = looks(summary.methods), {}
     always = len(summary.rows) <= 4  # more bands would hide each other: the page then shows them one by one
     extent: list[float] = []
     for row in reversed(summary.rows):
@@ -61,13 +64,19 @@ def average(summary: Summary) -> Figure:
         x, mean, half = zip(*points, strict=True)
         low, high = ([m + sign * h for m, h in zip(mean, half, strict=True)] for sign in (-1, 1))
         extent += [*low, *high] if always else mean
-        plot_line(axes, row.method, look, x, mean)
+        told = [f"{row.method}, {count(k, 'task')} learned: {percent(row.so_far[k - 1], 1)} %" for k in x]
+        plot_line(axes, row.method, look, x, mean, told)
         if len(x) > 1:
             band = axes.fill_between(x, low, high, color=look.colour, alpha=0.16, linewidth=0)
             band.set_gid(f"{'method' if always else 'band'}:{row.method}")
         ends[row.method] = mean[-1]
     task_axis(axes, T, "tasks learned")
     axes.set_ylabel("average accuracy so far (%)")
+    guess = [100 * value for value in summary.chance_so_far]
+    if guess and shows_chance(guess[-1] / 100, min(extent), max(extent)):
+        axes.plot(range(1, T + 1), guess, color=MUTED, linewidth=1, linestyle=DASHES[2])
+        axes.annotate("chance", (1, guess[0]), (-2, -9), textcoords="offset points", color=MUTED)
+        extent += guess[-1:]
     pad = max(0.05 * (max(extent) - min(extent)), 0.5)
     axes.set_ylim(min(extent) - pad, min(max(extent) + pad, 100.5))
     label_ends(axes, T, ends, table)
@@ -76,7 +85,7 @@ def average(summary: Summary) -> Figure:
 
 def curves(summary: Summary) -> Figure:
     """One panel per task: its accuracy from the moment it was learned to the end of the sequence."""
-    T, table = len(summary.tasks), looks(summary.rows)
+    T, table = len(summary.tasks), looks(summary.methods)
     columns = 5
     lines, legend_height = -(-T // columns), 0.19 * -(-len(summary.rows) // 4)
     figure, grid = panels(lines, columns, 1.75, bottom=legend_height + 0.6, left=0.53, gap=(0.1, 0.3), share=True)
@@ -87,7 +96,11 @@ def curves(summary: Summary) -> Figure:
         for row in reversed(summary.rows):
             steps = [i for i in range(task, T) if row.matrix[i][task] is not None]
             values = [100 * (row.matrix[i][task] or 0) for i in steps]
-            plot_line(axes, row.method, table[row.method], [i + 1 for i in steps], values, size=3.5)
+            told = [
+                f"{row.method}, task {task + 1} after {count(i + 1, 'task')}: {value:.1f} %"
+                for i, value in zip(steps, values, strict=True)
+            ]
+            plot_line(axes, row.method, table[row.method], [i + 1 for i in steps], values, told, size=3.5)
         axes.set_title(f"task {task + 1}")
         lowest = task + columns >= T
         task_axis(axes, T, "tasks learned" if lowest else "", most=5)
@@ -109,43 +122,10 @@ def curves(summary: Summary) -> Figure:
     return figure
 
 
-def matrices(summary: Summary) -> Figure:
-    """The accuracy matrix of each method, mean over seeds: rows = after task i, columns = on task j."""
-    T = len(summary.tasks)
-    columns = 4
-    lines = -(-len(summary.rows) // columns)
-    figure, grid = panels(lines, columns, 2.35, bottom=0.85, left=0.38, gap=(0.14, 0.26))
-    low = min(100 * v for row in summary.rows for line in row.matrix for v in line if v is not None)
-    low = min(low // 5 * 5, 95.0)
-    ticks = task_ticks(T)
-    for axes in grid[len(summary.rows) :]:
-        axes.set_axis_off()
-    for row, axes in zip(summary.rows, grid, strict=False):
-        cells = [[float("nan") if v is None else 100 * v for v in line] for line in row.matrix]
-        mesh = axes.pcolormesh(cells, cmap=HEAT, vmin=low, vmax=100)
-        axes.set(xlim=(0, T), ylim=(T, 0), title=f"{row.method}  {100 * row.accuracy[0]:.1f}")
-        axes.set_xticks([t - 0.5 for t in ticks], [str(t) for t in ticks])
-        axes.set_yticks([t - 0.5 for t in ticks], [str(t) for t in ticks])
-        axes.tick_params(length=0, pad=1, labelsize=6.5)
-        axes.grid(visible=False)
-        axes.spines[["left", "bottom"]].set_visible(False)
-        if T <= 12:
-            write_cells(axes, row.matrix, low)
-    first_of_last_line = grid[(lines - 1) * columns]
-    first_of_last_line.set_ylabel("after task", labelpad=1)
-    first_of_last_line.set_xlabel("accuracy on task", labelpad=1)
-    height = figure.get_figheight()
-    place = figure.add_axes((0.35, 0.42 / height, 0.3, 0.09 / height))
-    bar = figure.colorbar(mesh, cax=place, orientation="horizontal")
-    bar.outline.set_visible(False)
-    bar.set_label("test accuracy (%), mean over seeds", labelpad=1)
-    return figure
-
-
 def tradeoff(summary: Summary) -> Figure:
     """Stability against plasticity; each diagonal joins the points of one average accuracy."""
     figure, axes = canvas(5.0, left=0.6, right=0.15, top=0.25, bottom=0.5)
-    table, T = looks(summary.rows), len(summary.tasks)
+    table, T = looks(summary.methods), len(summary.tasks)
     axes.set_xlabel("learning accuracy: each task right after learning it (%)  →  plastic")
     axes.set_ylabel("average forgetting (points)  →  stable")
     points: dict[str, tuple[float, float]] = {}
@@ -155,7 +135,9 @@ def tradeoff(summary: Summary) -> Figure:
             look = table[row.method]
             bars = axes.errorbar(x, y, xerr=dx, yerr=dy, color=look.colour, elinewidth=0.8, alpha=0.55)
             spot = axes.plot(x, y, **style(look, 8))[0]
-            tag(row.method, spot, *bars.lines[2])
+            tag(row.method, *bars.lines[2])
+            told = f"{row.method}: learned {percent(row.learning, 1)} %, forgotten {percent(row.forgetting, 1)} points"
+            tag(row.method, spot, tips=[told])
             points[row.method] = (x, y)
     if not points:
         where: dict[str, Any] = {"ha": "center", "color": MUTED, "transform": axes.transAxes}
@@ -186,7 +168,7 @@ def fronts(summary: Summary) -> Figure:
     rows = [row for row in summary.rows if row.searched]
     tasks = task_ticks(max(len(summary.tasks) - 1, 1), most=4)
     figure, grid = panels(len(rows), len(tasks), 1.9, bottom=0.55, left=0.62, gap=(0.22, 0.42))
-    table = looks(summary.rows)
+    table = looks(summary.methods)
     for place, axes in enumerate(grid):
         row, task = rows[place // len(tasks)], tasks[place % len(tasks)]
         colour = table[row.method].colour
@@ -213,41 +195,4 @@ def fronts(summary: Summary) -> Figure:
             axes.set_xlabel("plasticity: new task (%)")
         if place % len(tasks) == 0:
             axes.set_ylabel("stability:\nold tasks (%)")
-    return figure
-
-
-def cost(summary: Summary) -> Figure:
-    """Time by phase of the protocol, peak memory, and what is carried from task to task."""
-    rows = [row for row in summary.rows if row.seconds][::-1]
-    places = range(len(rows))
-    height = 0.27 * len(rows) + 0.97
-    figure = Figure(figsize=(9.6, height))
-    figure.subplots_adjust(left=0.105, right=0.985, top=1 - 0.55 / height, bottom=0.42 / height, wspace=0.14)
-    left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=[2.2, 1, 1])
-    ends = [0.0] * len(rows)
-    for i, phase in enumerate(dict.fromkeys(phase for row in rows[::-1] for phase in row.seconds)):
-        seconds = [row.seconds.get(phase, 0.0) for row in rows]
-        left.barh(places, seconds, left=ends, color=PHASES[i % len(PHASES)], height=0.55, label=phase)
-        ends = [a + b for a, b in zip(ends, seconds, strict=True)]
-    left.set_yticks(places, [row.method for row in rows])
-    left.set_title("time by phase (s)", pad=18)
-    left.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=6, handlelength=0.9, borderpad=0.2)
-    memory = [(row.peak_memory or 0) / 1e6 for row in rows]
-    state = [row.state_bytes / 1e3 for row in rows]
-    middle.barh(places, memory, color=BAR, height=0.55)
-    middle.set_title("peak memory (MB)")
-    right.barh(places, state, color=BAR, height=0.55)
-    right.set_title("state carried on (kB)")
-    for axes, values, form in (
-        (left, ends, "{:.1f}"),
-        (middle, memory, "{:,.0f}"),
-        (right, state, "{:,.0f}"),
-    ):
-        for place, value in zip(places, values, strict=True):
-            note: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 7}
-            axes.annotate(form.format(value), (value, place), (3, 0), **note)
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.margins(x=0.14, y=0.01)
     return figure

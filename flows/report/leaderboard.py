@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cl.reading import count
-from flows.report.rows import Row
+from flows.report.rows import Row, first_ranked
 from flows.report.summary import MARKS, Summary
 from flows.report.words import difference, percent, size, times
 
@@ -15,16 +15,19 @@ TO_THE_BEST = (
 )
 
 
+RANKS = "rank: one more than the number of methods that are better by a paired test over the seeds, so some share one."
+
+
 def leaderboard(summary: Summary) -> str:
     """The leaderboard as Markdown, aligned so that it reads as well in a terminal."""
     head = ["rank", "method", "average accuracy %", "to the best", "forgetting", "learning accuracy %"]
     head += ["time", "state", "seeds"]
     body = [
         [
-            str(row.rank or MARKS[row.bound or ""]),
+            place(row, summary.learned),
             row.method,
             percent(row.accuracy),
-            to_best(row, summary.best),
+            to_best(row, summary.best, summary.learned),
             *map(percent, (row.forgetting, row.learning)),
             times(row.relative_time),
             size(row.state_bytes),
@@ -45,9 +48,14 @@ def leaderboard(summary: Summary) -> str:
         f"Mean ± half width of the 95 % t-interval over n seeds ({summary.of_intervals}).",
         f"over seeds: {summary.over_seeds}.",
         *TO_THE_BEST * (summary.best is not None),
+        *[RANKS] * (summary.best is not None and any(len(row.runs) > 1 for row in summary.rows)),
         "forgetting: average, in percentage points.",
-        "time: computing time relative to finetune, selection included. state: what is carried on besides the network.",
+        "time: processor time relative to finetune, selection included. state: what is carried on besides the network.",
     ]
+    if summary.chance is not None:
+        notes.append(f"chance: {100 * summary.chance.accuracy:.1f} %, the average accuracy of always the same answer.")
+        if near := [row.method for row in summary.rows if summary.near_chance(row)]:
+            notes.append(f"Near chance: {', '.join(near)}.")
     if bounds := [f"{mark} {bound}, not ranked" for bound, mark in MARKS.items() if summary.has(bound)]:
         notes.append("  ".join(bounds))
     if summary.absent:
@@ -65,36 +73,44 @@ def second_ranking(summary: Summary) -> list[str]:
     if not rows:
         return []
     width = max(len(name) for name in ["method", *(row.method for row in rows)])
-    ranks = iter(range(1, len(rows) + 1))
     lines = [
         f"The same models, {summary.other_setting}:",
         "",
         f"| rank | {'method'.ljust(width)} | average accuracy % |      to the best |",
     ]
     lines.append(f"| ---: | :{'-' * (width - 1)} | -----------------: | ---------------: |")
-    best = next((row for row in rows if not row.bound), None)
+    best = first_ranked(rows)
     for row in rows:
-        mark = MARKS[row.bound] if row.bound else str(next(ranks))
-        cells = f"{percent(row.other_accuracy):>18} | {to_best(row, best, other=True):>16}"
+        mark = place(row, summary.other_learned, other=True)
+        cells = f"{percent(row.other_accuracy):>18} | {to_best(row, best, summary.other_learned, other=True):>16}"
         lines.append(f"| {mark:>4} | {row.method.ljust(width)} | {cells} |")
     if aware_only := [row.method for row in summary.rows if row.other_accuracy is None]:
         lines += ["", f"Left out, as they need the task of an image: {', '.join(aware_only)}."]
     return ["", *lines]
 
 
-def to_best(row: Row, best: Row | None, other: bool = False) -> str:
+def place(row: Row, learned: bool, other: bool = False) -> str:
+    """The rank of a row, or the mark of a bound; "–" where nothing was `learned`, so that ranks mean nothing."""
+    if row.bound:
+        return MARKS[row.bound]
+    return str(row.other_rank if other else row.rank) if learned else "–"
+
+
+def to_best(row: Row, best: Row | None, learned: bool, other: bool = False) -> str:
     """The difference of a row to the best one, in the `other` setting or in the scenario's."""
-    return "best" if row is best else difference(row.other_to_best if other else row.to_best)
+    return (
+        ("best" if learned else "highest") if row is best else difference(row.other_to_best if other else row.to_best)
+    )
 
 
 def table(summary: Summary) -> list[dict[str, Any]]:
     """The leaderboard as rows of short values, for a table artifact."""
     return [
         {
-            "rank": row.rank or row.bound or "",
+            "rank": row.bound or place(row, summary.learned),
             "method": row.method,
             "average accuracy %": percent(row.accuracy),
-            "to the best": to_best(row, summary.best),
+            "to the best": to_best(row, summary.best, summary.learned),
             "forgetting": percent(row.forgetting),
             "time": times(row.relative_time),
             "state": size(row.state_bytes),

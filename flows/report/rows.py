@@ -9,7 +9,8 @@ from typing import Literal
 
 from cl import metrics
 from cl.reading import RunResult
-from cl.results import TrialResult
+from cl.results import Cost, TrialResult
+from flows.report.standing import ranks
 from flows.report.words import Estimate
 
 BOUNDS = {"joint": "upper bound", "finetune": "lower bound"}
@@ -20,7 +21,7 @@ class Row:
     """One method over its seeds; accuracies in [0, 1], forgetting as a difference of those."""
 
     method: str
-    rank: int | None  # None: a bound, which is not ranked
+    rank: int | None  # methods not told apart may share one; None: a bound, which is not ranked
     bound: str | None
     runs: tuple[RunResult, ...]
     missing: tuple[int, ...]  # seeds that other methods have and this one lacks
@@ -30,14 +31,17 @@ class Row:
     so_far: list[Estimate | None]  # average accuracy after each task
     matrix: list[list[float | None]]  # mean over seeds
     state_bytes: float
-    seconds: dict[str, float]  # wall-clock per phase of the protocol, summed over tasks; empty without cost files
-    process_seconds: float | None
+    seconds: dict[str, float]  # processor time by phase of the protocol, summed over tasks; empty without cost files
+    process_seconds: float | None  # the sum of these
     peak_memory: float | None
-    relative_time: float | None  # process seconds over those of finetune
+    relative_time: float | None  # processor time over that of finetune
     measures: dict[str, Estimate | None]  # those of `MEASURES`
     searched: list[TrialResult]  # the first seed's trials that measured stability, where a front was searched for
     other_accuracy: Estimate | None  # average accuracy, task-agnostic where the scenario is task-aware, and vice versa
     to_best: metrics.Difference | None = None  # of the average accuracy, to that of the best ranked method
+    other_forgetting: Estimate | None = None
+    other_learning: Estimate | None = None
+    other_rank: int | None = None  # by the other accuracy
     other_to_best: metrics.Difference | None = None  # of the other accuracy, to that of the method best at it
 
     @property
@@ -65,17 +69,27 @@ def compare(runs: Sequence[RunResult], expected: Collection[int] | None = None) 
     joint = {run.seed: run.accuracy[-1] for run in groups.get("joint", [])}
     rows = [summarise(group, seeds, reference, joint) for group in groups.values()]
     rows.sort(key=lambda row: (-row.accuracy[0], row.method))
-    ranks = iter(range(1, len(rows) + 1))
-    rows = [row if row.bound else replace(row, rank=next(ranks)) for row in rows]
-    ranked = [row for row in rows if not row.bound]
-    there = [row for row in best_at_other(rows) if not row.bound]
+    best, best_other = first_ranked(rows), first_ranked(best_at_other(rows))
+    places, other_places = ranks(values_of(rows)), ranks(values_of(rows, other=True))
     for place, row in enumerate(rows):
-        if ranked and row.method != ranked[0].method:
-            row = replace(row, to_best=metrics.paired(row.by_seed(), ranked[0].by_seed()))
-        if there and row.method != there[0].method:
-            row = replace(row, other_to_best=metrics.paired(row.by_seed(other=True), there[0].by_seed(other=True)))
+        row = replace(row, rank=places.get(row.method), other_rank=other_places.get(row.method))
+        if best and row.method != best.method:
+            row = replace(row, to_best=metrics.paired(row.by_seed(), best.by_seed()))
+        if best_other and row.method != best_other.method:
+            row = replace(row, other_to_best=metrics.paired(row.by_seed(other=True), best_other.by_seed(other=True)))
         rows[place] = row
     return tuple(rows)
+
+
+def first_ranked(rows: Iterable[Row]) -> Row | None:
+    """The first row that is no bound; None where there are bounds alone."""
+    return next((row for row in rows if not row.bound), None)
+
+
+def values_of(rows: Iterable[Row], other: bool = False) -> dict[str, dict[int, float]]:
+    """By ranked method, the average accuracy of each seed; the `other` one of the methods that have it."""
+    values = {row.method: row.by_seed(other) for row in rows if not row.bound}
+    return {method: by_seed for method, by_seed in values.items() if by_seed}
 
 
 def best_at_other(rows: Iterable[Row]) -> list[Row]:
@@ -89,16 +103,16 @@ def summarise(
 ) -> Row:
     """One method over its seeds.
 
-    `reference`: the computing time of finetune in seconds; `joint`: the accuracies of joint training by seed.
+    `reference`: the processor time of finetune in seconds; `joint`: the accuracies of joint training by seed.
     """
     matrices = [run.accuracy for run in runs]
+    others = [run.other_accuracy for run in runs if run.other_accuracy]
     process_seconds = mean_cost(runs, "process_seconds")
-    phases: dict[str, list[float]] = {}
     costs = [run.cost for run in runs if run.cost]
+    phases: dict[str, list[float]] = {}
     for cost in costs:
-        for entry in cost["per_task"]:
-            for phase, seconds in entry["seconds"].items():
-                phases.setdefault(phase, []).append(seconds)
+        for phase, seconds in processor_time(cost).items():
+            phases.setdefault(phase, []).append(seconds)
     return Row(
         method=runs[0].method,
         rank=None,
@@ -126,10 +140,20 @@ def summarise(
             "size efficiency": estimate(size_efficiency(run) for run in runs),
         },
         searched=[t for t in runs[0].trials if "stability" in t and t["phase"] != "plasticity"],
-        other_accuracy=estimate(
-            metrics.average_accuracy(run.other_accuracy) if run.other_accuracy else None for run in runs
-        ),
+        other_accuracy=estimate(metrics.average_accuracy(matrix) for matrix in others),
+        other_forgetting=estimate(metrics.average_forgetting(matrix) for matrix in others),
+        other_learning=estimate(metrics.learning_accuracy(matrix) for matrix in others),
     )
+
+
+def processor_time(cost: Cost) -> dict[str, float]:
+    """The processor time of a run by phase. Phases are measured on the clock: each has that share of the whole."""
+    clock: dict[str, float] = {}
+    for entry in cost["per_task"]:
+        for phase, seconds in entry["seconds"].items():
+            clock[phase] = clock.get(phase, 0.0) + seconds
+    total, spent = sum(clock.values()), cost["process_seconds"]
+    return {phase: spent * seconds / total for phase, seconds in clock.items()} if spent and total else {}
 
 
 def intransigence(run: RunResult, joint: Sequence[float | None] | None) -> float | None:

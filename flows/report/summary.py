@@ -1,4 +1,4 @@
-"""A comparison in full: its rows, and the sentence that sums them up."""
+"""A comparison in full: its rows, and what holds for all of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl import metrics
+from cl.chance import Chance
 from cl.reading import RunResult
-from flows.report.rows import Row, best_at_other
-from flows.report.words import listing, percent, student
+from flows.report.headline import above_chance, unlearned
+from flows.report.rows import Row, best_at_other, first_ranked
+from flows.report.words import student
 
 MEASURES = {
     "backward transfer": "1/(T−1) Σ_{j<T} (a_{T,j} − a_{j,j}), in points",
@@ -39,6 +41,9 @@ class Summary:
     folder: Path
     absent: tuple[str, ...] = ()  # methods that were asked for and have no result at all
     other_setting: str = ""  # of the other accuracy: "task-agnostic", or "task-aware"
+    chance: Chance | None = None  # None where the prepared data are not there
+    other_chance: Chance | None = None  # in the other setting
+    chance_so_far: tuple[float, ...] = ()  # after each task
 
     @property
     def over_seeds(self) -> str:
@@ -78,7 +83,26 @@ class Summary:
     @property
     def best(self) -> Row | None:
         """The best ranked method; None where there are bounds alone."""
-        return next((row for row in self.rows if not row.bound), None)
+        return first_ranked(self.rows)
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, the best first."""
+        return [row.method for row in self.rows]
+
+    @property
+    def learned(self) -> bool:
+        """Whether something was learned, so that ranks mean something; so too where chance is not known."""
+        return not unlearned(self.rows, self.chance)
+
+    @property
+    def other_learned(self) -> bool:
+        """The same in the other setting."""
+        return not unlearned(self.rows, self.other_chance, other=True)
+
+    def near_chance(self, row: Row, other: bool = False) -> bool:
+        """Whether a method is near chance, in the scenario or in the `other` setting."""
+        return not above_chance([row], self.other_chance if other else self.chance, other)
 
     @property
     def of_intervals(self) -> str:
@@ -108,27 +132,6 @@ class Summary:
     def has(self, bound: str) -> bool:
         """Whether a row of that kind of bound is among the results."""
         return any(row.bound == bound for row in self.rows)
-
-
-def headline(rows: Sequence[Row]) -> str:
-    """A sentence: the best method, how far it is from the bounds, and which methods it cannot be told apart from."""
-    bounds = {row.bound: row for row in rows if row.bound}
-    ranked = [row for row in rows if not row.bound]
-    if not ranked:
-        return "Only the bounds have been run: " + ", ".join(f"{r.method} {percent(r.accuracy)} %" for r in rows) + "."
-    best = ranked[0]
-    verb = "leads with" if len(ranked) > 1 else "reaches"
-    text = f"{best.method} {verb} {percent(best.accuracy, 1)} % average accuracy"
-    gaps = []
-    for bound in MARKS:
-        if bound in bounds:
-            gap = 100 * (best.accuracy[0] - bounds[bound].accuracy[0])
-            gaps.append(f"{abs(gap):.1f} points {'below' if gap < 0 else 'above'} {bounds[bound].method}")
-    text += (", " + listing(gaps) if gaps else "") + "."
-    near = [row.method for row in ranked[1:] if row.to_best and row.to_best.tied]
-    if near:
-        text += f" These seeds do not tell it apart from {listing(near)}."
-    return text
 
 
 def long_form(runs: Sequence[RunResult]) -> str:

@@ -68,6 +68,11 @@ def times(ratio: float | None) -> str:
     return f"{ratio:.1f}x" if ratio >= 0.05 else f"{ratio:.2g}x"
 
 
+def yes(value: float | None) -> str:
+    """Whether there is something: "yes" or "no", "–" for None."""
+    return "–" if value is None else "yes" if value else "no"
+
+
 def listing(names: Sequence[str]) -> str:
     """Names as prose: "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

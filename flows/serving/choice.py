@@ -1,9 +1,9 @@
 """Which model of a finished comparison to deploy.
 
 The rule picks a method first: among the continual learners that the user's limits allow, the one with the highest mean
-average accuracy over the seeds (of equal ones the one named first). The accuracy is task-agnostic where the task will
-not be known. Then it picks a seed of that method: the one whose final model has the best mean validation accuracy over
-the tasks (of equal ones the lower seed). A test accuracy never picks a seed.
+average accuracy over the seeds (of equal ones the one named first), and none if that is near chance. The accuracy is
+task-agnostic where the task will not be known. Then it picks a seed of that method: the one whose final model has the
+best mean validation accuracy over the tasks (of equal ones the lower seed). A test accuracy never picks a seed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl import metrics
+from cl.chance import Chance, chance, counts_of
 from cl.checkpoint_files import DamagedCheckpoint, verify
 from cl.data.features import numbers
 from cl.data.places import place as place_of
+from cl.data.places import prepared
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.files import from_json, read_object
@@ -27,6 +29,10 @@ ONE_BENCHMARK = (
     "benchmark.seed: run gives each seed tasks of its own, so no model is the best at the same tasks; "
     "to register a champion, give it a number and learn again"
 )
+
+
+class NothingLearned(UserError):
+    """No method that is allowed is clearly above chance, so none is worth deploying."""
 
 
 def barred(method: str, limits: Champion) -> str | None:
@@ -59,6 +65,8 @@ class Choice:
     """By seed: validation accuracy of the chosen method's final model on each task."""
     near: list[str]
     """The methods that these seeds do not tell apart from the chosen one; none with a single seed."""
+    chance: Chance | None
+    """In the setting in which the model will be used; None where it is not known."""
     method_given: bool
     seed_given: bool
     """Whether the user named the method, and the seed, whatever the rule says."""
@@ -68,13 +76,19 @@ class Choice:
         """The number by which models are compared."""
         return self.means[self.run.method]
 
+    @property
+    def near_chance(self) -> bool:
+        """Whether the method that the user named has learned next to nothing; the rule picks no such method."""
+        return self.chance is not None and self.chance.near(self.score)
+
 
 def choose(params: Params, out: Path, method: str | None = None, seed: int | None = None) -> Choice:
     """Pick by the rule among the methods and seeds of the params, within the limits of `params.champion`.
 
     `method` and `seed` are the user's own choice.
 
-    Raises `UserError` where results are missing or not of these params, data and code, and where nothing is left.
+    Raises `NothingLearned` where all that is left is near chance, and `UserError` where results are missing or not of
+    these params, data and code, and where nothing is left.
     """
     if params.benchmark.drawn:
         raise UserError(ONE_BENCHMARK)
@@ -100,8 +114,11 @@ def choose(params: Params, out: Path, method: str | None = None, seed: int | Non
     for key, run in runs.items():
         _as_learned(run, places[key])
     accuracies = {name: [_accuracy(params, runs[name, s]) for s in params.seeds] for name in allowed}
+    by_chance = _chance(params, out, runs[allowed[0], params.seeds[0]])
     ranked = sorted(allowed, key=lambda name: -statistics.fmean(accuracies[name]))
     best = method or ranked[0]
+    if method is None:
+        _above(by_chance, best, statistics.fmean(accuracies[best]))
     validation = {s: _validation(params, out, best, s) for s in sorted(params.seeds)}
     chosen = max(validation, key=lambda s: statistics.fmean(validation[s])) if seed is None else seed
     place = places[best, chosen]
@@ -112,12 +129,27 @@ def choose(params: Params, out: Path, method: str | None = None, seed: int | Non
     pairs = {name: metrics.paired(by_seed[name], by_seed[best]) for name in ranked if name != best}
     near = [name for name, pair in pairs.items() if pair is not None and pair.tied]
     given = (method is not None, seed is not None)
-    return Choice(runs[best, chosen], place, means, excluded, half_width, validation, near, *given)
+    return Choice(runs[best, chosen], place, means, excluded, half_width, validation, near, by_chance, *given)
 
 
 def _task_agnostic(params: Params) -> bool:
     """Whether the task of an image will not be known where the model is used, although the scenario gives it."""
     return params.champion.no_task_id and params.scenario.name == "task"
+
+
+def _chance(params: Params, out: Path, run: RunResult) -> Chance | None:
+    """Chance in the setting in which the model will be used; None where the prepared test labels are not there."""
+    counts = counts_of(prepared(params, out, params.seeds[0]))
+    return chance(list(counts.values()), run.scenario, other=_task_agnostic(params)) if counts else None
+
+
+def _above(by_chance: Chance | None, method: str, accuracy: float) -> None:
+    """Raise `NothingLearned` where the best method is near chance."""
+    if by_chance is not None and by_chance.near(accuracy):
+        raise NothingLearned(
+            f"no champion: none is clearly above chance ({100 * by_chance.accuracy:.1f} %), and the best, {method}, "
+            f"has {100 * accuracy:.1f} %; try more epochs, smaller batches, pretrained weights"
+        )
 
 
 def _accuracy(params: Params, run: RunResult) -> float:

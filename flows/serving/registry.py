@@ -71,6 +71,8 @@ def _register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> 
         )
     ruled_out = barred(champion.tags["method"], params.champion) if champion else None
     moves, why = decide(champion.tags if champion else None, str(held), ruled_out, tags, number, digests)
+    if choice.near_chance and held != number:
+        moves, why = False, f"mean average accuracy {choice.score:.4f} is near chance, so this does not become {ALIAS}."
     if moves:
         client.set_registered_model_alias(name, ALIAS, number)
     return f"{name} version {number} ({run.method}, seed {run.seed}): {why}"

@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 
 from cl import checkpoint, cli
+from cl.chance import counts_of
 from cl.checkpoint_files import verify, write_folder
 from cl.data import Task, load
 from cl.data.prepare import digest, prepare
@@ -37,6 +38,7 @@ from cl.metrics import average_accuracy
 from cl.names import names_in
 from cl.params import Champion, Params, read
 from cl.run import learn
+from flows.champion import crown_best
 from flows.compare import compare
 from flows.engine.plain import Engine
 from flows.serving.choice import Choice, barred, choose
@@ -53,10 +55,12 @@ from tests.flows.conftest import REPOSITORY, SMALL, Started, environment, option
 pytestmark = pytest.mark.filterwarnings("ignore:.*type hint:UserWarning:mlflow")
 METHODS = "finetune,ewc,packnet,icarl,joint"
 CPU = torch.device("cpu")
+LEARNS = ("training.epochs=10", "training.batch_size=10")
+"""Over `SMALL`, with which nothing is learned, and so nothing becomes champion."""
 
 
 def params_of(out: Path, *overrides: str, methods: str = METHODS, seeds: str = "0,1") -> Params:
-    given = options("tracking.enabled=true", *overrides, out=out, methods=methods, seeds=seeds)
+    given = options("tracking.enabled=true", *LEARNS, *overrides, out=out, methods=methods, seeds=seeds)
     return cli.params_of(cli.parser("test", None).parse_args(["--params", str(REPOSITORY / "params.yaml"), *given]))
 
 
@@ -178,6 +182,29 @@ def test_the_method_by_test_accuracy_over_seeds_and_the_seed_by_validation_of_th
     assert choose(params, out).run.method == worst
 
 
+def test_what_is_near_chance_is_no_champion(out: Path) -> None:
+    """The rule picks none of it, a comparison only says so; named by the user it is registered, without the alias."""
+    params = params_of(out, "champion.register_best=true", methods="finetune,icarl")
+    for method in params.methods:
+        for seed in params.seeds:
+            improve(out, method, seed, 0.11)
+    chance = counts_of(out / "prepared")
+    assert chance is not None
+    share = statistics.fmean(max(task) / sum(task) for task in chance.values())
+    with pytest.raises(UserError, match=rf"no champion: .*\({100 * share:.1f} %\).*has 11\.0 %; try more epochs"):
+        choose(params, out)
+    said: list[str] = []
+    engine = Engine()
+    engine.say = said.append  # type: ignore[method-assign]
+    crown_best(params, out, engine)
+    assert [line.startswith("no champion: none is clearly above") for line in said] == [True]
+    named = choose(params, out, "finetune")
+    assert register(params, out, named, tracking_of(params, out)).endswith("so this does not become champion.")
+    for seed in params.seeds:
+        improve(out, "icarl", seed, 0.9)
+    assert choose(params, out).run.method == "icarl"
+
+
 def test_limits_leave_out_what_cannot_be_deployed(learned: Path) -> None:
     unknown = "champion.no_task_id=true"
     params = params_of(learned)
@@ -278,7 +305,7 @@ def test_registered_with_alias_tags_card_and_the_run_it_came_from(out: Path, tmp
     from mlflow import MlflowClient
 
     params = params_of(out)
-    settings = options("tracking.enabled=true", out=out, methods=METHODS)
+    settings = options("tracking.enabled=true", *LEARNS, out=out, methods=METHODS)
     done = run("flows.champion", settings)
     assert done.returncode == 0, done.stderr
     choice = choose(params, out)
@@ -357,7 +384,7 @@ def test_without_tracking_there_is_nothing_to_register_in(learned: Path) -> None
 
 def test_a_server_that_is_down_is_named_in_one_line(learned: Path) -> None:
     down = f"tracking.uri=http://somebody:secret@127.0.0.1:{free_port()}"
-    done = run("flows.champion", options("tracking.enabled=true", down, out=learned, methods="finetune"))
+    done = run("flows.champion", options("tracking.enabled=true", *LEARNS, down, out=learned, methods="finetune"))
     assert done.returncode == 2
     assert done.stderr.startswith("error: MLflow (http://127.0.0.1:")
     assert "secret" not in done.stdout + done.stderr
@@ -602,7 +629,8 @@ def ask(port: int, rows: list[dict[str, Any]]) -> tuple[int, Any]:
 
 @pytest.mark.slow
 def test_served_over_http(out: Path, tmp_path: Path) -> None:
-    done = run("flows.champion", options("tracking.enabled=true", "champion.name=served", out=out, methods="packnet"))
+    settings = options("tracking.enabled=true", *LEARNS, "champion.name=served", out=out, methods="packnet")
+    done = run("flows.champion", settings)
     assert done.returncode == 0, done.stderr
     params, port = params_of(out, methods="packnet"), free_port()
     choice = choose(params, out)

@@ -20,9 +20,10 @@ from flows import nightly, templates
 from flows.nights.verdict import compare_nights
 from flows.report import page as pages
 from flows.report.drawing import Drawing
+from flows.report.headline import headline
 from flows.report.leaderboard import leaderboard, table
 from flows.report.rows import compare
-from flows.report.summary import Summary, headline, long_form
+from flows.report.summary import Summary, long_form
 from tests.flows.test_report import fake_results, trial
 
 FILES = [f"results/{method}/seed-0{kind}.json" for method in ("ewc", "finetune") for kind in ("", ".trials", ".cost")]
