@@ -32,8 +32,7 @@ def calibrated(model: Deployed, tasks: Sequence[Task], kept: float | None) -> tu
     """
     tensors: dict[str, Tensor] = {}
     if kept is not None and model.method.net.on_features:
-        gaussians = _gaussians(model, tasks)
-        tensors = {"means": gaussians.means, "whitening": gaussians.whitening}
+        tensors = dict(vars(_gaussians(model, tasks)))
     numbers: dict[str, Any] = {"kept": kept, "score": MAHALANOBIS if tensors else LARGEST_SCORE}
     model.calibration = Calibration.read(numbers, tensors)
     for of in _askings(model):

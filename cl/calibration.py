@@ -2,7 +2,8 @@
 
 Guo, Pleiss, Sun and Weinberger, On calibration of modern neural networks, ICML 2017 (temperature scaling, expected
 calibration error). Lee, Lee, Lee and Shin, A simple unified framework for detecting out-of-distribution samples and
-adversarial attacks, NeurIPS 2018 (Mahalanobis distance to the nearest class). Hendrycks et al., Scaling
+adversarial attacks, NeurIPS 2018 (Mahalanobis distance to the nearest class). Ren et al., A simple fix to Mahalanobis
+distance for improving near-OOD detection, 2021 (the same, relative to the background). Hendrycks et al., Scaling
 out-of-distribution detection for real-world settings, ICML 2022 (the largest logit).
 """
 
@@ -20,6 +21,11 @@ IMPOSSIBLE = -1e8
 """A score this far below the best one of its image stands for a class that cannot be (methods use -1e9 and less)."""
 STEPS = 60
 """Halvings of an interval of nine orders of magnitude: what is left is less than a rounding error."""
+BACKGROUND = 0.8
+"""Share of the distance to the background. On 50 classes of photographs (features of EfficientNet-Lite0), 0 gave AUROCs
+of 0.58 to 0.76 on classes held out, 0.8 gave 0.77 to 0.87; from 0.9 on, noise and plain colours pass as known."""
+TINY = 1e-10
+"""Added to the diagonal of a covariance, as a share of its mean."""
 FARTHEST = 1e18
 """A coordinate of a class without images, so that it is nearest to nothing; its square is a float32."""
 
@@ -126,36 +132,56 @@ def shrinkage(covariance: Tensor, count: int) -> float:
 
 @dataclass(frozen=True)
 class Gaussians:
-    """A normal distribution for each class, with one covariance for all, as linear discriminant analysis has them."""
+    """A normal distribution for each class, with one covariance for all, as linear discriminant analysis has them.
+
+    Beside them stands one distribution for all samples together, the background.
+    """
 
     means: Tensor
-    """(K, F) float32: W mu_k, with W W' the inverse of the covariance; far away where a class has no samples."""
+    """(K, F) float32: W' mu_k, with W W' the inverse of the covariance; far away where a class has no samples."""
     whitening: Tensor
-    """W', (F, F) float32."""
+    """W, (F, F) float32."""
+    middle: Tensor
+    """(1, F) float32: the same of the background."""
+    background: Tensor
+    """(F, F) float32: its W."""
 
     @classmethod
     def of(cls, z: Tensor, k: Tensor, classes: int) -> Gaussians:
-        """From features z (N, F) of the classes k (N,) out of `classes`; the covariance is shrunk (`shrinkage`).
+        """From features z (N, F) of the classes k (N,) out of `classes`; the covariances are shrunk (`shrinkage`).
 
         What it takes are sums over the samples, so they can be added up task by task.
         """
-        z = z.double()
-        counts = torch.bincount(k, minlength=classes)
-        means = z.new_zeros(classes, z.shape[1]).index_add(0, k, z) / counts.clamp(min=1).unsqueeze(1)
-        apart = z - means[k]
-        covariance = apart.T @ apart / len(z)
-        rho, identity = shrinkage(covariance, len(z)), torch.eye(z.shape[1], dtype=torch.float64)
-        size = float(covariance.trace()) / z.shape[1] or 1.0  # all samples of a class alike
-        covariance = (1 - rho) * covariance + rho * size * identity
-        root = torch.linalg.cholesky(covariance + 1e-10 * size * identity)
-        inverse = torch.linalg.solve_triangular(root, identity, upper=False)
-        white = means @ inverse.T
-        white[counts == 0] = FARTHEST
-        return cls(white.float(), inverse.T.contiguous().float())
+        return cls(*_fitted(z.double(), k, classes), *_fitted(z.double(), torch.zeros_like(k), 1))
 
     def nearness(self, z: Tensor, classes: Tensor | slice = slice(None)) -> Tensor:
-        """Minus the squared Mahalanobis distance of features z (N, F) to the nearest of these classes, (N,)."""
-        white = z.float() @ self.whitening
-        return (
-            -(torch.cdist(white, self.means[classes], compute_mode="donot_use_mm_for_euclid_dist").min(1).values ** 2)
+        """`BACKGROUND` d_0 - min_k d_k of features z (N, F) among these classes, (N,); d: squared Mahalanobis distance.
+
+        Without d_0 it is the score of Lee et al. In many dimensions that says mostly how typical a picture is, and
+        little of the classes. With all of d_0 it is the score of Ren et al., which takes noise for something known.
+        """
+        z = z.float()
+        return BACKGROUND * _distance(z, self.background, self.middle) - _distance(
+            z, self.whitening, self.means[classes]
         )
+
+
+def _fitted(z: Tensor, k: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """The means (classes, F) and W (F, F) of a normal distribution for each class, with one covariance."""
+    counts = torch.bincount(k, minlength=classes)
+    means = z.new_zeros(classes, z.shape[1]).index_add(0, k, z) / counts.clamp(min=1).unsqueeze(1)
+    apart = z - means[k]
+    covariance = apart.T @ apart / len(z)
+    rho, identity = shrinkage(covariance, len(z)), torch.eye(z.shape[1], dtype=torch.float64)
+    size = float(covariance.trace()) / z.shape[1] or 1.0  # 0: all samples of a class are alike
+    covariance = (1 - rho) * covariance + (rho + TINY) * size * identity
+    root = torch.linalg.cholesky(covariance)
+    white = torch.linalg.solve_triangular(root, identity, upper=False).T.contiguous()
+    means = means @ white
+    means[counts == 0] = FARTHEST
+    return means.float(), white.float()
+
+
+def _distance(z: Tensor, white: Tensor, means: Tensor) -> Tensor:
+    """The squared Mahalanobis distance to the nearest mean, (N,)."""
+    return torch.cdist(z @ white, means, compute_mode="donot_use_mm_for_euclid_dist").min(1).values ** 2

@@ -12,7 +12,7 @@ import numbers
 import reprlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,8 +78,8 @@ class Calibration:
     @classmethod
     def read(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Calibration:
         """From what `cl.calibrate.calibrated` returned."""
-        both = {"means", "whitening"} <= tensors.keys()
-        gaussians = Gaussians(tensors["means"], tensors["whitening"]) if both else None
+        parts = {field.name: tensors[field.name] for field in fields(Gaussians) if field.name in tensors}
+        gaussians = Gaussians(**parts) if parts else None
         return cls(numbers, gaussians, {name: t for name, t in tensors.items() if name in numbers})
 
     def temperature(self, asked: Asked) -> float:
