@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cl.ops import distances
+
 BINS = 15
 """Of the expected calibration error, as in its paper."""
 IMPOSSIBLE = -1e8
@@ -184,4 +186,4 @@ def _fitted(z: Tensor, k: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 
 def _distance(z: Tensor, white: Tensor, means: Tensor) -> Tensor:
     """The squared Mahalanobis distance to the nearest mean, (N,)."""
-    return torch.cdist(z @ white, means, compute_mode="donot_use_mm_for_euclid_dist").min(1).values ** 2
+    return distances(z @ white, means).min(1).values ** 2

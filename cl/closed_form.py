@@ -43,6 +43,7 @@ class ClosedForm(Method):
 
     counts_: Tensor | None = None
     """Samples of each class, (K,) float64."""
+    _seen: list[int] | None = None
     _solved: Any = None
     """What `solve` made of the current sums; None: not computed yet."""
 
@@ -56,7 +57,7 @@ class ClosedForm(Method):
         """The classifier that the sums give."""
         raise NotImplementedError
 
-    def scores(self, z: Tensor, classes: Tensor) -> Tensor:
+    def scores(self, z: Tensor, classes: list[int]) -> Tensor:
         """Scores (N, C) of features (N, F) for these C classes, each of which has samples."""
         raise NotImplementedError
 
@@ -66,6 +67,13 @@ class ClosedForm(Method):
         if self._solved is None:
             self._solved = self.solve()
         return self._solved
+
+    @property
+    def seen(self) -> list[int]:
+        """The classes with samples so far, kept as `solved` is: what follows from them is no question of the images."""
+        if self._seen is None:
+            self._seen = [] if self.counts_ is None else self.counts_.nonzero().squeeze(1).tolist()
+        return self._seen
 
     @property
     def classes(self) -> int:
@@ -91,7 +99,7 @@ class ClosedForm(Method):
         k = self.net.column(y, t)
         self.add(self._features(x), k)
         self.counts_ = plus(self.counts_, k.bincount(minlength=self.classes).double())
-        self._solved = None
+        self._solved = self._seen = None
 
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """Scores (N, classes) float64; `UNSEEN` for classes without samples so far."""
@@ -99,21 +107,21 @@ class ClosedForm(Method):
         start, stop = 0, sum(sizes)
         if t is not None and self.net.increment != "domain":
             start, stop = sum(sizes[:t]), sum(sizes[: t + 1])
-        scores = z.new_full((len(z), stop - start), UNSEEN)
-        if self.counts_ is not None:
-            seen = self.counts_[start:stop].nonzero().squeeze(1)
-            scores[:, seen] = self.scores(z, seen + start)
+        scores = z.new_full((z.shape[0], stop - start), UNSEEN)
+        seen = [k - start for k in self.seen if start <= k < stop]
+        if seen:
+            scores[:, seen] = self.scores(z, [k + start for k in seen])
         return scores
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Replace the state, and drop the classifier computed from the old one."""
         super().load_state(state)
-        self._solved = None
+        self._solved = self._seen = None
 
     def _features(self, x: Tensor) -> Tensor:
         as_given = self.features == "input" or (self.features == "network" and self.net.on_features)
         z: Tensor = (x.flatten(1) if as_given else self.net.backbone(x)).double()
-        if not z.isfinite().all():
+        if not torch.compiler.is_exporting() and not z.isfinite().all():
             raise UserError("the features of some images are not finite; start from other weights")
         return z
 

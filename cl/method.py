@@ -63,9 +63,10 @@ class Method(Trainable):
     method's hooks with `self.plain` set, instead of none."""
     shares_first_task: ClassVar[bool] = True
     """Trains the first task as plain finetuning does, so that all such methods go on from one and the same model."""
-    branches_on_data: ClassVar[bool] = False
-    """Without the task, what it computes for an image depends on that image, so no fixed graph of operations says it:
-    it can be exported for one task at a time only."""
+    exports: ClassVar[Literal["onnx", "torch", "by-task"]] = "onnx"
+    """As what its inference can be exported. `onnx`: as a graph of torch or of ONNX. `torch`: not to ONNX, which lacks
+    an operation that it needs. `by-task`: as both, but for one task at a time only: without the task, what it computes
+    for an image depends on that image."""
     selection: ClassVar[Choosing] = "stability-decay"
     """How hyperparameters are chosen. `learning-rate`: the method itself is trained at each learning rate and
     the best is kept. `stability-decay`: the survey's two phases. `consolidation-decay`: the same, but an attempt

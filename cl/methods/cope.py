@@ -179,7 +179,7 @@ class CoPE(Replay):
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """f(x) p_c for the classes of task t, or of all tasks; a class never seen scores below all others."""
         features = F.normalize(self.net.backbone(x), dim=1)
-        scores = features.new_full((len(x), sum(self.net.classes())), UNSEEN)
+        scores = features.new_full((x.shape[0], sum(self.net.classes())), UNSEEN)
         if self.prototypes_ is not None and self.classes_ is not None:
             scores[:, self.classes_] = features @ self.prototypes_.T
         if t is None or self.net.increment == "domain":

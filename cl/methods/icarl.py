@@ -17,6 +17,7 @@ from cl.errors import UserError
 from cl.knob import knob, shrink
 from cl.memory import herd
 from cl.method import Method
+from cl.ops import distances
 from cl.rehearsal import draw, per_step
 
 FLOOR = -1e9
@@ -162,7 +163,7 @@ class ICaRL(Method):
         """Minus the distance to each class's mean exemplar feature."""
         assert self.means_ is not None
         means = self.means_[t] if t is not None else torch.cat(self.means_)
-        return -torch.cdist(self._features_of(x), means)
+        return -distances(self._features_of(x), means)
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -79,7 +79,7 @@ class RanPAC(ClosedForm):
         """The weights (P, K)."""
         return weights(self.total(), self._chosen())
 
-    def scores(self, z: Tensor, classes: Tensor) -> Tensor:
+    def scores(self, z: Tensor, classes: list[int]) -> Tensor:
         """Near 1 for the class, and near 0 for the others."""
         return self._projected(z) @ self.solved[:, classes]  # type: ignore[no-any-return]
 
