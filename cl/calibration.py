@@ -115,8 +115,11 @@ def mcnemar(first: int, second: int) -> float:
     such image is a toss of a fair coin (McNemar, Psychometrika 1947; here with the binomial distribution itself).
     """
     n = first + second
-    tail = sum(math.comb(n, k) for k in range(min(first, second) + 1))
-    return min(1.0, float(2 * tail / 2**n)) if n < 1000 else min(1.0, 2 * tail / 2**n)
+    term = tail = 1  # the binomial coefficients, from that of 0 on
+    for k in range(1, min(first, second) + 1):
+        term = term * (n - k + 1) // k
+        tail += term
+    return min(1.0, 2 * tail / 2**n)
 
 
 def shrinkage(covariance: Tensor, count: int) -> float:

@@ -70,6 +70,11 @@ TERMS: dict[str, dict[str, str]] = {
         "difference to the best": "the average accuracy of a method minus that of the best one with the same seed, as "
         "its mean over the seeds that both have; where its 95 % interval contains 0, these seeds do not tell the two "
         "apart",
+        "temperature": "the number by which a model's scores are divided before the softmax, so that probabilities "
+        "agree with accuracy",
+        "expected calibration error": "how far apart probability and accuracy are, on average over the answers",
+        "nearness": "how near a picture is to what a model has learned; a picture is known if its nearness is not "
+        "lower than that of almost all validation images",
         "tolerance": "how far our result may be from a published one, stated beside it in docs/verification.md",
         "verdict": "whether our result is within the tolerance of a published one; red where it fails the tests",
         "measurement": "a command under `benchmarks/` that measures this project itself",
@@ -91,6 +96,8 @@ TERMS: dict[str, dict[str, str]] = {
         "night": "a nightly comparison, learned anew and compared with the last good one, in which no run failed and "
         "nothing got worse",
         "champion": "the best model, as a registered model in MLflow under the alias `champion`",
+        "challenge": "a test of the champion and another model on the same new labelled pictures",
+        "drift": "how far the nearness of new pictures lies from that of the validation images",
         "deployment": "a flow that a Prefect server can start, from a form or a schedule",
         "flow run": "Prefect's record of one execution of a flow, for instance of a comparison",
         "task run": "Prefect's record of one execution of a Prefect task, for instance of one run",

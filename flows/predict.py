@@ -68,7 +68,8 @@ def main() -> int:
     def task_of(picture: Picture) -> int | None:
         return model.model.task(picture.task if given.task == FOLDERS else given.task)
 
-    task_of(pictures[0])  # before the first picture is read, where the task is missing or unknown
+    for picture in {one.task: one for one in pictures}.values():
+        task_of(picture)  # a task that is missing or unknown is said before the first picture is read
     said: list[Answer] = []
     with _writer(given.to) as write:
         for answer in answers(model.model, root, pictures, task_of, lambda line: print(line, flush=True)):
@@ -152,16 +153,15 @@ def _parquet(part: Path) -> Iterator[Any]:
 
 def _report(found: Judgement, file: Path) -> None:
     """Print how right the model is, and write tables and a picture beside the answers."""
-    print(f"predict: accuracy {share(found.accuracy)} % of {found.count:,} labelled pictures", end="; ")
-    print(f"expected calibration error {share(found.calibration_error)} %")
+    error = f"expected calibration error {share(found.calibration_error)} %"
+    print(f"predict: accuracy {share(found.accuracy)} % of {found.count:,} labelled pictures; {error}")
     worst = sorted(found.by_class, key=lambda name: (found.by_class[name][1], name))[:WORST]
     print(f"predict: worst classes: {', '.join(f'{name} {share(found.by_class[name][1])} %' for name in worst)}")
     if found.known is not None:
-        print(f"predict: {share(found.known)} % of them are known to the model", end="")
-        print("" if found.foreign else "\n", end="")
+        print(f"predict: {share(found.known)} % of them are known to the model")
     if found.foreign:
         refused = "" if found.foreign_refused is None else f", of which it refuses {share(found.foreign_refused)} %"
-        print(f"\npredict: {found.foreign:,} pictures are in folders of no class of the model{refused}")
+        print(f"predict: {found.foreign:,} pictures are in folders of no class of the model{refused}")
     beside = {name: file.with_name(f"{file.stem}.{name}") for name in ("classes.csv", "confusion.csv", "confusion.png")}
     _table(beside["classes.csv"], ["class", "pictures", "accuracy"], [[n, *v] for n, v in found.by_class.items()])
     lines: list[list[Any]] = [[name, *counts] for name, counts in found.confusion.items()]

@@ -53,7 +53,7 @@ class Challenge:
         """As tags of a version in MLflow."""
         values = {name: value for name, value in asdict(self).items() if name != "drifted"}
         moved = {} if self.drifted is None else {"drift": self.drifted.gap, "drift_p": self.drifted.p}
-        return {f"challenge.{name}": str(value) for name, value in {**values, **moved}.items()}
+        return {f"challenge.{name}": str(value) for name, value in {**values, **moved, "won": self.won}.items()}
 
 
 def challenge(challenger: Deployed, champion: Deployed, folder: Path, level: float, aware: bool) -> Challenge:
