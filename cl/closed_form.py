@@ -48,8 +48,8 @@ class ClosedForm(Method):
     """Samples of each class, (K,) float64."""
     _solved: Any = None
     """What `solve` made of the current sums; None: not computed yet."""
-    _seen: Tensor | None = None
-    """The columns of the classes that have samples, in main memory; None: not looked up yet."""
+    _seen: frozenset[int] | None = None
+    """The classes that have samples; None: not looked up yet."""
 
     # For subclasses.
 
@@ -64,8 +64,8 @@ class ClosedForm(Method):
         """The classifier that the sums give."""
         raise NotImplementedError
 
-    def scores(self, z: Tensor, classes: Tensor) -> Tensor:
-        """Scores (N, C) of features (N, F) for these C classes (in main memory), each of which has samples."""
+    def scores(self, z: Tensor, classes: list[int]) -> Tensor:
+        """Scores (N, C) of features (N, F) for these C classes, each of which has samples."""
         raise NotImplementedError
 
     @property
@@ -80,6 +80,14 @@ class ClosedForm(Method):
         """Raises `UserError` where a sum is not finite."""
         if not all(bool(tensor.isfinite().all()) for tensor in _tensors(self.state())):
             raise UserError(NOT_FINITE)
+
+    @property
+    def seen(self) -> frozenset[int]:
+        """The classes with samples so far, kept as `solved` is: what follows from them is no question of the images."""
+        if self._seen is None:
+            counts = [] if self.counts_ is None else self.counts_.tolist()
+            self._seen = frozenset(k for k, count in enumerate(counts) if count)
+        return self._seen
 
     @property
     def classes(self) -> int:
@@ -111,13 +119,11 @@ class ClosedForm(Method):
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """Scores (N, classes) float64; `UNSEEN` for classes without samples so far."""
         z = self._features(x)
-        asked = torch.arange(self.classes) if t is None else torch.tensor(self.net.columns_of(t))
-        scores = z.new_full((len(z), len(asked)), UNSEEN)
-        if self.counts_ is not None:
-            if self._seen is None:
-                self._seen = self.counts_.nonzero().squeeze(1).cpu()
-            seen = torch.isin(asked, self._seen).nonzero().squeeze(1)
-            scores[:, sent(seen, z.device)] = self.scores(z, asked[seen])
+        asked = range(self.classes) if t is None else self.net.columns_of(t)
+        scores = z.new_full((z.shape[0], len(asked)), UNSEEN)
+        places = [place for place, k in enumerate(asked) if k in self.seen]
+        if places:
+            scores[:, sent(torch.tensor(places), z.device)] = self.scores(z, [asked[place] for place in places])
         return scores
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -129,7 +135,7 @@ class ClosedForm(Method):
         as_given = self.features == "input" or (self.features == "network" and self.net.on_features)
         z: Tensor = (x.flatten(1) if as_given else self.net.backbone(x)).double()
         # A GPU would be waited for in every batch; there the sums are looked at, when they are complete.
-        if z.device.type == "cpu" and not z.isfinite().all():
+        if z.device.type == "cpu" and not torch.compiler.is_exporting() and not z.isfinite().all():
             raise UserError(NOT_FINITE)
         return z
 

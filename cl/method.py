@@ -67,6 +67,10 @@ class Method(Trainable):
     then trained once for all of them (`cl.first_task`)."""
     learns_from_steps: ClassVar[bool] = False
     """Gathers state with each step of a training, so that it cannot do without its own."""
+    exports: ClassVar[Literal["onnx", "torch", "by-task"]] = "onnx"
+    """As what its inference can be exported. `onnx`: as a graph of torch or of ONNX. `torch`: not to ONNX, which lacks
+    an operation that it needs. `by-task`: as both, but for one task at a time only: without the task, what it computes
+    for an image depends on that image."""
     selection: ClassVar[Choosing] = "stability-decay"
     """How hyperparameters are chosen. `learning-rate`: the method itself is trained at each learning rate and
     the best is kept. `stability-decay`: the survey's two phases. `consolidation-decay`: the same, but an attempt

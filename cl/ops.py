@@ -25,6 +25,15 @@ def cross_entropy(net: MultiHead, x: Tensor, y: Tensor, t: int | Tensor) -> Tens
     return F.cross_entropy(net(x, net.scope(t)), net.label(y, t))
 
 
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances (N, M) of a (N, F) and b (M, F)."""
+    if not torch.compiler.is_exporting():
+        return torch.cdist(a, b)
+    # `cdist` chooses its way by the number of rows, which an exported graph leaves open.
+    squares = a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T
+    return squares.clamp(min=0).sqrt()
+
+
 def snapshot(parameters: Mapping[str, Tensor]) -> Tensors:
     """Detached copies."""
     return {name: tensor.detach().clone() for name, tensor in parameters.items()}

@@ -157,6 +157,13 @@ class Champion(Section):
     name: str | None = Field(None, description="of the registered model; null: the benchmark's")
     no_task_id: bool = Field(False, description="true: without methods that need the task of an image")
     no_stored_samples: bool = Field(False, description="true: without methods that keep training images")
+    known_share: float | None = Field(
+        0.95, gt=0, le=1, description="of the validation images, which are to count as known; null: no `known`"
+    )
+    challenge: UserPath | None = Field(
+        None, description="folder of new labelled pictures that decide the champion; null: the mean accuracy decides"
+    )
+    challenge_level: float = Field(0.05, gt=0, lt=1, description="the p-value below which a challenger has won")
 
     @field_validator("name")
     @classmethod

@@ -184,6 +184,7 @@ class Variational(Posterior, Method):
     """
 
     takes_layers_apart = True
+    exports = "torch"  # its networks are drawn within the graph
     scenarios = ALL
     shares_first_task = False
     judged_by = "inference"

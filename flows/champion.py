@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 from cl import cli
@@ -38,7 +39,8 @@ def crown(params: Params, out: Path, engine: Engine, method: str | None = None, 
     # Without the password that an address may hold; the embedded database as seen from here.
     place = tracking.target if tracking.uri else f"sqlite:///{os.path.relpath(tracking.database)}"
     name = params.champion.name or params.title
-    command = f"MLFLOW_TRACKING_URI={place} mlflow models serve -m models:/{name}@{ALIAS} --env-manager local"
+    model = shlex.quote(f"models:/{name}@{ALIAS}")
+    command = f"MLFLOW_TRACKING_URI={place} mlflow models serve -m {model} --env-manager local"
     engine.say(said)
     engine.say(f"serve it: {command}")
     engine.page("champion", f"# {name}\n\n{said}\n\n    {command}\n", said[:200])

@@ -80,6 +80,11 @@ TERMS: dict[str, dict[str, str]] = {
         "near chance": "said of a method that has learned next to nothing, so that it wins nothing",
         "processor time": "the time that a run keeps processors busy, selection included; the one measure of time of "
         "leaderboard, report and pages",
+        "temperature": "the number by which a model's scores are divided before the softmax, so that probabilities "
+        "agree with accuracy",
+        "expected calibration error": "how far apart probability and accuracy are, on average over the answers",
+        "nearness": "how near a picture is to what a model has learned; a picture is known if its nearness is not "
+        "lower than that of almost all validation images",
         "tolerance": "how far our result may be from a published one, stated beside it in docs/verification.md",
         "verdict": "whether our result is within the tolerance of a published one; red where it fails the tests",
         "measurement": "a command under `benchmarks/` that measures this project itself",
@@ -102,6 +107,8 @@ TERMS: dict[str, dict[str, str]] = {
         "nothing got worse",
         "champion": "the best model, as a registered model in MLflow under the alias `champion`; none that is near "
         "chance",
+        "challenge": "a test of the champion and another model on the same new labelled pictures",
+        "drift": "how far the nearness of new pictures lies from that of the validation images",
         "deployment": "a flow that a Prefect server can start, from a form or a schedule",
         "flow run": "Prefect's record of one execution of a flow, for instance of a comparison",
         "task run": "Prefect's record of one execution of a Prefect task, for instance of one run",

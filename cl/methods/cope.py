@@ -191,7 +191,7 @@ class CoPE(Replay):
     def predict(self, x: Tensor, t: int | None = None) -> Tensor:
         """f(x) p_c for the classes of task t, or of all tasks; a class never seen scores below all others."""
         features = F.normalize(self.net.backbone(x), dim=1)
-        scores = features.new_full((len(x), self.net.width), UNSEEN)
+        scores = features.new_full((x.shape[0], self.net.width), UNSEEN)
         if self.prototypes_ is not None and self.classes_ is not None:
             scores[:, sent(self.classes_, scores.device)] = features @ self.prototypes_.T
         return scores if t is None else self.net.own(scores, t)

@@ -37,6 +37,7 @@ class ExpertGate(Method):
     At test the expert is the one whose gate reconstructs the sample best.
     """
 
+    exports = "by-task"
     isolates_parameters = True
     scenarios = ALL
     judged_by = "inference"  # the network's heads side by side are of no use: each expert has its own head

@@ -18,6 +18,8 @@ from cl.memory import picked
 class FeCAM(ClassMeans):
     """argmin_k (z - mu_k)' R_k^-1 (z - mu_k) for z and mu_k of length 1, with R_k the class's shrunk correlations."""
 
+    exports = "torch"  # it solves triangular systems
+
     tukey: float = knob(0.5, range=(1e-3, 1), help="power that features are raised to; 1: no transform")
     variance_shrinkage: float = knob(1.0, range=(0, 1e6), help="gamma_1: times the mean variance is added to each")
     covariance_shrinkage: float = knob(1.0, range=(0, 1e6), help="gamma_2: times the mean covariance is added to each")
@@ -44,12 +46,12 @@ class FeCAM(ClassMeans):
     def _factor(self, scatter: Tensor) -> Tensor:
         return factor(correlations(shrunk(scatter, self.variance_shrinkage, self.covariance_shrinkage)), 0.0)
 
-    def scores(self, z: Tensor, classes: Tensor) -> Tensor:
+    def scores(self, z: Tensor, classes: list[int]) -> Tensor:
         """Minus half the squared distance to each class."""
         means, factors = self.solved
         z = F.normalize(self._powers(z), dim=1)
         distances = []
-        for c in classes.tolist():
+        for c in classes:
             white = torch.linalg.solve_triangular(factors[c], (z - means[c]).T, upper=False)
             distances.append(white.square().sum(0))
         return -torch.stack(distances, 1) / 2 if distances else z.new_zeros(len(z), 0)

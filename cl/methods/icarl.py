@@ -20,7 +20,7 @@ from cl.gpu import sent
 from cl.knob import knob, shrink
 from cl.memory import herd
 from cl.method import Method
-from cl.ops import occurrences
+from cl.ops import distances, occurrences
 from cl.rehearsal import draw, per_step
 
 FLOOR = -1e9
@@ -185,7 +185,7 @@ class ICaRL(Method):
         assert self.means_ is not None
         means = torch.cat(self.means_)
         means = means if t is None else self.net.own(means, t, dim=0)
-        return -torch.cdist(self._features_of(x), means)
+        return -distances(self._features_of(x), means)
 
 
 def labels_of(parts: Sequence[Tensor], labels: Sequence[int]) -> Tensor:

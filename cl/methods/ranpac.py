@@ -82,9 +82,9 @@ class RanPAC(ClosedForm):
         """The weights (P, K)."""
         return weights(self.total(), self._chosen())
 
-    def scores(self, z: Tensor, classes: Tensor) -> Tensor:
+    def scores(self, z: Tensor, classes: list[int]) -> Tensor:
         """Near 1 for the class, and near 0 for the others."""
-        return self._projected(z) @ self.solved[:, sent(classes, z.device)]  # type: ignore[no-any-return]
+        return self._projected(z) @ self.solved[:, sent(torch.tensor(classes), z.device)]  # type: ignore[no-any-return]
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Replace the state; W is drawn again."""

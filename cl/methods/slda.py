@@ -34,7 +34,7 @@ class SLDA(ClassMeans):
         weights = torch.cholesky_solve(means.T, factor((1 - self.epsilon) * covariance, self.epsilon)).T
         return weights, -(means * weights).sum(1) / 2
 
-    def scores(self, z: Tensor, classes: Tensor) -> Tensor:
+    def scores(self, z: Tensor, classes: list[int]) -> Tensor:
         """The log-probability of each class, up to a term that is the same for all."""
         weights, offsets = self.solved
-        return z @ picked(weights, classes).T + picked(offsets, classes)
+        return z @ picked(weights, torch.tensor(classes)).T + picked(offsets, torch.tensor(classes))

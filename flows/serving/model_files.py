@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from cl import backbones, metrics
-from cl.data import features
-from cl.data.places import place, side
-from cl.data.prepare import columns_in, read_manifest
+from cl.data.places import side
+from cl.data.prepare import read_manifest
 from cl.files import to_json
 from cl.names import PACKAGE
 from cl.params import Params
-from cl.reading import RunResult
 from flows.report.words import listing, student
+from flows.serving.challenge import Challenge
 from flows.serving.choice import Choice
+from flows.serving.learned import Calibrated, facts_of
 from flows.templates import template
 
 ALIAS = "champion"
@@ -36,39 +36,6 @@ def requirements(facts: Mapping[str, Any]) -> list[str]:
     name = facts["model"].get("backbone")
     origin = backbones.backbone(name).origin if name is not None else "package"
     return [*REQUIREMENTS, *([origin] if origin != "package" else [])]
-
-
-def facts_of(params: Params, out: Path, run: RunResult) -> dict[str, Any]:
-    """What is needed besides the checkpoint to rebuild and use the model."""
-    import torch
-
-    from cl.data.task import seen_shape
-    from cl.nets import build
-    from cl.nets.precision import is_reduced
-    from cl.rng import generator
-
-    manifest, learned_from = read_manifest(out / "prepared"), read_manifest(place(params, out, run.seed))
-    seen = seen_shape(learned_from["input_shape"], params.training.augmentation.crop)
-    net = build(params.model, seen, generator("only its shape"))
-    own = features.numbers(params)
-    more: dict[str, Any] = {} if own is None else {"mean": list(own.mean), "deviation": list(own.deviation)}
-    if params.model.on_features:
-        more = {"backbone": learned_from["backbone"], "seen": list(seen)}
-    columns = columns_in(manifest, params.scenario.name)
-    if sum(map(len, columns)) > len({column for task in columns for column in task}):  # a class came again
-        more["columns"] = columns
-    return {
-        **{key: manifest[key] for key in ("benchmark", "input_shape", "scale", "mean", "deviation")},
-        "tasks": [{key: task[key] for key in ("name", "classes")} for task in manifest["tasks"]],
-        "method": run.method,
-        "knobs": run.per_task[-1]["knobs"],
-        "seed": run.seed,
-        "model": params.model.model_dump(mode="json") | {"weights": None},  # the checkpoint has them
-        "reduced": is_reduced(params.training.precision, net, torch.device("cpu")),
-        "increment": params.scenario.name,
-        "training": params.training.model_dump(mode="json"),
-        **more,
-    }
 
 
 def backbone_of(params: Params) -> bytes | None:
@@ -95,15 +62,19 @@ def example_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"image": base64.b64encode(png.getvalue()).decode(), "task": facts["tasks"][0]["name"]}
 
 
-def save(folder: Path, choice: Choice, facts: Mapping[str, Any], card: str, backbone: bytes | None = None) -> None:
+def save(
+    folder: Path,
+    choice: Choice,
+    facts: Mapping[str, Any],
+    card: str,
+    backbone: bytes | None = None,
+    calibration: Calibrated | None = None,
+) -> None:
     """Write the model as an MLflow model: our files, the code that reads them, the signature and an example.
 
     `backbone`: the weights of the frozen one in front of what was learned (`backbone_of`).
     """
     from mlflow import pyfunc
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import AnyType, Map
 
     with tempfile.TemporaryDirectory() as temporary:
         files = {"facts": Path(temporary, "facts.json"), "model_card": Path(temporary, "model_card.md")}
@@ -112,31 +83,52 @@ def save(folder: Path, choice: Choice, facts: Mapping[str, Any], card: str, back
             files["backbone"] = Path(temporary, "backbone.safetensors")
             files["backbone"].write_bytes(backbone)
             facts = {**facts, "backbone": {**facts["backbone"], "file": hashlib.sha256(backbone).hexdigest()}}
+        if calibration is not None:
+            files["calibration"] = Path(temporary, "calibration.safetensors")
+            data = calibration.file
+            files["calibration"].write_bytes(data)
+            facts = {**facts, "calibration": {**calibration.numbers, "file": hashlib.sha256(data).hexdigest()}}
         files["facts"].write_bytes(to_json(facts))
-        # An image is a text or numbers, a task a name or an index. The task is optional here even where the method
-        # needs it: the model then says so itself, with status 400, while MLflow would answer with 500.
-        inputs = Schema([ColSpec(AnyType(), "image"), ColSpec(AnyType(), "task", required=False)])
-        outputs = Schema(
-            [
-                ColSpec(DataType.string, "task"),
-                ColSpec(DataType.string, "class"),
-                ColSpec(DataType.double, "probability"),
-                ColSpec(Map(DataType.double), "probabilities"),
-            ]
-        )
         pyfunc.save_model(
             path=str(folder),
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
             artifacts={"checkpoint": str(choice.checkpoint), **{name: str(path) for name, path in files.items()}},
             # A copy of `cl`: no package registry has it, and a model has to answer as the code that learned it.
             code_paths=[str(PACKAGE)],
-            signature=ModelSignature(inputs, outputs),
+            signature=_signature(calibration is not None and calibration.numbers["kept"] is not None),
             input_example=[example_of(facts)],
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in requirements(facts)],
         )
 
 
-def card_of(params: Params, out: Path, choice: Choice, name: str, tags: Mapping[str, str]) -> str:
+def _signature(knows: bool) -> Any:
+    """What MLflow checks of a request, and says of an answer; `knows`: whether that has the column `known`."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType, Map
+
+    # An image is a text or numbers, a task a name or an index. The task is optional here even where the method
+    # needs it: the model then says so itself, with status 400, while MLflow would answer with 500.
+    inputs = Schema([ColSpec(AnyType(), "image"), ColSpec(AnyType(), "task", required=False)])
+    outputs = [
+        ColSpec(DataType.string, "task"),
+        ColSpec(DataType.string, "class"),
+        ColSpec(DataType.double, "probability"),
+        ColSpec(Map(DataType.double), "probabilities"),
+        *([ColSpec(DataType.boolean, "known")] if knows else []),
+    ]
+    return ModelSignature(inputs, Schema(outputs))
+
+
+def card_of(
+    params: Params,
+    out: Path,
+    choice: Choice,
+    name: str,
+    tags: Mapping[str, str],
+    calibration: Calibrated | None = None,
+    challenge: Challenge | None = None,
+) -> str:
     """The model card, in Markdown, filled in from what the run recorded."""
     from cl.register import method_class
 
@@ -166,5 +158,7 @@ def card_of(params: Params, out: Path, choice: Choice, name: str, tags: Mapping[
         limits=params.champion,
         tags=tags,
         mean=statistics.fmean,
+        calibration=calibration,
+        challenge=challenge,
     )
     return card

@@ -6,20 +6,18 @@ checkpoint's safetensors and JSON. It needs `cl` alone, of which the model holds
 
 from __future__ import annotations
 
-import base64
 import functools
+import io
+import json
 import logging
 import math
-import numbers
-import reprlib
-import tempfile
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import torch
 from mlflow.exceptions import MlflowException
@@ -27,36 +25,27 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import scoring_server
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
-from torch import Tensor
 
 from cl import checkpoint
 from cl.checkpoint_files import DamagedCheckpoint
-from cl.data.decode import decode_many
-from cl.data.prepare import Format
-from cl.data.task import AsIs, Normalise, Split, seen_shape
+from cl.deployed import Deployed, from_base64, read_backbone, read_calibration
 from cl.errors import UserError
-from cl.files import from_json, sha256_of
-from cl.method import add_task
-from cl.nets import build
-from cl.nets.pretrained import Pretrained, pretrained
-from cl.params import Model, Training
-from cl.register import make
-from cl.rng import generator
-from cl.train import Snapshot
+from cl.files import from_json
 
 AGAIN = "register the model again: python -m flows.champion"
-RGB = 3
 SENTENCE = 500
 """The answer to a request that is refused has so many characters at most."""
-WHITE = 255
-"""Of a picture's bytes; a benchmark may have fewer levels of grey (`scale` of its manifest)."""
+MEGABYTES, PIXELS = "UNFORGETTING_REQUEST_MEGABYTES", "UNFORGETTING_REQUEST_PIXELS"
+"""Environment variables: the most bytes (in 10^6) of a request, and the most pixels of all its pictures together."""
+MOST = {MEGABYTES: 32, PIXELS: 100_000_000}
 
 
 class Classifier(PythonModel):
     """Answers with one row an image: `task`, `class`, its `probability`, and the `probabilities` of all classes.
 
-    A row of the input holds `image` - a picture file (PNG, JPEG, ...) as bytes or in base64, or numbers (C, H, W) as
-    in the prepared data - and `task`, a name or an index from 0, which may be left out where the method allows.
+    Where the model has a least nearness, `known` says whether the image is one of the classes at all. A row of the
+    input holds `image` - a picture file (PNG, JPEG, ...) as bytes or in base64, or numbers (C, H, W) as in the prepared
+    data - and `task`, a name or an index from 0, which may be left out where the method allows.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -64,47 +53,26 @@ class Classifier(PythonModel):
 
         Raises `MlflowException` where what the model is made of is damaged.
         """
-        facts = Path(context.artifacts["facts"])
-        backbone = context.artifacts.get("backbone", "")
+        self.limits = {name: limit(name) for name in MOST}
+        files = {name: Path(path) for name, path in context.artifacts.items()}
         try:
-            learned = checkpoint.load(Path(context.artifacts["checkpoint"]))[0]
-            self._build(from_json(facts.read_bytes()), learned, backbone)
+            learned, facts = checkpoint.load(files["checkpoint"])[0], from_json(files["facts"].read_bytes())
+            backbone = read_backbone(facts, files.get("backbone"))
+            self.deployed = Deployed(facts, learned, backbone, read_calibration(facts, files.get("calibration")))
         except DamagedCheckpoint as error:
             raise MlflowException(f"{error}; {AGAIN}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, UserError) as error:
-            raise MlflowException(f"{facts}: damaged, or not of the checkpoint beside it ({error}); {AGAIN}") from None
-
-    def _build(self, facts: dict[str, Any], learned: Snapshot, backbone: str) -> None:
-        self.tasks: dict[str, list[str]] = {task["name"]: task["classes"] for task in facts["tasks"]}
-        self.shape: tuple[int, int, int] = tuple(facts["input_shape"])
-        self.scale: float = facts["scale"]
-        format = Format(facts["scale"], tuple(facts["mean"]), tuple(facts["deviation"]))
-        training = Training.model_validate(facts["training"])
-        crop = training.augmentation.crop
-        self.normalise = Normalise(format, torch.device("cpu"), crop)
-        model, seen = Model.model_validate(facts["model"]), seen_shape(list(self.shape), crop)
-        self.features: Pretrained | None = None
-        if "backbone" in facts:
-            if sha256_of(Path(backbone)) != facts["backbone"]["file"]:
-                raise ValueError("the backbone's weights are not those it was registered with")
-            own = model.model_copy(update={"weights": backbone})
-            self.features = pretrained(own, facts["backbone"]["image_size"], self.scale)
-            self.normalise, seen = AsIs(torch.device("cpu")), facts["seen"]
-        self.name: str = facts["method"]
-        self.method = make(self.name, facts["knobs"])
-        draw = generator("overwritten by the checkpoint")
-        net = self.method.wrap(build(model, seen, draw))
-        net.backbone.reduced, net.increment = facts["reduced"], facts["increment"]
-        columns = facts.get("columns") or [len(classes) for classes in self.tasks.values()]
-        for index, own in enumerate(columns):
-            add_task(self.method, net, own, index, draw, ("overwritten too",))
-        last = len(self.tasks) - 1
-        self.method.attach(net, last, training, 0.0, (facts["seed"], last))
-        learned.restore(self.method)
-        net.eval()
+            what = f"{files['facts']}: damaged, or not of the checkpoint beside it ({error})"
+            raise MlflowException(f"{what}; {AGAIN}") from None
         # The server answers each request in a thread of its own, and a method may lay its masks on the one network.
         self.lock = threading.Lock()
         answer_in_a_sentence()
+        refuse_what_is_too_large(self.limits[MEGABYTES])
+
+    @property
+    def name(self) -> str:
+        """Of the method."""
+        return self.deployed.name
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -117,109 +85,54 @@ class Classifier(PythonModel):
         if not rows:
             raise MlflowException("no rows: there is nothing to classify", error_code=INVALID_PARAMETER_VALUE)
         answers: list[dict[str, Any]] = [{}] * len(rows)
-        with self.lock, torch.no_grad():
-            tasks = [self._task(row.get("task"), number) for number, row in enumerate(rows)]
-            images = [self._image(row.get("image"), number) for number, row in enumerate(rows)]
+        with self.lock:
+            tasks = [_of_row(number, self.deployed.task, row.get("task")) for number, row in enumerate(rows)]
+            self._few_enough(rows)
+            images = [_of_row(number, self.deployed.image, row.get("image")) for number, row in enumerate(rows)]
             for task in dict.fromkeys(tasks):
                 chosen = [number for number, own in enumerate(tasks) if own == task]
-                of_task = self._classify(torch.stack([images[number] for number in chosen]), task)
+                of_task = self.deployed.answers(torch.stack([images[number] for number in chosen]), task)
                 for number, answer in zip(chosen, of_task, strict=True):
                     answers[number] = answer
         return answers
 
-    def _classify(self, images: Tensor, task: int | None) -> list[dict[str, Any]]:
-        if self.features is not None:
-            images = self.features(images)[:, :, None, None]  # as they are prepared
-        split = Split(lambda: (images, torch.zeros(len(images), dtype=torch.int64), task or 0), self.normalise)
-        chunks = split.batches(split.chunk(self.method.training.batch_size))
-        scores = torch.cat([self.method.predict(x, task) for x, _, _ in chunks])
-        names, net = list(self.tasks), self.method.net
-        columns: list[tuple[str | None, str, str]]
-        if net.increment == "domain":  # one head, and a label has a name in each task
-            columns = [
-                (names[task] if task is not None else None, label, label) for label in self.tasks[names[task or 0]]
-            ]
-        elif task is None:  # all heads side by side; a class that came again is that of its first task
-            brought = [(name, self.tasks[name][label]) for t, name in enumerate(names) for label in net.brought(t)]
-            columns = [(name, label, f"{name}/{label}") for name, label in brought]
-        else:
-            columns = [(names[task], label, label) for label in self.tasks[names[task]]]
-        return [self._answer(columns, best, chances) for best, chances in zip(*_ranked(scores), strict=True)]
-
-    def _answer(
-        self, columns: Sequence[tuple[str | None, str, str]], best: int, chances: list[float]
-    ) -> dict[str, Any]:
-        named = {name: chance for (_, _, name), chance in zip(columns, chances, strict=True)}
-        return {
-            "task": columns[best][0],
-            "class": columns[best][1],
-            "probability": chances[best],
-            "probabilities": named,
-        }
-
-    def _task(self, value: Any, row: int) -> int | None:
-        """The index of a task given by name or index; None where none is given and the method does not need it."""
-        names = list(self.tasks)
-        if _missing(value):
-            if self.method.needs_task_id:
-                raise _refused(row, f"{self.name} needs the task of an image: give `task`, one of {', '.join(names)}")
-            return None
-        if isinstance(value, str) and value in names:
-            return names.index(value)
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            for index in range(len(names)):
-                if value == index:  # pandas has 1.0 for 1 where another row has no task
-                    return index
-        raise _refused(row, f"no task {reprlib.repr(value)}; there are {', '.join(names)} (or 0 to {len(names) - 1})")
-
-    def _image(self, value: Any, row: int) -> Tensor:
-        """The image as it would stand in the prepared data: (C, H, W) uint8."""
-        if _missing(value):
-            raise _refused(row, "no `image`")
-        if isinstance(value, str):
-            try:
-                value = base64.b64decode(value, validate=True)
-            except ValueError:
-                raise _refused(row, "`image` is a text that is not base64; encode the bytes of a picture") from None
-        array = self._decoded(value, row) if isinstance(value, bytes | bytearray) else self._numbers(value, row)
-        return torch.from_numpy(array)
-
-    def _numbers(self, value: Any, row: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        try:
-            array = np.array(value)
-        except ValueError:  # lists of unlike lengths
-            array = np.array(None)
-        if array.shape != self.shape or array.dtype.kind not in "iu" or array.min() < 0 or array.max() > self.scale:
-            raise _refused(
-                row, f"`image` has to be {self.shape} whole numbers from 0 to {self.scale:g}, or a picture file"
-            )
-        return array.astype(np.uint8)
-
-    def _decoded(self, data: bytes | bytearray, row: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The picture as the preparation reads it, by the same code, which takes files."""
-        channels, _, size = self.shape
-        memory = bytearray(RGB * size * size)
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(data)
-            file.flush()
-            faults = decode_many([file.name], size, memory)
-        if faults:
-            raise _refused(row, f"`image` is no usable picture: {faults[0]}")
-        array = np.frombuffer(memory, np.uint8).reshape(size, RGB, size).transpose(1, 0, 2)
-        if channels == 1:
-            array = np.array(Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0))).convert("L"))[np.newaxis]
-        levels: np.ndarray[Any, np.dtype[np.uint8]] = np.rint(array * (self.scale / WHITE)).astype(np.uint8)
-        return levels
+    def _few_enough(self, rows: list[dict[str, Any]]) -> None:
+        """Refuse pictures of too many pixels before any of them is decoded; few bytes can hold very many."""
+        most, total = self.limits[PIXELS], 0
+        for number, row in enumerate(rows):
+            total += pixels(_of_row(number, _bytes_of, row.get("image")))
+            if total > most:
+                raise _refused(number, f"the pictures up to here have more than {most} pixels ({PIXELS}); send fewer")
 
 
-def _missing(value: Any) -> bool:
-    """Pandas has NaN where a row leaves out what others have."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+def limit(name: str) -> int:
+    """What the environment variable says, or else the default; raises `MlflowException` for what is no number."""
+    given = os.environ.get(name, str(MOST[name]))
+    if not given.isdecimal() or int(given) < 1:
+        raise MlflowException(f"{name}: {given!r} is no whole number above 0", error_code=INVALID_PARAMETER_VALUE)
+    return int(given)
 
 
-def _ranked(scores: Tensor) -> tuple[list[int], list[list[float]]]:
-    """Of each row (N, classes) the best column, and the softmax; a method's scores need not be logits."""
-    return scores.argmax(1).tolist(), scores.softmax(1).tolist()
+def _bytes_of(image: Any) -> Any:
+    return from_base64(image) if isinstance(image, str) else image
+
+
+def pixels(image: Any) -> int:
+    """Of a picture file, by what stands at its beginning; 0 for what is none, which is refused later for what it is."""
+    if not isinstance(image, bytes | bytearray):
+        return 0
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            return math.prod(opened.size)
+    except Exception:  # whatever Pillow's arithmetic runs into; the decoder says in words what is wrong
+        return 0
+
+
+def _of_row(number: int, read: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return read(value)
+    except UserError as error:
+        raise _refused(number, str(error)) from None
 
 
 def answer_in_a_sentence() -> None:
@@ -248,6 +161,39 @@ def answer_in_a_sentence() -> None:
             raise MlflowException(f"the request cannot be read: {error}", error_code=BAD_REQUEST) from None
 
     scoring_server.invocations = invocations
+
+
+def refuse_what_is_too_large(megabytes: int) -> None:
+    """Make MLflow's server in this process read no more of a request than that, and answer 413 in a sentence.
+
+    By itself it reads into memory whatever is sent.
+    """
+    caught: Callable[..., Any] = scoring_server._async_catch_mlflow_exception
+    if hasattr(caught, "__wrapped__"):
+        return
+    most = megabytes * 10**6
+    body = {
+        "error_code": "BAD_REQUEST",
+        "message": f"the request has more than {megabytes} megabytes ({MEGABYTES}); send fewer or smaller pictures",
+    }
+
+    @functools.wraps(caught)
+    def catching(answer: Callable[[Any], Awaitable[Any]]) -> Any:
+        async def limited(request: Any) -> Any:
+            from fastapi.responses import Response
+
+            parts, length = [], 0
+            async for part in request.stream():
+                length += len(part)
+                if length > most:
+                    return Response(json.dumps(body), status_code=413, media_type="application/json")
+                parts.append(part)
+            request._body = b"".join(parts)  # where `body()` of Starlette finds what was read
+            return await answer(request)
+
+        return caught(functools.wraps(answer)(limited))
+
+    scoring_server._async_catch_mlflow_exception = catching
 
 
 def _refused(row: int, why: str) -> MlflowException:

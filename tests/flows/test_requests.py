@@ -6,7 +6,7 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -105,6 +105,10 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "image cut short": (row(image=text(png()[:46])), "damaged"),
     "image of another format": (row(image=text(png((16, 16), "RGBA", "ICO"))), "not a picture of a known format"),
     "image a bomb": (row(image=text(png((30_000, 30_000), "1"))), "more than 89478485 pixels"),
+    "images large together": (
+        rows(*[{"image": text(png((800, 800)))}] * 2),
+        "row 1: the pictures up to here have more than 1000000 pixels (UNFORGETTING_REQUEST_PIXELS); send fewer",
+    ),
     "task unknown": (row(task="x"), NO_TASK),
     "task beyond": (row(task=2), f"row 0: no task 2; {NO_TASK} (or 0 to 1)"),
     "task negative": (row(task=-1), NO_TASK),
@@ -146,10 +150,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.ASGITrans
     learn(params, "finetune", 0, folder / "out", lambda event: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "false")  # `init` sets it for good
-        asked = scoring_server.invocations
+        patch.setenv("UNFORGETTING_REQUEST_MEGABYTES", "2")
+        patch.setenv("UNFORGETTING_REQUEST_PIXELS", "1000000")
+        asked, caught = scoring_server.invocations, scoring_server._async_catch_mlflow_exception
         model = mlflow.pyfunc.load_model(str(saved(params, folder / "out", folder / "model", "finetune")[0]))
         yield httpx.ASGITransport(scoring_server.init(model), raise_app_exceptions=False)
-        scoring_server.invocations = asked
+        scoring_server.invocations, scoring_server._async_catch_mlflow_exception = asked, caught
 
 
 def ask(server: httpx.ASGITransport, body: str | bytes, kind: str | None = JSON) -> tuple[int, str]:
@@ -192,3 +198,43 @@ def test_what_comes_as_something_else_is_refused_too(name: str, server: httpx.AS
     assert status == expected, said
     assert "Traceback" not in said
     assert len(said) < 1000
+
+
+@pytest.mark.parametrize("how", ["whole", "in parts"])
+def test_a_request_that_is_too_large_is_refused_unread(how: str, server: httpx.ASGITransport) -> None:
+    taken = 0
+
+    async def parts() -> AsyncIterator[bytes]:
+        nonlocal taken
+        for _ in range(100):
+            taken += 1
+            yield b"x" * 100_000
+
+    async def answer() -> httpx.Response:
+        async with httpx.AsyncClient(transport=server, base_url="http://model") as client:
+            content: Any = b"x" * 2_000_001 if how == "whole" else parts()
+            return await client.post("/invocations", content=content, headers={"Content-Type": JSON}, timeout=60)
+
+    found = asyncio.run(answer())
+    assert found.status_code == 413
+    assert "the request has more than 2 megabytes (UNFORGETTING_REQUEST_MEGABYTES)" in found.json()["message"]
+    assert taken in (0, 21)
+
+
+def test_health(server: httpx.ASGITransport) -> None:
+    async def answer() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=server, base_url="http://model") as client:
+            return [await client.get(path) for path in ("/health", "/ping")]
+
+    assert [found.status_code for found in asyncio.run(answer())] == [200, 200]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "", "1.5"])
+def test_a_limit_that_is_none(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    from flows.serving import pyfunc_model
+
+    monkeypatch.setenv(pyfunc_model.MEGABYTES, value)
+    with pytest.raises(MlflowException, match=f"UNFORGETTING_REQUEST_MEGABYTES: '{value}' is no whole number above 0"):
+        pyfunc_model.limit(pyfunc_model.MEGABYTES)
