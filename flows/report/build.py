@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from cl.chance import chance, counts_of
+from cl.chance import Chance, chance, counts_of
 from cl.errors import UserError
 from cl.files import sweep, write_whole
 from cl.keys import run_folder
@@ -64,7 +64,9 @@ def build(
     absent = tuple(name for name in methods or () if name not in {run.method for run in runs})
     other = "task-aware" if "class-incremental" in runs[0].scenario else "task-agnostic"
     counts = counts_of_tasks(out, runs[0])
-    of, so_far, of_other = None, (), None
+    of: Chance | None = None
+    of_other: Chance | None = None
+    so_far: tuple[float, ...] = ()
     if counts:
         of, of_other = (chance(counts, runs[0].scenario, other) for other in (False, True))
         so_far = tuple(chance(counts[:k], runs[0].scenario).accuracy for k in range(1, len(counts) + 1))
