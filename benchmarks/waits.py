@@ -35,7 +35,7 @@ from cl.register import method_class
 from cl.rng import generator
 
 PAGE = Path("docs/scaling.md")
-TASKS, CLASSES, BATCH, STEPS, EPOCHS = 3, 4, 8, 3, 2
+TASKS, CLASSES, BATCH, STEPS, EPOCHS = 3, 4, 8, 4, 2
 """Of the tasks that are learned: images enough for so many steps an epoch."""
 LITTLE: dict[str, dict[str, Any]] = {
     "ebll": {"code_sizes": [3], "reconstruction": [0.1], "code_epochs": 2},

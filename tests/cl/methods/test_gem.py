@@ -138,7 +138,7 @@ def test_gradient_of_the_memory_is_the_mean_over_all_of_it() -> None:
         cross_entropy(method.net, DATA.train.x, DATA.train.y, 0), parameters, allow_unused=True
     )
     expected = flatten([torch.zeros_like(p) if g is None else g for g, p in zip(expected, parameters, strict=True)])
-    torch.testing.assert_close(method._memory_gradient(parameters, 0), expected)
+    torch.testing.assert_close(method._memory_gradient(0), expected)
 
 
 def test_gradient_of_the_memory_as_the_reference_sums_it() -> None:
@@ -151,13 +151,13 @@ def test_gradient_of_the_memory_as_the_reference_sums_it() -> None:
         loss = cross_entropy(method.net, memory["x"][part], memory["y"][part], 0)
         found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         expected = expected + flatten(found)
-    torch.testing.assert_close(method._memory_gradient(parameters, 0), expected)
+    torch.testing.assert_close(method._memory_gradient(0), expected)
 
 
 def test_memory_in_batches_of_its_own_size() -> None:
     """The sum over batches is the mean where there is one batch, however small those of the training are."""
     methods = [learning_second(memory_gradient=kind, memory_batch=1000) for kind in ("sum", "mean")]
-    summed, mean = (m._memory_gradient([p for p in m.net.parameters() if p.requires_grad], 0) for m in methods)
+    summed, mean = (m._memory_gradient(0) for m in methods)
     torch.testing.assert_close(summed, mean)
 
 
@@ -166,7 +166,7 @@ def test_step_does_not_raise_the_loss_of_the_memory() -> None:
     method = learning_second()
     (-cross_entropy(method.net, DATA.train.x[:2], DATA.train.y[:2], 0)).backward()  # undoes what was learned
     parameters = list(method.net.parameters())
-    remembered = method._memory_gradient(parameters, 0)
+    remembered = method._memory_gradient(0)
 
     def gradient() -> Tensor:
         return flatten([p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters])
