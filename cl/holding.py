@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from cl.knob import knob, shrink
 from cl.method import ALL, Method
-from cl.ops import Tensors, quadratic
+from cl.ops import Quadratic, Tensors, quadratic
 
 
 class Holding(Method):
@@ -29,7 +27,7 @@ class Holding(Method):
         """What the sum is multiplied by."""
         return self.strength
 
-    def penalty(self) -> Tensor | None:
+    def penalty(self) -> Quadratic | None:
         """lambda sum_k Omega_k (theta_k - theta*_k)^2."""
         held = self.held()
         if held is None or self.weight == 0:

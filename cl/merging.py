@@ -8,7 +8,7 @@ from torch.func import functional_call
 from cl.data import Task
 from cl.knob import knob
 from cl.method import Method
-from cl.ops import Tensors, quadratic, snapshot
+from cl.ops import Quadratic, Tensors, quadratic, snapshot
 
 
 class Merging(Method):
@@ -35,7 +35,7 @@ class Merging(Method):
     def _head(self) -> dict[str, nn.Parameter]:
         return {f"head.{name}": p for name, p in self.net.heads[self.task].named_parameters()}
 
-    def penalty(self) -> Tensor | None:
+    def penalty(self) -> Quadratic | None:
         """The L2 transfer, to the unmerged weights of the last task."""
         if self.anchor_ is None or self.strength == 0:
             return None

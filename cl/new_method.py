@@ -29,12 +29,10 @@ METHOD = '''"""{title}: hold every weight near the last task's, all equally firm
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from cl.data import Task
 from cl.knob import knob, shrink
 from cl.method import Method
-from cl.ops import Tensors, quadratic, snapshot
+from cl.ops import Quadratic, Tensors, quadratic, snapshot
 
 
 class {cls}(Method):
@@ -45,7 +43,7 @@ class {cls}(Method):
     anchor_: Tensors | None = None
     """theta*: the weights as the last task left them, by name."""
 
-    def penalty(self) -> Tensor | None:
+    def penalty(self) -> Quadratic | None:
         """Zero on the first task."""
         if self.anchor_ is None or self.strength == 0:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -59,31 +59,50 @@ def occurrences(numbers: Tensor, size: int) -> Tensor:
     return (numbers.unsqueeze(0) == torch.arange(size, device=numbers.device).unsqueeze(1)).sum(1)
 
 
-class _Quadratic(torch.autograd.Function):
-    """sum_k Omega_k (theta_k - theta*_k)^2 with its gradient written out: a few fused calls instead of a graph."""
+class Quadratic:
+    """w sum_k Omega_k (theta_k - theta*_k)^2, a term of a loss that works its gradient out itself.
 
-    @staticmethod
-    def forward(ctx: Any, anchor: list[Tensor], omega: list[Tensor], *theta: Tensor) -> Tensor:
-        distance = torch._foreach_sub(theta, anchor)
-        slope = torch._foreach_mul(distance, omega) if omega else distance
-        ctx.slope = slope
-        return torch.stack([torch.dot(d.view(-1), s.view(-1)) for d, s in zip(distance, slope, strict=True)]).sum()
+    Autograd would take as long for it as for the loss of a small network. Like a tensor it has `backward` and `detach`,
+    and a number times it is such a term.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        slope = torch._foreach_mul(ctx.slope, 2 * grads[0])
-        return (None, None, *slope)
+    def __init__(self, theta: list[Tensor], distance: list[Tensor], slope: list[Tensor], weight: float = 1.0) -> None:
+        self._theta, self._distance, self._slope, self._weight = theta, distance, slope, weight
+
+    def __rmul__(self, factor: float) -> Quadratic:
+        return Quadratic(self._theta, self._distance, self._slope, factor * self._weight)
+
+    @torch.no_grad()
+    def backward(self) -> None:
+        """Add the gradient, 2 w Omega (theta - theta*), to that of each parameter which has one."""
+        pairs = zip(self._theta, torch._foreach_mul(self._slope, 2 * self._weight), strict=True)
+        learned = [(parameter, slope) for parameter, slope in pairs if parameter.requires_grad]
+        for parameter, slope in learned:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(slope)
+        torch._foreach_add_([parameter.grad for parameter, _ in learned], [slope for _, slope in learned])
+
+    def detach(self) -> Tensor:
+        """The value, a scalar."""
+        pairs = zip(self._distance, self._slope, strict=True)
+        return self._weight * torch.stack([torch.dot(d.view(-1), s.view(-1)) for d, s in pairs]).sum()
+
+    def item(self) -> float:
+        """The value as a number."""
+        return float(self.detach())
 
 
-def quadratic(parameters: Mapping[str, Tensor], anchor: Tensors, importance: Tensors | None = None) -> Tensor:
+@torch.no_grad()
+def quadratic(parameters: Mapping[str, Tensor], anchor: Tensors, importance: Tensors | None = None) -> Quadratic:
     """sum_k Omega_k (theta_k - theta*_k)^2 over the named parameters; Omega = 1 where no importance is given.
 
     Its gradient is 2 Omega (theta - theta*): there is no factor 1/2 (De Lange et al. 2021, section 4).
     """
-    omega = [importance[name] for name in parameters] if importance is not None else []
-    # What has no gradient is passed in lists: torch does not look at it then, which takes time for each tensor.
-    value: Tensor = _Quadratic.apply([anchor[name] for name in parameters], omega, *parameters.values())
-    return value
+    theta = list(parameters.values())
+    distance = list(torch._foreach_sub(theta, [anchor[name] for name in parameters]))
+    if importance is None:
+        return Quadratic(theta, distance, distance)
+    return Quadratic(theta, distance, list(torch._foreach_mul(distance, [importance[name] for name in parameters])))
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -16,6 +16,7 @@ from cl.data.augment import Augment
 from cl.evaluate import accuracy
 from cl.method import Method
 from cl.nets import Dropout
+from cl.ops import Quadratic
 from cl.rng import Key, generator
 from cl.trainable import Trainable
 
@@ -198,5 +199,5 @@ def show(method: Method, data: Task, key: Key, watch: Callable[[int], None] | No
     return Fit(0.0, 1, 0, time.process_time() - started)
 
 
-def _sum(loss: Tensor, penalty: Tensor | None) -> Tensor:
+def _sum(loss: Tensor, penalty: Tensor | Quadratic | None) -> Tensor:
     return loss.detach() if penalty is None else loss.detach() + penalty.detach()

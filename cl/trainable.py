@@ -20,6 +20,7 @@ from cl.rng import Key, generator
 if TYPE_CHECKING:
     from cl.data import Task
     from cl.data.task import TaskIds
+    from cl.ops import Quadratic
 
 
 def by_rate(parameters: list[Tensor], learning_rate: float) -> list[Tensor] | list[dict[str, Any]]:
@@ -99,7 +100,7 @@ class Trainable:
     def on_grad(self) -> None:
         """Change the gradients: `.grad` holds those of `loss`, and of nothing else."""
 
-    def penalty(self) -> Tensor | None:
+    def penalty(self) -> Tensor | Quadratic | None:
         """A scalar whose gradient is added after `on_grad`, apart from the loss's; or None."""
         return None
 

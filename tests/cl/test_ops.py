@@ -147,12 +147,20 @@ def test_quadratic_is_what_autograd_makes_of_it() -> None:
             ((weights[name] if weights else 1.0) * (p - anchor[name]) ** 2).sum() for name, p in net.shared.items()
         ]
         expected, found = torch.stack(terms).sum(), quadratic(net.shared, anchor, weights)
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(found.detach(), expected.detach())
         for scale in (1.0, -2.5):
-            torch.testing.assert_close(
-                torch.autograd.grad(scale * found, parameters, retain_graph=True),
-                torch.autograd.grad(scale * expected, parameters, retain_graph=True),
-            )
+            for p in parameters[1:]:  # the first has no gradient yet
+                p.grad = torch.ones_like(p)
+            parameters[0].grad = None
+            torch.testing.assert_close((2.0 * (scale * found)).detach(), 2.0 * scale * expected.detach())
+            (scale * found).backward()
+            for p, own in zip(
+                parameters, torch.autograd.grad(scale * expected, parameters, retain_graph=True), strict=True
+            ):
+                torch.testing.assert_close(p.grad, own if p is parameters[0] else 1 + own)
+    parameters[0].requires_grad_(False).grad = None
+    quadratic(net.shared, anchor).backward()
+    assert parameters[0].grad is None, "what is not learned is left alone"
 
 
 def test_quadratic_matches_by_name() -> None:
@@ -160,8 +168,8 @@ def test_quadratic_matches_by_name() -> None:
     shared = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([5.0, 7.0])}
     anchor = {"b": torch.tensor([4.0, 4.0]), "a": torch.tensor([0.0, 0.0])}
     omega = {"b": torch.tensor([10.0, 0.0]), "a": torch.tensor([1.0, 100.0])}
-    assert float(quadratic(shared, anchor, omega)) == 1 + 400 + 10
-    assert float(quadratic(shared, anchor)) == 1 + 4 + 1 + 9
+    assert quadratic(shared, anchor, omega).item() == 1 + 400 + 10
+    assert quadratic(shared, anchor).item() == 1 + 4 + 1 + 9
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])

@@ -141,12 +141,14 @@ def png(image: np.ndarray[Any, Any], scale: float) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def expected(learner: Learner, task: Task, known: bool = True) -> torch.Tensor:
+def expected(learner: Learner, task: Task, known: bool = True, temperature: float = 1.0) -> torch.Tensor:
     """The softmax of the method's own scores of the task's test split, chunk by chunk as at test time."""
     split, method = task.test, learner.method
     chunks = split.batches(split.chunk(learner.params.training.batch_size))
     with torch.no_grad():
-        return torch.cat([method.predict(x, task.index if known else None).softmax(1) for x, _, _ in chunks])
+        return torch.cat(
+            [(method.predict(x, task.index if known else None) / temperature).softmax(1) for x, _, _ in chunks]
+        )
 
 
 # The rule.
@@ -632,6 +634,10 @@ def test_served_over_http(out: Path, tmp_path: Path) -> None:
     settings = options("tracking.enabled=true", *LEARNS, "champion.name=served", out=out, methods="packnet")
     done = run("flows.champion", settings)
     assert done.returncode == 0, done.stderr
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{out}/mlflow/mlflow.db")
+    temperature = float(client.get_model_version_by_alias("served", ALIAS).tags["task-aware.temperature"])
     params, port = params_of(out, methods="packnet"), free_port()
     choice = choose(params, out)
     learner = learner_of(params, out, "packnet", choice.run.seed)
@@ -657,7 +663,7 @@ def test_served_over_http(out: Path, tmp_path: Path) -> None:
             status, answer = ask(port, rows)
             assert status == 200
             found = [list(row["probabilities"].values()) for row in answer["predictions"]]
-            assert found == expected(learner, task).tolist()
+            assert found == expected(learner, task, temperature=temperature).tolist()
         status, answer = ask(port, [{"image": rows[0]["image"]}])
         assert status == 400
         assert "packnet needs the task of an image: give `task`, one of permutation-01" in answer["message"]
