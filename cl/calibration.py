@@ -119,7 +119,7 @@ def mcnemar(first: int, second: int) -> float:
     for k in range(1, min(first, second) + 1):
         term = term * (n - k + 1) // k
         tail += term
-    return min(1.0, 2 * tail / 2**n)
+    return float(min(1.0, 2 * tail / 2**n))
 
 
 def shrinkage(covariance: Tensor, count: int) -> float:

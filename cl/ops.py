@@ -76,11 +76,15 @@ class Quadratic:
     def backward(self) -> None:
         """Add the gradient, 2 w Omega (theta - theta*), to that of each parameter which has one."""
         pairs = zip(self._theta, torch._foreach_mul(self._slope, 2 * self._weight), strict=True)
-        learned = [(parameter, slope) for parameter, slope in pairs if parameter.requires_grad]
-        for parameter, slope in learned:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(slope)
-        torch._foreach_add_([parameter.grad for parameter, _ in learned], [slope for _, slope in learned])
+        grads, slopes = [], []
+        for parameter, slope in pairs:
+            if parameter.grad is not None:
+                grads.append(parameter.grad)
+                slopes.append(slope)
+            elif parameter.requires_grad:
+                parameter.grad = slope
+        if grads:
+            torch._foreach_add_(grads, slopes)
 
     def detach(self) -> Tensor:
         """The value, a scalar."""

@@ -24,7 +24,7 @@ from cl.knob import knob, shrink
 from cl.method import ALL, Method
 from cl.nets import BatchNorm, MultiHead
 from cl.nets.linear import unfilled
-from cl.ops import Quadratic, Tensors, cross_entropy, snapshot
+from cl.ops import Tensors, cross_entropy, snapshot
 from cl.rng import seed_of
 from cl.trainable import Trainable
 
@@ -229,7 +229,7 @@ class Variational(Posterior, Method):
         """The loss of q if q is learned, otherwise plain cross-entropy."""
         return super().loss(x, y, t) if self.prior_ is not None else Method.loss(self, x, y, t)
 
-    def penalty(self) -> Tensor | Quadratic | None:
+    def penalty(self) -> Tensor | None:
         """None while q is not learned."""
         return super().penalty() if self.prior_ is not None else None
 

@@ -127,7 +127,7 @@ def _save_onnx(graph: torch.export.ExportedProgram, told: str, part: Path) -> Ru
     program.model.metadata_props.update({name: _text(value) for name, value in json.loads(told).items()})
     program.save(part)
     session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {INPUT: images.numpy()})[0]  # type: ignore[no-any-return]
+    return lambda images: session.run(None, {INPUT: images.numpy()})[0]
 
 
 def _text(value: Any) -> str:
@@ -137,7 +137,7 @@ def _text(value: Any) -> str:
 def _ours(model: Deployed, task: int | None, pictures: Tensor) -> np.ndarray[Any, Any]:
     """The probabilities of the model itself, (N, K)."""
     found = model.outputs(model.split(pictures, task), task)
-    return model.probabilities(found.scores, task).numpy()  # type: ignore[no-any-return]
+    return model.probabilities(found.scores, task).numpy()
 
 
 def _checked(file: Path, save: Callable[[Path], Run], pictures: Tensor, ours: np.ndarray[Any, Any]) -> None:

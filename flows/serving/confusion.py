@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ def draw(found: Judgement) -> bytes:
         axes.set_xlabel("the model's answer")
         axes.set_ylabel("class")
         axes.set_title(f"{100 * found.accuracy:.1f} % of {found.count:,} pictures are right")
-        small = {"fontsize": 7}
+        small: dict[str, Any] = {"fontsize": 7}
         if len(columns) <= NAMED:
             axes.set_xticks(
                 [k + 0.5 for k in range(len(columns))], [brief(n, LETTERS) for n in columns], rotation=90, **small

@@ -110,7 +110,7 @@ def _signature(knows: bool) -> Any:
     # An image is a text or numbers, a task a name or an index. The task is optional here even where the method
     # needs it: the model then says so itself, with status 400, while MLflow would answer with 500.
     inputs = Schema([ColSpec(AnyType(), "image"), ColSpec(AnyType(), "task", required=False)])
-    outputs = [
+    outputs: list[Any] = [
         ColSpec(DataType.string, "task"),
         ColSpec(DataType.string, "class"),
         ColSpec(DataType.double, "probability"),

@@ -111,8 +111,8 @@ def answers(
             of_task = _judged(model, images, rows, one, [part[places[row]] for row in rows])
             for row, answer in zip(rows, of_task, strict=True):
                 answered[places[row]] = answer
-        for picture, answer in zip(part, answered, strict=True):
-            yield answer or Answer(picture, fault=faults[picture.path])
+        for picture, found in zip(part, answered, strict=True):
+            yield found or Answer(picture, fault=faults[picture.path])
         progress.add(len(part))
 
 
