@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cl.events import FINISHED_BEFORE, Event, event_of, warning
 from cl.files import hold, make_way
-from cl.forks import Child, starter
+from cl.forks import starter
 from cl.keys import run_folder
 from cl.limit import STOPPED
 from cl.params import Params
@@ -55,7 +55,6 @@ class Children:
 
     def __init__(self, params: Params, out: Path, hear: Hear) -> None:
         self.out, self.hear, self.params = out, hear, params
-        self._running: set[Child] = set()
         self._starter = starter({**os.environ, **RUN_ENVIRONMENT})
         self._lock = threading.Lock()
         self.stopped = False
@@ -94,7 +93,6 @@ class Children:
                 if self.stopped:
                     return STOPPED
                 child = self._starter.start(arguments, stderr)
-                self._running.add(child)
             assert child.stdout is not None
             with child.stdout:
                 for line in child.stdout:
@@ -106,8 +104,6 @@ class Children:
                         failure = event["message"]
                     hear(event)
             code = child.wait()
-            with self._lock:
-                self._running.discard(child)
         if code != 0 and self.stopped:
             return STOPPED
         return None if code == 0 else failure or how_it_ended(code, log)
@@ -116,8 +112,7 @@ class Children:
         """End all children now; what they finished is kept."""
         with self._lock:
             self.stopped = True
-            for child in self._running:
-                child.kill()
+        self._starter.stop()
 
     def close(self) -> None:
         """Remove the files that were passed to the children, none of which is running any more."""

@@ -27,6 +27,7 @@ from typing import IO, NoReturn, Protocol, TextIO
 AVAILABLE = sys.platform == "linux"
 """Elsewhere there is no fork, or the system's own libraries do not survive it."""
 PRELOADED = ("cl.run", "cl.resume", "cl.data")
+LOOK_SECONDS = 0.2
 LARGEST = 2**16
 """Bytes of a message."""
 
@@ -49,6 +50,9 @@ class Starter(Protocol):
     def start(self, arguments: Sequence[str], stderr: TextIO) -> Child:
         """Start `python -m cl.run` with these arguments; its standard output is read from `stdout`."""
 
+    def stop(self) -> None:
+        """Kill all of them now."""
+
     def close(self) -> None:
         """End what is left of them."""
 
@@ -63,10 +67,11 @@ class Spawns:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = dict(environment)
+        self._started: list[subprocess.Popen[str]] = []
 
     def start(self, arguments: Sequence[str], stderr: TextIO) -> Child:
         """See `Starter`."""
-        return subprocess.Popen(
+        child = subprocess.Popen(
             [sys.executable, "-m", "cl.run", *arguments, "--parent", str(os.getpid())],
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -75,6 +80,13 @@ class Spawns:
             env=self._environment,
             process_group=0,
         )
+        self._started.append(child)
+        return child
+
+    def stop(self) -> None:
+        """See `Starter`."""
+        for child in self._started:
+            child.kill()
 
     def close(self) -> None:
         """See `Starter`."""
@@ -118,6 +130,12 @@ class Forks:
                 with contextlib.suppress(ConnectionError):  # where it is gone, so are its forks
                     self._begun[1].send(json.dumps({"kill": pid}).encode())
 
+    def stop(self) -> None:
+        """Kill the process that forks. Its forks die with it, at once and also while it still loads what they need."""
+        with self._lock:
+            if self._begun is not None:
+                self._begun[0].kill()
+
     def close(self) -> None:
         """End the process that forks, and with it what is left of its forks."""
         with self._lock:
@@ -127,7 +145,7 @@ class Forks:
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "cl.forks", str(theirs.fileno())],
+                [sys.executable, "-m", "cl.forks", str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # each fork has files of its own
                 stderr=subprocess.DEVNULL,
@@ -178,11 +196,23 @@ class _Forked:
 # The process that forks.
 
 
-def serve(control: socket.socket) -> None:
-    """Load what runs need, then fork as asked until the other end of the socket is closed."""
+def serve(control: socket.socket, parent: int) -> None:
+    """Load what runs need, then fork as asked until the other end of the socket is closed.
+
+    `parent`: the process that started this one. While this one loads, it looks for it now and then.
+    """
+
+    def look(number: int, frame: object) -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
     for module in PRELOADED:
         with contextlib.suppress(Exception):  # each run says itself why it cannot be loaded
             importlib.import_module(module)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page that holds an object
     woken, wake = os.pipe()
@@ -263,5 +293,5 @@ def _be_run(arguments: list[str], output: int, errors: int, parent: int) -> NoRe
 
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as end:
-        serve(end)
+        serve(end, int(sys.argv[2]))
     os._exit(0)  # nothing is left to be done, and unloading torch takes its time

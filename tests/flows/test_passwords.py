@@ -40,7 +40,13 @@ def test_no_password_is_written_or_said(finished: Finished, tmp_path: Path) -> N
     seen = [run("flows.compare", options(*settings, out=out, methods="finetune,si", seeds="0"), env=ENVIRONMENT)]
     seen += [run("flows.report", ["--show", *options(*settings, out=out, seeds="0")], env=ENVIRONMENT)]
     seen += [run("flows.provenance", options(*settings, out=out, seeds="0"), env=ENVIRONMENT)]
-    seen += [run("flows.champion", options(*settings, out=out, methods="finetune", seeds="0"), env=ENVIRONMENT)]
+    seen += [
+        run(
+            "flows.champion",
+            ["--method", "finetune", *options(*settings, out=out, methods="finetune", seeds="0")],
+            env=ENVIRONMENT,
+        )
+    ]
     assert [done.returncode for done in seen] == [0, 0, 0, 2]
     assert "MLflow (http://127.0.0.1:9/?token=***): " in seen[3].stderr
     for done in seen:

@@ -31,7 +31,7 @@ from flows.serving.registry import decide, register
 from flows.serving.source import Used, registered
 from flows.tracking.settings import tracking_of
 from tests.flows.conftest import REPOSITORY
-from tests.flows.test_champion import TASKS, learn_all, mlflow_of_its_own, params_of, tags  # noqa: F401 - a fixture
+from tests.flows.test_champion import LEARNS, TASKS, learn_all, mlflow_of_its_own, params_of, tags  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*type hint:UserWarning:mlflow")
 SETTINGS = ("benchmark.name=split-digits", "benchmark.tasks=4", "scenario.name=class")
@@ -82,7 +82,7 @@ def command(module: Any, out: Path, *words: str, methods: str = METHODS) -> list
 def settings_of(out: Path, methods: str) -> list[str]:
     from tests.flows.conftest import options
 
-    given = options("tracking.enabled=true", *SETTINGS, out=out, methods=methods, seeds="0")
+    given = options("tracking.enabled=true", *LEARNS, *SETTINGS, out=out, methods=methods, seeds="0")
     return ["--params", str(REPOSITORY / "params.yaml"), *given]
 
 

@@ -78,6 +78,7 @@ def test_without_any_orchestrator_the_bytes_are_the_same(finished: Finished, tmp
 def test_again_there_is_nothing_to_do(finished: Finished, tmp_path: Path) -> None:
     out = finished.copy(tmp_path / "out")
     before = everything(out)
+    before.pop("report/index.html")  # which names the command, and this folder is another
     rooms = [out / room for room in ("results", "checkpoints", "prepared", ".work")]
     files = [path for room in rooms for path in room.rglob("*") if path.is_file()]
     times = {path: path.stat().st_mtime_ns for path in files}
@@ -86,7 +87,7 @@ def test_again_there_is_nothing_to_do(finished: Finished, tmp_path: Path) -> Non
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.count("finished before") == 4
         assert not learned(done.stdout)
-        assert everything(out) == before
+        assert {name: data for name, data in everything(out).items() if name != "report/index.html"} == before
         # A child opens its log: the log of a run as old as ever is a child that was not started.
         assert {path: path.stat().st_mtime_ns for path in files if path.exists()} == times
         assert rows(done.stdout)

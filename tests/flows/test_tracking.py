@@ -739,7 +739,7 @@ def test_logging_ten_tasks_is_cheap(out: Path) -> None:
 def test_only_tracking_imports_mlflow_and_only_when_needed() -> None:
     """And the command that registers models, and the file that MLflow itself runs when it loads one."""
     tracking = {"flows/tracking/database.py", "flows/tracking/server.py"}
-    serving = {"flows/serving/model_files.py", "flows/serving/registry.py"}
+    serving = {f"flows/serving/{name}.py" for name in ("model_files", "registry", "source")}
     run_by_mlflow = "flows/serving/pyfunc_model.py"
     importers = set()
     for path in [*(ROOT / "cl").rglob("*.py"), *(ROOT / "flows").rglob("*.py")]:
