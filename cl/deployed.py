@@ -256,31 +256,26 @@ class Deployed:
         return rows
 
 
-def read_backbone(facts: Mapping[str, Any], file: Path | None) -> Pretrained | None:
-    """That of a registered model, from the file beside its facts; None where it has none.
+def registered(facts: Mapping[str, Any], learned: Snapshot, files: Mapping[str, Path]) -> Deployed:
+    """A registered model: what it has learned, and of the files beside its facts `backbone` and `calibration`.
 
-    Raises `ValueError` where the file is not the one it was registered with.
+    Raises `ValueError` where one of these is not the file that the model was registered with.
     """
-    if "backbone" not in facts:
-        return None
-    assert file is not None
-    if sha256_of(file) != facts["backbone"]["file"]:
-        raise ValueError("the backbone's weights are not those it was registered with")
-    own = Model.model_validate({**facts["model"], "weights": str(file)})
-    return pretrained(own, facts["backbone"]["image_size"], facts["scale"])
+    backbone = calibration = None
+    if "backbone" in facts:
+        file = _same("backbone", "the backbone's weights are not those it was registered with", facts, files)
+        own = Model.model_validate({**facts["model"], "weights": str(file)})
+        backbone = pretrained(own, facts["backbone"]["image_size"], facts["scale"])
+    if "calibration" in facts:
+        file = _same("calibration", "the calibration is not the one it was registered with", facts, files)
+        calibration = Calibration.read(facts["calibration"], load_tensors(file.read_bytes()))
+    return Deployed(facts, learned, backbone, calibration)
 
 
-def read_calibration(facts: Mapping[str, Any], file: Path | None) -> Calibration | None:
-    """That of a registered model, from the file beside its facts; None where it has none.
-
-    Raises `ValueError` where the file is not the one it was registered with.
-    """
-    if "calibration" not in facts:
-        return None
-    assert file is not None
-    if sha256_of(file) != facts["calibration"]["file"]:
-        raise ValueError("the calibration is not the one it was registered with")
-    return Calibration.read(facts["calibration"], load_tensors(file.read_bytes()))
+def _same(part: str, otherwise: str, facts: Mapping[str, Any], files: Mapping[str, Path]) -> Path:
+    if sha256_of(files[part]) != facts[part]["file"]:
+        raise ValueError(otherwise)
+    return files[part]
 
 
 def asked(task: int | None) -> Asked:

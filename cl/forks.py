@@ -37,9 +37,6 @@ class Child(Protocol):
 
     stdout: IO[str] | None
 
-    def kill(self) -> None:
-        """End it now."""
-
     def wait(self) -> int:
         """Wait for its end; its exit status, or minus the signal that ended it."""
 
@@ -104,7 +101,7 @@ class Forks:
         """See `Starter`."""
         output, write = os.pipe()
         status, tell = os.pipe()
-        asked = json.dumps({"arguments": list(arguments)}).encode()
+        asked = json.dumps(list(arguments)).encode()
         try:
             with self._lock:
                 process, control = self._begun or self._begin()
@@ -121,14 +118,7 @@ class Forks:
         finally:
             os.close(write)
             os.close(tell)
-        return _Forked(output, status, self, process)
-
-    def kill(self, pid: int) -> None:
-        """End one of the forks, if it has not ended; the process that forks knows that, and nobody else does."""
-        with self._lock:
-            if self._begun is not None:
-                with contextlib.suppress(ConnectionError):  # where it is gone, so are its forks
-                    self._begun[1].send(json.dumps({"kill": pid}).encode())
+        return _Forked(output, status, process)
 
     def stop(self) -> None:
         """Kill the process that forks. Its forks die with it, at once and also while it still loads what they need."""
@@ -167,30 +157,15 @@ class Forks:
 class _Forked:
     """A process that was forked by another than this one."""
 
-    def __init__(self, output: int, status: int, forks: Forks, server: subprocess.Popen[bytes]) -> None:
+    def __init__(self, output: int, status: int, server: subprocess.Popen[bytes]) -> None:
         self.stdout: IO[str] | None = open(output, encoding="utf-8", errors="replace")  # noqa: SIM115 - the reader's
-        self._status = open(status, encoding="ascii")  # noqa: SIM115 - closed by `wait`
-        self._forks, self._server = forks, server
-        self._lock = threading.Lock()
-        self._told: list[int] = []
-
-    def kill(self) -> None:
-        """End it now."""
-        if (pid := self._read(0)) is not None:
-            self._forks.kill(pid)
+        self._status, self._server = status, server
 
     def wait(self) -> int:
         """Wait for its end. Where the process that forked it was killed, it was killed too: that one's status."""
-        code = self._read(1)
-        self._status.close()
-        return self._server.wait() if code is None else code
-
-    def _read(self, line: int) -> int | None:
-        """What the process that forks says of it: first its PID, then how it ended; None where it says no more."""
-        with self._lock:
-            while len(self._told) <= line and not self._status.closed and (said := self._status.readline()):
-                self._told.append(int(said))
-        return self._told[line] if len(self._told) > line else None
+        with open(self._status, encoding="ascii") as status:
+            told = status.read()
+        return int(told) if told else self._server.wait()
 
 
 # The process that forks.
@@ -232,22 +207,16 @@ def serve(control: socket.socket, parent: int) -> None:
         message, descriptors, _, _ = socket.recv_fds(control, LARGEST, 3)
         if not message:
             break
-        asked = json.loads(message)
-        if "kill" in asked:
-            if asked["kill"] in running:  # else it has ended, and the number may be another process's by now
-                os.kill(asked["kill"], signal.SIGKILL)
-            continue
         output, errors, tell = descriptors
         parent, pid = os.getpid(), os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
             for descriptor in (control.fileno(), woken, wake, tell, *running.values()):
                 os.close(descriptor)
-            _be_run(asked["arguments"], output, errors, parent)
+            _be_run(json.loads(message), output, errors, parent)
         os.close(output)
         os.close(errors)
         running[pid] = tell
-        _tell(tell, pid)
     for pid in running:
         os.kill(pid, signal.SIGKILL)
     _reap(running, options=0)
@@ -258,14 +227,8 @@ def _reap(running: dict[int, int], options: int = os.WNOHANG) -> None:
         pid, status = os.waitpid(-1, options)
         if pid == 0:
             return
-        tell = running.pop(pid)
-        _tell(tell, os.waitstatus_to_exitcode(status))
-        os.close(tell)
-
-
-def _tell(descriptor: int, number: int) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
-        os.write(descriptor, f"{number}\n".encode())
+        with contextlib.suppress(BrokenPipeError), open(running.pop(pid), "w", encoding="ascii") as tell:
+            print(os.waitstatus_to_exitcode(status), file=tell)  # unless nobody waits for it any more
 
 
 def _be_run(arguments: list[str], output: int, errors: int, parent: int) -> NoReturn:

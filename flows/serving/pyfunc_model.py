@@ -28,7 +28,7 @@ from PIL import Image
 
 from cl import checkpoint
 from cl.checkpoint_files import DamagedCheckpoint
-from cl.deployed import Deployed, from_base64, read_backbone, read_calibration
+from cl.deployed import from_base64, registered
 from cl.errors import UserError
 from cl.files import from_json
 
@@ -57,8 +57,7 @@ class Classifier(PythonModel):
         files = {name: Path(path) for name, path in context.artifacts.items()}
         try:
             learned, facts = checkpoint.load(files["checkpoint"])[0], from_json(files["facts"].read_bytes())
-            backbone = read_backbone(facts, files.get("backbone"))
-            self.deployed = Deployed(facts, learned, backbone, read_calibration(facts, files.get("calibration")))
+            self.deployed = registered(facts, learned, files)
         except DamagedCheckpoint as error:
             raise MlflowException(f"{error}; {AGAIN}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, UserError) as error:

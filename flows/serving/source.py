@@ -97,16 +97,14 @@ def _read(folder: Path, name: str) -> Used:
     import yaml
 
     from cl import checkpoint
-    from cl.deployed import Deployed, read_backbone, read_calibration
+    from cl.deployed import registered as read_model
 
     try:
         described = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
         artifacts = described["flavors"]["python_function"]["artifacts"]
         files: dict[str, Path] = {key: folder / entry["path"] for key, entry in artifacts.items()}
         facts: dict[str, Any] = from_json(files["facts"].read_bytes())
-        learned = checkpoint.load(files["checkpoint"])[0]
-        calibration = read_calibration(facts, files.get("calibration"))
-        model = Deployed(facts, learned, read_backbone(facts, files.get("backbone")), calibration)
+        model = read_model(facts, checkpoint.load(files["checkpoint"])[0], files)
         card = files["model_card"].read_text("utf-8")
     except (DamagedCheckpoint, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{name}: damaged, or not a model of this project ({error}); register it again") from None

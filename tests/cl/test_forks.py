@@ -52,19 +52,22 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def pid_of(child: Child) -> int:
-    pid: int | None = child._read(0)  # type: ignore[attr-defined]
-    assert pid is not None
-    return pid
+def server_of(forks: Forks) -> int:
+    assert forks._begun is not None
+    return forks._begun[0].pid
 
 
-def under_way(pid: int) -> None:
-    """Wait until the run has its own name and has trained for a while."""
-    deadline = time.monotonic() + 60
-    while not Path(f"/proc/{pid}/comm").read_text().startswith("finetune/"):
+def under_way(forks: Forks, count: int) -> list[int]:
+    """The PIDs of so many forks, by seed, once each has its own name and has trained for a while."""
+    server, deadline = server_of(forks), time.monotonic() + 60
+    while True:
+        pids = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        names = {Path(f"/proc/{pid}/comm").read_text(): int(pid) for pid in pids}
+        if len([name for name in names if name.startswith("finetune/")]) == count:
+            time.sleep(0.5)
+            return [names[name] for name in sorted(names)]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(0.5)
 
 
 def test_a_fork_learns_what_a_new_process_learns(forks: Forks, prepared: dict[int, Path], tmp_path: Path) -> None:
@@ -86,25 +89,22 @@ def test_a_fork_learns_what_a_new_process_learns(forks: Forks, prepared: dict[in
 
 def test_the_end_of_one_is_nobody_elses(forks: Forks, start: Callable[[], Child]) -> None:
     crashed, killed, other = start(), start(), start()
-    pids = [pid_of(child) for child in (crashed, killed, other)]
-    for pid in pids:
-        under_way(pid)
-    server = parent_of(pids[0])
+    pids, server = under_way(forks, 3), server_of(forks)
+    assert [parent_of(pid) for pid in pids] == [server] * 3
     assert Path(f"/proc/{server}/status").read_text().partition("Threads:")[2].split()[0] == "1", "it may fork"
     assert len({os.getpgid(pid) for pid in (*pids, server, os.getpid())}) == 5
     os.kill(pids[0], signal.SIGSEGV)
-    killed.kill()
+    os.kill(pids[1], signal.SIGKILL)
     assert (crashed.wait(), killed.wait()) == (-signal.SIGSEGV, -signal.SIGKILL)
-    killed.kill()  # nothing is left to kill, and nothing is said of it
     assert parent_of(pids[2]) == server
     os.kill(server, signal.SIGKILL)
     assert other.wait() == -signal.SIGKILL
     another = start()
-    under_way(pid_of(another))
-    assert parent_of(pid_of(another)) != server, "begun anew"
+    (last,) = under_way(forks, 1)
+    assert parent_of(last) == server_of(forks) != server, "begun anew"
     forks.close()
     assert another.wait() == -signal.SIGKILL
-    assert not Path(f"/proc/{pid_of(another)}").exists(), "none outlives the process that it comes from"
+    assert not Path(f"/proc/{last}").exists(), "none outlives the process that it comes from"
     for child in (crashed, killed, other, another):
         assert child.stdout is not None
         child.stdout.close()
