@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from cl import checkpoint
 from cl.checkpoint_files import DamagedCheckpoint
 from cl.keys import first_task_key
 from cl.locks import alone
+from cl.nets.pretrained import digest_of
 from cl.selection import Outcome
 from cl.train import Snapshot
 
@@ -55,7 +55,8 @@ class FirstTask:
         self.learner, self._all, self._keep = learner, folder, keep
         self.spent: dict[int, Spent] = {}
         """By trial, for those that another run has trained."""
-        self._own: set[int] = set()
+        self._own: dict[int, Outcome] = {}
+        """By trial, for those that this run has trained."""
 
     def has(self, job: SearchJob) -> bool:
         """Whether this trial is one that other runs train too."""
@@ -71,14 +72,15 @@ class FirstTask:
 
     def outcome(self, job: SearchJob) -> Outcome:
         """What came of the trial. It is trained now if no run has trained it."""
+        if (own := self._own.get(job.number)) is not None:
+            return own
         began = time.monotonic()
         with self._alone(job, wait=True):
             waited = time.monotonic() - began
             if (found := self._load(job)) is None:
                 return self._train(job)
         record = found[1]
-        if job.number not in self._own:
-            self.spent[job.number] = Spent(record["process_seconds"], max(0.0, record["seconds"] - waited))
+        self.spent[job.number] = Spent(record["process_seconds"], max(0.0, record["seconds"] - waited))
         return Outcome(**record["outcome"])
 
     def restore(self, job: SearchJob) -> bool:
@@ -108,7 +110,7 @@ class FirstTask:
         checkpoint.save(self._place(job), net, record, self._trial_key(job))
         if self.learner.method.learns_from_steps:
             self._keep(job.number, outcome)
-        self._own.add(job.number)
+        self._own[job.number] = outcome
         return outcome
 
     def _load(self, job: SearchJob) -> tuple[Snapshot, dict[str, Any]] | None:
@@ -141,9 +143,5 @@ class FirstTask:
     @functools.cached_property
     def _key(self) -> str:
         """Names everything that decides the trials. Among it is the network that they start from, by its bytes."""
-        net = hashlib.sha256()
-        for name, tensor in sorted(self.learner.base.net.items()):
-            net.update(f"{name} {tuple(tensor.shape)} ".encode())
-            net.update(tensor.cpu().contiguous().numpy().tobytes())
-        decides = [net.hexdigest(), self.learner.experiences[0].digest, cpu.get_cpu_capability()]
+        decides = [digest_of(self.learner.base.net), self.learner.experiences[0].digest, cpu.get_cpu_capability()]
         return first_task_key(self.learner.params, self.learner.name, self.learner.seed, decides)
