@@ -1,8 +1,8 @@
 """The first task, trained once for all methods that train it as plain finetuning does (`Method.shares_first_task`).
 
 These methods go through the same plasticity search on it, from the same network, in the same order of samples: the
-search ends in the same bytes. So its trials are kept in a folder that all runs of an output folder share, and the run
-that comes first trains them. What they are found by is everything that decides them.
+search ends in the same bytes. So its trials are kept in a folder that all runs of an output folder share. The run that
+comes first trains them, and the others find them by a key of everything that decides them.
 """
 
 from __future__ import annotations

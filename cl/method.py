@@ -66,7 +66,7 @@ class Method(Trainable):
     """Trains the first task as plain finetuning does, so that all such methods go on from one and the same model. It is
     then trained once for all of them (`cl.first_task`)."""
     learns_from_steps: ClassVar[bool] = False
-    """Gathers state with each step of a training, so that it cannot do without its own."""
+    """Gathers state in each step of a training, so it needs a training of its own."""
     exports: ClassVar[Literal["onnx", "torch", "by-task"]] = "onnx"
     """As what its inference can be exported. `onnx`: as a graph of torch or of ONNX. `torch`: not to ONNX, which lacks
     an operation that it needs. `by-task`: as both, but for one task at a time only: without the task, what it computes

@@ -1,8 +1,8 @@
 """The pipeline around the learning: Prefect, MLflow and DVC are known in this package only.
 
 At the top are the stages (`prepare`, `train`, `report`) and the commands that use them: `compare` chains the stages,
-`nightly` repeats them each night, `champion` registers the best model, `predict` and
-`export` use it; `provenance`, `study`, `serve`, `notify` help.
+`nightly` repeats them each night, `champion` registers the best model, `predict` and `export` use it; `provenance`,
+`study`, `serve`, `notify` help.
 `deployments` are what a Prefect server can start; `cluster` is Dask and Ray.
 
 Beside them are rooms, packages that the commands use: `engine` runs the stages and tells Prefect, `tracking` tells
