@@ -64,49 +64,60 @@ class Quadratic:
 
     Autograd would take as long for it as for the loss of a small network. Like a tensor it has `backward` and `detach`,
     and a number times it is such a term.
+
+    Args:
+        theta: the parameters.
+        distance: theta - theta* of each.
+        importance: Omega of each; None for 1.
+        weight: w.
     """
 
-    def __init__(self, theta: list[Tensor], distance: list[Tensor], slope: list[Tensor], weight: float = 1.0) -> None:
-        self._theta, self._distance, self._slope, self._weight = theta, distance, slope, weight
+    def __init__(
+        self, theta: list[Tensor], distance: list[Tensor], importance: list[Tensor] | None, weight: float = 1.0
+    ) -> None:
+        self._theta, self._distance, self._importance, self._weight = theta, distance, importance, weight
 
     def __rmul__(self, factor: float) -> Quadratic:
-        return Quadratic(self._theta, self._distance, self._slope, factor * self._weight)
+        return Quadratic(self._theta, self._distance, self._importance, factor * self._weight)
 
-    @torch.no_grad()
     def backward(self) -> None:
         """Add the gradient, 2 w Omega (theta - theta*), to that of each parameter which has one."""
-        pairs = zip(self._theta, torch._foreach_mul(self._slope, 2 * self._weight), strict=True)
-        grads, slopes = [], []
-        for parameter, slope in pairs:
+        slopes = torch._foreach_mul(self._slope(), 2 * self._weight)
+        known = [parameter.grad for parameter in self._theta if parameter.grad is not None]
+        if len(known) == len(self._theta):
+            torch._foreach_add_(known, slopes)
+            return
+        for parameter, slope in zip(self._theta, slopes, strict=True):
             if parameter.grad is not None:
-                grads.append(parameter.grad)
-                slopes.append(slope)
+                parameter.grad += slope
             elif parameter.requires_grad:
                 parameter.grad = slope
-        if grads:
-            torch._foreach_add_(grads, slopes)
 
     def detach(self) -> Tensor:
         """The value, a scalar."""
-        pairs = zip(self._distance, self._slope, strict=True)
+        pairs = zip(self._distance, self._slope(), strict=True)
         return self._weight * torch.stack([torch.dot(d.view(-1), s.view(-1)) for d, s in pairs]).sum()
 
     def item(self) -> float:
         """The value as a number."""
         return float(self.detach())
 
+    def _slope(self) -> list[Tensor]:
+        """Omega (theta - theta*) of each."""
+        if self._importance is None:
+            return self._distance
+        return list(torch._foreach_mul(self._distance, self._importance))
 
-@torch.no_grad()
+
 def quadratic(parameters: Mapping[str, Tensor], anchor: Tensors, importance: Tensors | None = None) -> Quadratic:
     """sum_k Omega_k (theta_k - theta*_k)^2 over the named parameters; Omega = 1 where no importance is given.
 
     Its gradient is 2 Omega (theta - theta*): there is no factor 1/2 (De Lange et al. 2021, section 4).
     """
     theta = list(parameters.values())
-    distance = list(torch._foreach_sub(theta, [anchor[name] for name in parameters]))
-    if importance is None:
-        return Quadratic(theta, distance, distance)
-    return Quadratic(theta, distance, list(torch._foreach_mul(distance, [importance[name] for name in parameters])))
+    with torch.no_grad():
+        distance = list(torch._foreach_sub(theta, [anchor[name] for name in parameters]))
+    return Quadratic(theta, distance, None if importance is None else [importance[name] for name in parameters])
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -43,8 +43,10 @@ class GEM(Method):
     """All that are trained, in the order of the vectors."""
     _nothing: list[Tensor]
     """Of each the gradient where the loss does not depend on it."""
-    _reached: dict[int, list[int]]
-    """For each memory which of them its loss depends on, once that was seen."""
+    _rows: Tensor
+    """G: a row for each old task. It stays zero where the loss on that task's memory does not depend on a parameter."""
+    _reached: dict[int, tuple[list[torch.nn.Parameter], list[Tensor]]]
+    """For each old task the parameters that its loss depends on, and where in its row their gradients are."""
 
     def begin_task(self, data: Task) -> None:
         """The memories as the network takes them."""
@@ -52,6 +54,7 @@ class GEM(Method):
         self._replayed = [{"x": data.train.normalise(m["images"]), "y": m["y"]} for m in kept]
         self._parameters = [p for p in self.net.parameters() if p.requires_grad]
         self._nothing, self._reached = [torch.zeros_like(p) for p in self._parameters], {}
+        self._rows = flatten(self._nothing).repeat(len(kept), 1)
 
     def on_grad(self) -> None:
         """Replace g by its projection, over all parameters, heads included."""
@@ -59,35 +62,41 @@ class GEM(Method):
             return
         parameters = self._parameters
         g = flatten(none if p.grad is None else p.grad for p, none in zip(parameters, self._nothing, strict=True))
-        G = torch.stack([self._memory_gradient(s) for s in range(len(self._replayed))])
-        projected = project(g, G, self.margin)
+        for s in range(len(self._replayed)):
+            self._memory_gradient(s)
+        projected = project(g, self._rows, self.margin)
         if projected is g:
             return
         for p, part in zip(parameters, projected.split([p.numel() for p in parameters]), strict=True):
             p.grad = part.view_as(p)
 
     def _memory_gradient(self, s: int) -> Tensor:
+        """g_s, in its row."""
         assert self._replayed is not None
         x, y = self._replayed[s]["x"], self._replayed[s]["y"]
-        size, total = self.memory_batch or self.training.batch_size, torch.zeros((), device=x.device)
-        for part, labels in zip(x.split(size), y.split(size), strict=True):
+        size = self.memory_batch or self.training.batch_size
+        for number, (part, labels) in enumerate(zip(x.split(size), y.split(size), strict=True)):
             loss = cross_entropy(self.net, part, labels, s)
-            of_part = self._gradient(loss, s)
+            if s not in self._reached:
+                self._reached[s] = self._reach(loss, s)
+            parameters, places = self._reached[s]
+            found = torch.autograd.grad(loss, parameters)
             share = len(labels) / len(y) if self.memory_gradient == "mean" else 1.0
-            total = total + share * flatten(of_part)
-        return total
+            if share != 1:
+                found = torch._foreach_mul(found, share)
+            if number:
+                torch._foreach_add_(places, found)
+            else:
+                torch._foreach_copy_(places, found)
+        return self._rows[s]
 
-    def _gradient(self, loss: Tensor, s: int) -> list[Tensor]:
-        """Of a loss on the memory of task s by all parameters; other tasks' heads are left out after the first time."""
-        if s not in self._reached:
-            found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-            self._reached[s] = [place for place, part in enumerate(found) if part is not None]
-            return [none if part is None else part for part, none in zip(found, self._nothing, strict=True)]
-        made = list(self._nothing)
-        found = torch.autograd.grad(loss, [self._parameters[place] for place in self._reached[s]])
-        for place, part in zip(self._reached[s], found, strict=True):
-            made[place] = part
-        return made
+    def _reach(self, loss: Tensor, s: int) -> tuple[list[torch.nn.Parameter], list[Tensor]]:
+        found = torch.autograd.grad(loss, self._parameters, allow_unused=True, retain_graph=True)
+        places = self._rows[s].split([p.numel() for p in self._parameters])
+        reached = [
+            (p, place.view_as(p)) for p, place, g in zip(self._parameters, places, found, strict=True) if g is not None
+        ]
+        return [p for p, _ in reached], [place for _, place in reached]
 
     def kept(self, normalise: Normalise) -> list[Split]:
         """The memory of each old task."""
