@@ -24,6 +24,15 @@ from cl.trainable import Trainable
 CPU = torch.device("cpu")
 OFF = {"enabled": False}
 """No selection."""
+SHORT: dict[str, dict[str, Any]] = {
+    "ebll": {"code_sizes": [3], "reconstruction": [0.1], "code_epochs": 2},
+    "dgr": {"generator_epochs": 2},
+    "expert_gate": {"gate_epochs": 2},
+    "packnet": {"retrain_epochs": 2},
+    "vcl": {"test_samples": 2},
+    "vcl_coreset": {"test_samples": 2},
+}
+"""Knobs that keep a method from taking long, and leave nothing out that it does."""
 REPOSITORY = Path(__file__).parents[2]
 RUN_DEPENDENT = (".cost.json", ".studies.log")
 """Published files that may differ from run to run."""

@@ -34,17 +34,13 @@ from cl.params import Benchmark, Scenario
 from cl.register import cannot
 from cl.train import Snapshot
 from tests.cl.animals import COLUMNS, TREE, prepared
-from tests.cl.small import CPU, OFF, learn_tasks, learner_for, mlp, output, params_for, published, run
+from tests.cl.small import CPU, OFF, SHORT, learn_tasks, learner_for, mlp, output, params_for, published, run
 from tests.conftest import RAW
 
 CLASS = {"name": "class"}
 STREAM = {"name": "class", "online": True, "batch_size": 5}
 KNOBS: dict[str, dict[str, Any]] = {
-    "ebll": {"code_sizes": [3], "reconstruction": [0.1], "code_epochs": 2},
-    "dgr": {"generator_epochs": 2},
-    "expert_gate": {"gate_epochs": 2},
-    "vcl": {"test_samples": 2},
-    "vcl_coreset": {"test_samples": 2},
+    **SHORT,
     "icarl": {"memory_budget": 20},
     "cope": {"memory_budget": 16},
     "ranpac": {"ridge": 1.0},

@@ -57,7 +57,8 @@ MOMENTS = 4
 
 def params_for(method: str, knobs: dict[str, Any] | None = None, **sections: Any) -> Params:
     """As elsewhere, with two hidden layers: what a method does to the layers behind its features has to show."""
-    return small.params_for(method, knobs, **{"model": {"hidden": [16, 12]}, **sections})
+    model = {"hidden": [16, 12]}
+    return small.params_for(method, {**small.SHORT.get(method, {}), **(knobs or {})}, **{"model": model, **sections})
 
 
 class Killed(BaseException):
@@ -183,7 +184,7 @@ def test_only_state_and_knobs_can_be_set(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_knobs_unchanged_by_a_run(name: str, prepared: dict[int, Path]) -> None:
-    learner = learner_for(params_for(name, selection=OFF), prepared[2])
+    learner = learner_for(small.params_for(name, selection=OFF), prepared[2])
     before = learner.method.values()
     learn_tasks(learner, 2)
     declared = method_class(name).knobs

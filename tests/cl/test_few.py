@@ -16,14 +16,13 @@ from cl.params import Benchmark, Params
 from cl.pool import advice
 from cl.register import method_class
 from cl.rng import generator
-from tests.cl.small import learner_for, params_for, run_for
+from tests.cl.small import SHORT, learner_for, params_for, run_for
 from tests.conftest import RAW
 
 TASKS = {"nuts": ("good", "cracked"), "screws": ("bent", "good", "rusty")}
 KNOBS: dict[str, dict[str, Any]] = {
-    "ebll": {"code_sizes": [3], "reconstruction": [0.1], "code_epochs": 2},
-    "dgr": {"generator_epochs": 2, "generator_units": 6, "generator_code": 2},
-    "expert_gate": {"gate_epochs": 2},
+    **SHORT,
+    "dgr": {**SHORT["dgr"], "generator_units": 6, "generator_code": 2},
 }
 """What keeps a method from taking long."""
 

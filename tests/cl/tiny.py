@@ -13,7 +13,7 @@ from cl.data import Sequence, Split, Task
 from cl.learner import Learner
 from cl.nets import resnet
 from cl.nets.build import VGG
-from tests.cl.small import CPU, params_for, split_of
+from tests.cl.small import CPU, SHORT, params_for, split_of
 
 NETS: dict[str, dict[str, Any]] = {
     "vgg": {"name": "small", "dropout": 0.5, "batch_norm": True},
@@ -21,7 +21,7 @@ NETS: dict[str, dict[str, Any]] = {
 }
 """Networks with batch normalisation, and with dropout where they can have it."""
 KNOBS: dict[str, dict[str, Any]] = {
-    "ebll": {"code_sizes": [3], "reconstruction": [0.1], "code_epochs": 2},
+    "ebll": SHORT["ebll"],
     **{name: {"features": "first-task"} for name in ("ncm", "slda", "ranpac", "fecam")},
 }
 """What keeps a method from taking long, and lets those without gradients train the network at all."""
