@@ -34,8 +34,6 @@ class Whole:
     wall: float
     processor: float
     """Of all its processes."""
-    learning: float
-    """Of the runs, from the first task on."""
     steps: float
     """Of training steps."""
     peak: float
@@ -89,11 +87,18 @@ def measured(commit: str, tasks: int | None) -> Whole:
         runs=len(costs),
         wall=wall,
         processor=used,
-        learning=sum(cost["process_seconds"] or 0.0 for cost in costs),
-        steps=sum(cost.get("step_seconds") or 0.0 for cost in costs),
+        steps=stepping([[task.get("step_seconds") or 0.0 for task in cost["per_task"]] for cost in costs]),
         peak=max(cost["peak_memory_bytes"] or 0.0 for cost in costs),
         files={name: data for name, data in files.items() if not DEPENDENT.search(name)},
     )
+
+
+def stepping(runs: list[list[float]]) -> float:
+    """The time of the steps that were taken, from that of each task of each run.
+
+    Runs that share a first task all report its cost, to the last digit the same. It was spent once.
+    """
+    return sum({of_tasks[0] for of_tasks in runs}) + sum(sum(of_tasks[1:]) for of_tasks in runs)
 
 
 def tell(name: str, whole: Whole) -> None:
@@ -101,8 +106,7 @@ def tell(name: str, whole: Whole) -> None:
     print(f"{name}")
     print(f"  runs:                  {whole.runs}")
     print(f"  wall-clock:            {whole.wall:.0f} s")
-    print(f"  processor, all of it:  {whole.processor:.0f} s")
-    print(f"    in runs, as if alone: {whole.learning:.0f} s ({whole.learning / whole.processor:.0%})")
+    print(f"  processor:             {whole.processor:.0f} s")
     print(f"    in training steps:   {whole.steps:.0f} s ({whole.steps / whole.processor:.0%})")
     print(f"  peak memory, one process: {whole.peak / 2**30:.2f} GiB", flush=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from cl.errors import UserError
 from cl.knob import knob, shrink
 from cl.method import ALL, Method
 from cl.nets import BatchNorm, MultiHead
-from cl.nets.linear import unfilled
+from cl.nets.layers import unfilled
 from cl.ops import Tensors, cross_entropy, snapshot
 from cl.rng import seed_of
 from cl.trainable import Trainable
@@ -80,9 +80,9 @@ def spread(layer: nn.Linear | nn.Conv2d, log_variance: float) -> MeanField:
     """The layer with Gaussian weights around those it has, all of this variance."""
     made: MeanField
     if isinstance(layer, nn.Linear):
-        made = cast(MeanFieldLinear, unfilled(MeanFieldLinear, layer.in_features, layer.out_features))
+        made = unfilled(MeanFieldLinear, layer.in_features, layer.out_features)
     else:
-        made = nn.utils.skip_init(
+        made = unfilled(
             MeanFieldConv,
             layer.in_channels,
             layer.out_channels,

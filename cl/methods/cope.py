@@ -18,6 +18,7 @@ from cl.gpu import sent
 from cl.knob import knob
 from cl.memory import picked, placed, reservoir
 from cl.nets import MultiHead
+from cl.nets.layers import unfilled
 from cl.replay import Recalled, Replay, Rows
 
 OTHERS = 19
@@ -63,7 +64,7 @@ class CoPE(Replay):
 
     def wrap(self, net: MultiHead) -> MultiHead:
         """A linear layer behind the backbone, to features of any sign; drawn in `grow`."""
-        layer = nn.utils.skip_init(nn.Linear, net.feature_size, self.embedding)
+        layer = unfilled(nn.Linear, net.feature_size, self.embedding)
         return MultiHead(net.backbone.of([*net.backbone, layer]), self.embedding)
 
     def grow(self, net: MultiHead, task: int, draw: torch.Generator) -> None:

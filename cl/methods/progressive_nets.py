@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cl.errors import UserError
 from cl.method import Method
 from cl.nets import BatchNorm, Dropout, MultiHead
+from cl.nets.layers import unfilled
 from cl.nets.multihead import Backbone
 from cl.nets.resnet import Stage
 
@@ -138,14 +139,14 @@ class Adapter(nn.Module):
         width = min(inputs, outputs)
         self.scale = nn.Parameter(torch.rand(before, generator=draw) * LARGEST_SCALE)
         if isinstance(layer, nn.Conv2d):
-            self.reduce: nn.Module = nn.utils.skip_init(nn.Conv2d, before * inputs, width, 1)
+            self.reduce: nn.Module = unfilled(nn.Conv2d, before * inputs, width, 1)
             size, stride, padding = layer.kernel_size, layer.stride, layer.padding
-            self.project: nn.Module = nn.utils.skip_init(
+            self.project: nn.Module = unfilled(
                 nn.Conv2d, width, outputs, size, stride=stride, padding=padding, bias=False
             )
         else:
-            self.reduce = nn.utils.skip_init(nn.Linear, before * inputs, width)
-            self.project = nn.utils.skip_init(nn.Linear, width, outputs, bias=False)
+            self.reduce = unfilled(nn.Linear, before * inputs, width)
+            self.project = unfilled(nn.Linear, width, outputs, bias=False)
         initialise(self.reduce, draw)
         initialise(self.project, draw)
 

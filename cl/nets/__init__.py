@@ -2,7 +2,7 @@
 
 from cl.nets.build import build
 from cl.nets.dropout import Dropout
-from cl.nets.linear import drawn_linear
+from cl.nets.layers import drawn_linear
 from cl.nets.multihead import MultiHead
 from cl.nets.norms import BatchNorm, norm_layers, norms
 from cl.nets.resnet import Block

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl.nets.dropout import Dropout
+from cl.nets.layers import unfilled
 
 SMALLEST = 63
 """Pixels a side: with fewer a pooling finds nothing."""
@@ -40,10 +41,10 @@ def alexnet(channels: int, dropout: float) -> nn.Sequential:
     )
     classifier = nn.Sequential(
         Dropout(dropout) if dropout else nn.Identity(),
-        nn.utils.skip_init(nn.Linear, 256 * POOLED**2, FEATURES),
+        unfilled(nn.Linear, 256 * POOLED**2, FEATURES),
         nn.ReLU(),
         Dropout(dropout) if dropout else nn.Identity(),
-        nn.utils.skip_init(nn.Linear, FEATURES, FEATURES),
+        unfilled(nn.Linear, FEATURES, FEATURES),
         nn.ReLU(),
     )
     parts = {
@@ -85,5 +86,5 @@ def _windows(length: int, side: int, device: torch.device) -> Tensor:
 
 
 def _convolution(inputs: int, outputs: int, size: int, stride: int, padding: int) -> nn.Conv2d:
-    made: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, inputs, outputs, size, stride=stride, padding=padding)
+    made: nn.Conv2d = unfilled(nn.Conv2d, inputs, outputs, size, stride=stride, padding=padding)
     return made

@@ -13,6 +13,7 @@ from cl.backbones import backbone
 from cl.errors import UserError
 from cl.nets import alexnet, resnet
 from cl.nets.dropout import Dropout
+from cl.nets.layers import unfilled
 from cl.nets.multihead import MultiHead
 from cl.nets.norms import BatchNorm
 from cl.nets.pretrained import Finetuned
@@ -82,7 +83,7 @@ def _vgg(model: Model, input_shape: tuple[int, int, int]) -> MultiHead:
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
         else:
-            layers.append(nn.utils.skip_init(nn.Conv2d, channels, int(entry), 3, padding=1))
+            layers.append(unfilled(nn.Conv2d, channels, int(entry), 3, padding=1))
             channels = int(entry)
             layers += [BatchNorm(channels), nn.ReLU()] if model.batch_norm else [nn.ReLU()]
     sizes = [channels * height * width, *hidden]
@@ -92,7 +93,7 @@ def _vgg(model: Model, input_shape: tuple[int, int, int]) -> MultiHead:
 def _linear(sizes: list[int], dropout: float) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes):
-        layers += [nn.utils.skip_init(nn.Linear, before, after), nn.ReLU()]
+        layers += [unfilled(nn.Linear, before, after), nn.ReLU()]
         if dropout:
             layers.append(Dropout(dropout))
     return layers

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cl.nets.layers import unfilled
+
 STEM, LAST, CLASSES = 32, 1280, 1000
 STAGES = (
     (1, 16, 1, 1, 3),
@@ -101,7 +103,7 @@ class EfficientNetLite0(nn.Module):
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.last = _part(inputs, LAST, 1)
-        self.fc: nn.Module = nn.utils.skip_init(nn.Linear, LAST, CLASSES)
+        self.fc: nn.Module = unfilled(nn.Linear, LAST, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         """Through all layers; always without the published dropout."""
@@ -114,8 +116,6 @@ def _part(
 ) -> nn.Sequential:
     """A convolution, its normalisation and, if `active`, ReLU6; the weights are not initialised."""
     kind, padding = (nn.Conv2d, side // 2) if stride == 1 else (EvenlyPadded, 0)
-    convolution = nn.utils.skip_init(
-        kind, inputs, outputs, side, stride=stride, padding=padding, groups=groups, bias=False
-    )
+    convolution = unfilled(kind, inputs, outputs, side, stride=stride, padding=padding, groups=groups, bias=False)
     parts = [convolution, nn.BatchNorm2d(outputs, eps=EPSILON)]
     return nn.Sequential(*parts, *([nn.ReLU6(inplace=True)] if active else []))

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl.nets.dropout import Dropout
-from cl.nets.linear import drawn_linear
+from cl.nets.layers import drawn_linear
 from cl.nets.norms import BatchNorm
 
 Increment: TypeAlias = Literal["task", "domain", "class"]

@@ -9,6 +9,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from cl.nets.layers import unfilled
 from cl.nets.norms import BatchNorm
 
 WIDTH = 64
@@ -92,5 +93,5 @@ def resnet18(channels: int, side: int, width: int | None = None) -> nn.Sequentia
 
 
 def _convolution(inputs: int, outputs: int, size: int, stride: int) -> nn.Conv2d:
-    made: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
+    made: nn.Conv2d = unfilled(nn.Conv2d, inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
     return made
