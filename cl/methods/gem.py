@@ -15,6 +15,7 @@ from torch import Tensor
 from cl.data import Split, Task, held
 from cl.data.task import Normalise
 from cl.gpu import sent
+from cl.grouped import Batch, Grouped, groupable
 from cl.knob import knob, shrink
 from cl.memory import drawn
 from cl.method import ALL, Method
@@ -38,7 +39,8 @@ class GEM(Method):
     )
 
     memory_: list[dict[str, Tensor]] | None = None
-    _replayed: list[dict[str, Tensor]] | None = None
+    _replayed: list[Batch] | None = None
+    """The memory of each old task, as the network takes it."""
     _parameters: list[torch.nn.Parameter]
     """All that are trained, in the order of the vectors."""
     _nothing: list[Tensor]
@@ -47,14 +49,19 @@ class GEM(Method):
     """G: a row for each old task. It stays zero where the loss on that task's memory does not depend on a parameter."""
     _reached: dict[int, tuple[list[torch.nn.Parameter], list[Tensor]]]
     """For each old task the parameters that its loss depends on, and where in its row their gradients are."""
+    _grouped: Grouped | None
+    """All rows at once, where that is possible."""
 
     def begin_task(self, data: Task) -> None:
         """The memories as the network takes them."""
-        kept = [m for m in self.memory_ or [] if len(m["y"])]
-        self._replayed = [{"x": data.train.normalise(m["images"]), "y": m["y"]} for m in kept]
+        memories = enumerate(self.memory_ or [])
+        self._replayed = [(data.train.normalise(m["images"]), m["y"], s) for s, m in memories if len(m["y"])]
         self._parameters = [p for p in self.net.parameters() if p.requires_grad]
         self._nothing, self._reached = [torch.zeros_like(p) for p in self._parameters], {}
-        self._rows = flatten(self._nothing).repeat(len(kept), 1)
+        self._rows = flatten(self._nothing).repeat(len(self._replayed), 1)
+        whole = all(len(y) <= self._size for _, y, _ in self._replayed)
+        together = whole and groupable(self.net, self._replayed)
+        self._grouped = Grouped(self.net, self._replayed, self._rows) if together else None
 
     def on_grad(self) -> None:
         """Replace g by its projection, over all parameters, heads included."""
@@ -62,24 +69,31 @@ class GEM(Method):
             return
         parameters = self._parameters
         g = flatten(none if p.grad is None else p.grad for p, none in zip(parameters, self._nothing, strict=True))
-        for s in range(len(self._replayed)):
-            self._memory_gradient(s)
+        if self._grouped is not None:
+            self._grouped()
+        else:
+            for row in range(len(self._replayed)):
+                self._memory_gradient(row)
         projected = project(g, self._rows, self.margin)
         if projected is g:
             return
         for p, part in zip(parameters, projected.split([p.numel() for p in parameters]), strict=True):
             p.grad = part.view_as(p)
 
-    def _memory_gradient(self, s: int) -> Tensor:
+    @property
+    def _size(self) -> int:
+        """Samples of a memory in one batch."""
+        return self.memory_batch or self.training.batch_size
+
+    def _memory_gradient(self, row: int) -> Tensor:
         """g_s, in its row."""
         assert self._replayed is not None
-        x, y = self._replayed[s]["x"], self._replayed[s]["y"]
-        size = self.memory_batch or self.training.batch_size
-        for number, (part, labels) in enumerate(zip(x.split(size), y.split(size), strict=True)):
+        x, y, s = self._replayed[row]
+        for number, (part, labels) in enumerate(zip(x.split(self._size), y.split(self._size), strict=True)):
             loss = cross_entropy(self.net, part, labels, s)
-            if s not in self._reached:
-                self._reached[s] = self._reach(loss, s)
-            parameters, places = self._reached[s]
+            if row not in self._reached:
+                self._reached[row] = self._reach(loss, row)
+            parameters, places = self._reached[row]
             found = torch.autograd.grad(loss, parameters)
             share = len(labels) / len(y) if self.memory_gradient == "mean" else 1.0
             if share != 1:
@@ -88,11 +102,11 @@ class GEM(Method):
                 torch._foreach_add_(places, found)
             else:
                 torch._foreach_copy_(places, found)
-        return self._rows[s]
+        return self._rows[row]
 
-    def _reach(self, loss: Tensor, s: int) -> tuple[list[torch.nn.Parameter], list[Tensor]]:
+    def _reach(self, loss: Tensor, row: int) -> tuple[list[torch.nn.Parameter], list[Tensor]]:
         found = torch.autograd.grad(loss, self._parameters, allow_unused=True, retain_graph=True)
-        places = self._rows[s].split([p.numel() for p in self._parameters])
+        places = self._rows[row].split([p.numel() for p in self._parameters])
         reached = [
             (p, place.view_as(p)) for p, place, g in zip(self._parameters, places, found, strict=True) if g is not None
         ]

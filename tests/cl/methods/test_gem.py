@@ -148,7 +148,7 @@ def test_gradient_of_the_memory_as_the_reference_sums_it() -> None:
     memory = method._replayed[0]
     expected = 0
     for part in (slice(0, 3), slice(3, 4)):
-        loss = cross_entropy(method.net, memory["x"][part], memory["y"][part], 0)
+        loss = cross_entropy(method.net, memory[0][part], memory[1][part], 0)
         found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         expected = expected + flatten(found)
     torch.testing.assert_close(method._memory_gradient(0), expected)
