@@ -45,7 +45,7 @@ def test_each_row_is_the_gradient_of_its_batch(increment: str) -> None:
         assert len({row.numpy().tobytes() for row in rows}) == len(given)
         with torch.no_grad():
             for p in net.parameters():
-                p += 0.1  # as a step moves them
+                p.add_(0.1)  # as a step moves them
     assert all(p.grad is None for p in net.parameters())
 
 
