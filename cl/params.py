@@ -43,7 +43,18 @@ from cl.sections import (
 from cl.yaml12 import named
 
 __all__ = ["Augmentation", "Benchmark", "LearningRate", "Model", "Params", "Patience", "Scenario", "Training"]
-__all__ += ["Champion", "Execution", "Knobs", "Selection", "Tracking", "bytes_of", "of_each_class", "read", "validate"]
+__all__ += [
+    "Champion",
+    "Execution",
+    "Knobs",
+    "Report",
+    "Selection",
+    "Tracking",
+    "bytes_of",
+    "of_each_class",
+    "read",
+    "validate",
+]
 Scalar = bool | int | float | str
 
 
@@ -173,6 +184,17 @@ class Champion(Section):
         return name
 
 
+class Report(Section):
+    """What the report looks at besides the results."""
+
+    classes: Literal["none", "best", "all"] = Field(
+        "best", description="whose final model is looked at class by class: that of the best method, or of every one"
+    )
+    pictures: int = Field(
+        0, ge=0, le=100, description="how many test images the page holds of those that a model has most surely wrong"
+    )
+
+
 class Params(Section):
     """params.yaml as a whole."""
 
@@ -192,6 +214,7 @@ class Params(Section):
     execution: Execution = Execution()
     tracking: Tracking = Tracking()
     champion: Champion = Champion()
+    report: Report = Report()
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
     def written(self, place: str) -> str:

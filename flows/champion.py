@@ -20,11 +20,11 @@ from flows.tracking.server import ENVIRONMENT, TIMEOUT, UPLOAD_TIMEOUT
 from flows.tracking.settings import tracking_of
 
 
-def crown(params: Params, out: Path, engine: Engine, method: str | None = None, seed: int | None = None) -> None:
+def crown(params: Params, out: Path, engine: Engine, method: str | None = None, seed: int | None = None) -> str:
     """Register the best model; the alias `champion` moves to it where it is better than the model that has the alias.
 
-    `method` and `seed`: take this model instead. Raises `UserError` where a run has no result yet, nothing is
-    above chance, or MLflow refuses.
+    Returns what was decided, in a sentence. `method` and `seed`: take this model instead. Raises `UserError` where a
+    run has no result yet, nothing is above chance, or MLflow refuses.
     """
     if not params.tracking.enabled:
         raise UserError("tracking.enabled: is false, so there is no MLflow to register a model in; set it to true")
@@ -44,20 +44,25 @@ def crown(params: Params, out: Path, engine: Engine, method: str | None = None, 
     engine.say(said)
     engine.say(f"serve it: {command}")
     engine.page("champion", f"# {name}\n\n{said}\n\n    {command}\n", said[:200])
+    return said
 
 
-def crown_best(params: Params, out: Path, engine: Engine) -> None:
-    """At the end of a comparison, register its best model where the params ask for it; say so where none learned."""
+def crown_best(params: Params, out: Path, engine: Engine) -> str:
+    """At the end of a comparison, register its best model where the params ask for it.
+
+    Returns what was decided, or why there is no champion; empty where the params ask for none.
+    """
     if not params.champion.register_best:
-        return
+        return ""
 
-    def register_or_say() -> None:
+    def register_or_say() -> str:
         try:
-            crown(params, out, engine)
+            return crown(params, out, engine)
         except NothingLearned as why:  # the comparison itself has succeeded
             engine.say(str(why))
+            return str(why)
 
-    engine.retried("register the champion", register_or_say)
+    return engine.retried("register the champion", register_or_say)
 
 
 def parser() -> argparse.ArgumentParser:

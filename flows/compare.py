@@ -55,10 +55,10 @@ def stages(
         raise failure
 
 
-def compare(params: Params, out: Path, engine: Engine, limit: Limit | None = None) -> None:
-    """Run all stages and, where the params say so, register the best model."""
+def compare(params: Params, out: Path, engine: Engine, limit: Limit | None = None) -> str:
+    """Run all stages and, where the params say so, register the best model; returns what was decided of it."""
     stages(params, out, engine, limit=limit)
-    crown_best(params, out, engine)
+    return crown_best(params, out, engine)
 
 
 def named(params: Params) -> tuple[str, list[str]]:

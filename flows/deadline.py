@@ -70,11 +70,14 @@ def within(seconds: float, body: Callable[[], T]) -> T:
     return value  # type: ignore[return-value]  # None where the body returns it
 
 
-def check_answer(address: str, seconds: float) -> None:
-    """Ask for an address; raises `ConnectionError` with the reason where no whole, good answer comes in that time."""
+def check_answer(address: str, seconds: float, sent: bytes | None = None) -> None:
+    """Ask for an address, or send it JSON by POST.
+
+    Raises `ConnectionError` with the reason where no whole, good answer comes in that time.
+    """
 
     def get() -> None:
-        with urllib.request.urlopen(_request(address), timeout=seconds) as answer:
+        with urllib.request.urlopen(_request(address, sent), timeout=seconds) as answer:
             answer.read()
 
     try:
@@ -85,11 +88,12 @@ def check_answer(address: str, seconds: float) -> None:
         raise ConnectionError(said[:200]) from None
 
 
-def _request(address: str) -> urllib.request.Request:
+def _request(address: str, sent: bytes | None = None) -> urllib.request.Request:
     """The request for an address that may hold a user name and a password, which urllib does not understand."""
     parts = urllib.parse.urlsplit(encoded(address))
     user, at, host = parts.netloc.rpartition("@")
-    request = urllib.request.Request(urllib.parse.urlunsplit(parts._replace(netloc=host)))
+    kind = {} if sent is None else {"Content-Type": "application/json"}
+    request = urllib.request.Request(urllib.parse.urlunsplit(parts._replace(netloc=host)), sent, kind)
     if at:
         secret = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
         request.add_header("Authorization", f"Basic {secret}")

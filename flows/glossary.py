@@ -80,6 +80,7 @@ TERMS: dict[str, dict[str, str]] = {
         "near chance": "said of a method that has learned next to nothing, so that it wins nothing",
         "processor time": "the time that a run keeps processors busy, selection included; the one measure of time of "
         "leaderboard, report and pages",
+        "confusion": "for each class, how many of its images got each answer",
         "temperature": "the number by which a model's scores are divided before the softmax, so that probabilities "
         "agree with accuracy",
         "expected calibration error": "how far apart probability and accuracy are, on average over the answers",

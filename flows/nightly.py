@@ -103,7 +103,7 @@ def _judge(params: Params, home: Path, out: Path, failure: RunsFailed | None, en
         "compared_with": before.name if before else None,
         "sequence": sequence,
         "from": origin.tags(out, params),
-        "params": params.model_dump(mode="json", exclude={"tracking", "champion", "execution"}),
+        "params": params.model_dump(mode="json", exclude={"tracking", "champion", "execution", "report"}),
         "failures": verdict.failures,
         "changes": [{**vars(change), "said": change.said} for change in verdict.changes],
         "methods": {method: _means(runs, method) for method in sorted({run.method for run in runs})},

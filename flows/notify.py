@@ -8,14 +8,16 @@ flow run. The block keeps the URL encrypted, so it may hold a token.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from cl import cli
 from cl.errors import UserError
 from cl.redact import encoded, without_password
-from flows.deadline import finish, within
+from flows.deadline import check_answer, finish, within
 from flows.engine.with_prefect import WithPrefect, configured_engine
 
 NAME = "nightly-failed"
@@ -66,12 +68,22 @@ def notify(url: str, deployment: str = "nightly/nightly") -> str:
     return str(made.create().id)
 
 
+def post(url: str, body: Mapping[str, str]) -> None:
+    """POST a message with the keys of `BODY`; raises `ConnectionError`, which does not name the URL."""
+    check_answer(url, SECONDS, json.dumps(dict(body)).encode())
+
+
+def is_url(text: str) -> bool:
+    """Whether something can be POSTed there."""
+    return re.match(r"https?://[^/\s]+", text) is not None
+
+
 def main() -> int:
     """Make the Prefect server call a URL whenever a night fails."""
     parser = argparse.ArgumentParser(prog="python -m flows.notify", description=main.__doc__)
     parser.add_argument("url", help="the URL to which the message is POSTed")
     given = parser.parse_args()
-    if not re.match(r"https?://[^/\s]+", given.url):
+    if not is_url(given.url):
         raise UserError("the URL has to begin with http:// or https:// and the name of a host")
     engine = configured_engine()
     if not isinstance(engine, WithPrefect):

@@ -155,8 +155,8 @@ def _report(found: Judgement, file: Path) -> None:
     """Print how right the model is, and write tables and a picture beside the answers."""
     error = f"expected calibration error {share(found.calibration_error)} %"
     print(f"predict: accuracy {share(found.accuracy)} % of {found.count:,} labelled pictures; {error}")
-    worst = sorted(found.by_class, key=lambda name: (found.by_class[name][1], name))[:WORST]
-    print(f"predict: worst classes: {', '.join(f'{name} {share(found.by_class[name][1])} %' for name in worst)}")
+    worst = [f"{name} {share(found.by_class[name][1])} %" for name in found.worst(WORST)]
+    print(f"predict: worst classes: {', '.join(worst)}")
     if found.known is not None:
         print(f"predict: {share(found.known)} % of them are known to the model")
     if found.foreign:

@@ -27,6 +27,7 @@ THINNED = {
     "checkpoints": re.compile(rf"{RUN}/task-\d+/({FILE})"),
     ".work": re.compile(
         rf"tracking\.json|tracking\.locks/[^/]+|{RUN}/[0-9a-f]{{16}}/({WORK})|"
+        r"judged/[a-z_]+-\d+\.json|"
         rf"first-task/[0-9a-f]{{16}}/trial-\d+(\.lock|/({FILE}))"
     ),
 }

@@ -10,6 +10,7 @@
 - `leaderboard`: the table in Markdown and as an artifact; `words`: numbers as people read them;
 - `page`: the HTML page, `report.html` and its `parts/` filled in; `board`: what its script ranks by; `made`: when it
   was made, and by which command;
+- `classes`: final models class by class;
 - `figures`: the figures, with `heat` (matrices) and `costs`, made of `drawing` (axes and panels), `labels` (names
   beside lines and points) and `looks` (each method's colour, marker and line).
 """

@@ -8,13 +8,14 @@ bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from cl.chance import Chance, chance, counts_of
 from cl.errors import UserError
 from cl.files import sweep, write_whole
 from cl.keys import run_folder
+from cl.names import names_in
 from cl.params import Params
 from cl.pool import runs_of
 from cl.reading import RunResult, read_runs
@@ -32,7 +33,8 @@ def report(params: Params, out: Path, engine: Engine, failed: Collection[str] = 
 
     def body() -> None:
         versions = origin.tags(out, params) if (out / "prepared").exists() else {}
-        summary = build(out, versions, params.methods, params.seeds, {*failed, *under_way(params, out)}, params)
+        without = {*failed, *under_way(params, out)}
+        summary = build(out, versions, params.methods, params.seeds, without, params, engine.say)
         engine.table("leaderboard", table(summary), f"{summary.benchmark}: average accuracy over the seeds")
         page = (summary.folder / "index.html").resolve()
         engine.link("report", page.as_uri(), "the report, on the machine that made it")
@@ -49,13 +51,14 @@ def build(
     seeds: Collection[int] | None = None,
     failed: Collection[str] = (),
     params: Params | None = None,
+    say: Callable[[str], None] = print,
 ) -> Summary:
     """Read the results under `out` (of these methods and seeds; None: all), write `<out>/report/`, and sum up.
 
     `versions` (name -> version or commit) is shown as given under "How it was run". Runs that have `failed` this time,
     as `ewc/seed-0`, count as missing, even if files of an earlier time are left. With `params` the page also says when
-    and by which command it was made. Raises UserError where there are no results, a file is damaged, results are not of
-    one task sequence, or writing fails.
+    and by which command it was made, and shows final models class by class, of which `say` tells. Raises UserError
+    where there are no results, a file is damaged, results are not of one task sequence, or writing fails.
     """
     runs = read_runs(out, methods, seeds, failed)
     rows = compare(runs, seeds)
@@ -73,20 +76,23 @@ def build(
     told = headline(rows, of)
     summary = Summary(runs[0].benchmark_as_run, runs[0].tasks, rows, told, folder, absent, other, of, of_other, so_far)
 
-    from flows.report.figures import FIGURES, draw  # matplotlib takes a moment to import
+    from flows.report.classes import CONFUSION, classes, drawn  # matplotlib takes a moment to import
+    from flows.report.figures import FIGURES, draw
     from flows.report.page import page
 
-    figures = draw(summary)
+    models = classes(params, out, summary, say) if params is not None else []
+    figures = {**draw(summary), **drawn(models)}
     made = made_of(params, out, (run.path for run in runs)) if params is not None else None
     files = {f"plots/{name}.png": figure.png for name, figure in figures.items()}
     files["summary.json"] = (json.dumps(summary.metrics(), indent=2) + "\n").encode()
     files["accuracy.csv"] = long_form(runs).encode()
     files["leaderboard.md"] = leaderboard(summary).encode()
-    files["index.html"] = page(summary, figures, versions or {}, made).encode()
+    files["index.html"] = page(summary, figures, versions or {}, made, models).encode()
     try:
         for name, content in files.items():
             write_whole(folder / name, content)
-        for stale in {*FIGURES} - {*figures}:
+        ours = {*FIGURES, *(f"{CONFUSION}{name}" for name in names_in("methods"))}
+        for stale in ours - {*figures}:
             (folder / "plots" / f"{stale}.png").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from cl.declared import declared
 from cl.names import names_in
 from cl.reading import RunResult
 from flows.report.headline import above_chance, unlearned
@@ -71,14 +72,14 @@ def needs_of(summary: Summary) -> dict[str, Needs]:
 
 
 def _needs(row: Row) -> Needs:
-    from cl.register import method_class  # imports torch
-
     sizes = [growth for run in row.runs if (growth := growth_of(run)) is not None]
     growth = statistics.fmean(sizes) if sizes else None
     if row.method not in names_in("methods"):  # results of another version
         return Needs(None, None, growth)
-    of = method_class(row.method)
-    return Needs(of.stores_samples or of.sees_all_tasks, of.needs_task_id, growth)
+    stores, sees_all, needs_task = (
+        declared(row.method, name) for name in ("stores_samples", "sees_all_tasks", "needs_task_id")
+    )
+    return Needs(stores or sees_all, needs_task, growth)
 
 
 def growth_of(run: RunResult) -> float | None:

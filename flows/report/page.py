@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cl.declared import docstring
 from cl.names import names_in
 from cl.reading import count
 from flows import glossary
 from flows.report import looks
 from flows.report.board import csv_link, script_data
+from flows.report.classes import ClassByClass
 from flows.report.drawing import Drawing
 from flows.report.headline import shared
 from flows.report.limits import LIMITS, asks_other, cards, needs_of, offered
@@ -27,7 +28,11 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def page(
-    summary: Summary, figures: Mapping[str, Drawing], versions: Mapping[str, str], made: Made | None = None
+    summary: Summary,
+    figures: Mapping[str, Drawing],
+    versions: Mapping[str, str],
+    made: Made | None = None,
+    models: Sequence[ClassByClass] = (),
 ) -> str:
     """The report as one HTML document that needs no other file."""
     runs = [run for row in summary.rows for run in row.runs]
@@ -53,6 +58,7 @@ def page(
         total_seconds=sum(run.cost["process_seconds"] or 0.0 for run in runs if run.cost),
         versions=dict(sorted(versions.items())),
         made=made,
+        models=models,
         figures={name: figure.svg for name, figure in figures.items()},
         looks=looks.looks(summary.methods),
         colours=looks.COLOURS,
@@ -92,8 +98,7 @@ def about(method: str, folder: Path) -> About:
         link = os.path.relpath(CHECKOUT / page, folder.resolve())
     if method not in names_in("methods"):  # results of another version
         return About("This version of the project does not have it.", "", "", None)
-    text = importlib.import_module(f"cl.methods.{method}").__doc__ or ""
-    said, _, source = text.strip().partition("\n\n")
+    said, _, source = docstring(method).partition("\n\n")
     return About(" ".join(said.split()), " ".join(source.partition("\n\n")[0].split()), page, link)
 
 

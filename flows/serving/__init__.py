@@ -5,6 +5,7 @@
 - `registry`: its versions in MLflow's registry, and which of them is the champion;
 - `learned`: a model from its checkpoint, calibrated; `source`: that, or one from the registry;
 - `pictures`: many picture files and what a model says of each; `judgement`, `confusion`: how right it is on labels;
+- `final`: the same of a final model on its test images, for the report;
 - `challenge`: champion and challenger on the same pictures;
 - `pyfunc_model.py`: what MLflow runs where the model is served; it needs `cl` alone, and nothing here imports it.
 """

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cl.errors import brief
-from flows.report.looks import HEAT, PAPER, STYLE
+from flows.report.looks import HEAT, MUTED, ON_HEAT, PAPER, STYLE
 from flows.serving.judgement import Judgement
 
 NAMED = 60
@@ -17,34 +20,61 @@ NAMED = 60
 WRITTEN = 20
 """With more classes than that, so would the numbers in the cells."""
 LETTERS = 24
+Groups = Sequence[tuple[str, int]]
+"""Tasks in their order, each with the number of its classes among the columns."""
 
 
-def draw(found: Judgement) -> bytes:
-    """A PNG: rows are classes, columns what their pictures were taken for, a colour the share of the row."""
+def draw(found: Judgement, groups: Groups = ()) -> bytes:
+    """A PNG of `confusion`."""
+    with matplotlib.rc_context(STYLE):
+        png, figure = io.BytesIO(), confusion(found, groups)
+        figure.axes[0].set_title(f"{100 * found.accuracy:.1f} % of {found.count:,} pictures are right")
+        figure.savefig(png, format="png", dpi=160, facecolor=PAPER, metadata={"Software": None})
+    return png.getvalue()
+
+
+def confusion(found: Judgement, groups: Groups = ()) -> Figure:
+    """Rows are classes, columns what their pictures were taken for, a colour the share of the row.
+
+    Lines divide the `groups`, whose names stand at the right.
+    """
     rows, columns = list(found.confusion), found.labels
     shares = [[count / max(1, sum(line)) for count in line] for line in found.confusion.values()]
     side = min(14.0, max(4.0, 0.28 * len(columns) + 1.8))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(side, side * (len(rows) + 6) / (len(columns) + 6)), layout="constrained")
-        axes = figure.subplots()
-        axes.grid(visible=False)
-        axes.pcolormesh(shares, cmap=HEAT, vmin=0, vmax=1)
-        axes.invert_yaxis()
-        axes.set_xlabel("the model's answer")
-        axes.set_ylabel("class")
-        axes.set_title(f"{100 * found.accuracy:.1f} % of {found.count:,} pictures are right")
-        small: dict[str, Any] = {"fontsize": 7}
-        if len(columns) <= NAMED:
-            axes.set_xticks(
-                [k + 0.5 for k in range(len(columns))], [brief(n, LETTERS) for n in columns], rotation=90, **small
-            )
-            axes.set_yticks([k + 0.5 for k in range(len(rows))], [brief(n, LETTERS) for n in rows], **small)
-        if len(columns) <= WRITTEN:
-            for i, line in enumerate(found.confusion.values()):
-                for j, count in enumerate(line):
-                    colour = "#ffffff" if shares[i][j] > 0.55 else "#1c2b39"
-                    if count:
-                        axes.text(j + 0.5, i + 0.5, str(count), ha="center", va="center", fontsize=6, color=colour)
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=160, facecolor=PAPER, metadata={"Software": None})
-    return png.getvalue()
+    figure = Figure(figsize=(side, side * (len(rows) + 6) / (len(columns) + 6)), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(visible=False)
+    extent = (0, len(columns), len(rows), 0)
+    axes.imshow(shares, cmap=HEAT, vmin=0, vmax=1, extent=extent, aspect="auto", interpolation="none")
+    axes.set_xlabel("the model's answer")
+    axes.set_ylabel("class")
+    small: dict[str, Any] = {"fontsize": 7}
+    if len(columns) <= NAMED:
+        axes.set_xticks(
+            [k + 0.5 for k in range(len(columns))], [brief(n, LETTERS) for n in columns], rotation=90, **small
+        )
+        axes.set_yticks([k + 0.5 for k in range(len(rows))], [brief(n, LETTERS) for n in rows], **small)
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    if len(columns) <= WRITTEN:
+        for i, line in enumerate(found.confusion.values()):
+            for j, count in enumerate(line):
+                if count:
+                    written: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6, "color": ON_HEAT}
+                    axes.text(j + 0.5, i + 0.5, str(count), **written)
+    _divide(axes, [(name, size) for name, size in groups if size], len(columns), len(rows))
+    return figure
+
+
+def _divide(axes: Axes, groups: Groups, columns: int, rows: int) -> None:
+    """Mark where the classes of a task end; one task alone needs no mark."""
+    if len(groups) < 2:
+        return
+    ends = list(accumulate(size for _, size in groups))
+    for end in ends[:-1]:
+        axes.plot([end, end], [0, rows], color=ON_HEAT, linewidth=0.5)
+        axes.plot([0, columns], [end, end], color=ON_HEAT, linewidth=0.5)
+    for (name, size), end in zip(groups, ends, strict=True):
+        axes.text(1.01 * columns, end - size / 2, brief(name, LETTERS), va="center", fontsize=7, color=MUTED)
+    axes.set(xlim=(0, columns), ylim=(rows, 0))

@@ -36,6 +36,16 @@ class Judgement:
     known: float | None
     """The share of the others that it knows."""
 
+    def worst(self, most: int) -> list[str]:
+        """So many classes, that of the lowest accuracy first."""
+        return sorted(self.by_class, key=lambda name: (self.by_class[name][1], name))[:most]
+
+    def taken_for(self, label: str) -> tuple[str, int] | None:
+        """What pictures of the class were most often taken for, and how many; None where all are right."""
+        counts = zip(self.labels, self.confusion[label], strict=True)
+        others = [(name, count) for name, count in counts if name != label and count]
+        return max(others, key=lambda pair: pair[1], default=None)
+
 
 def name_of(model: Deployed, task: str | None, label: str) -> str:
     """A class as tables name it: with its task only where tasks have classes of the same name."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cl.data import features
 from cl.data.places import place, side
 from cl.data.prepare import columns_in, read_manifest
+from cl.declared import declared
 from cl.errors import UserError
 from cl.files import read_object
 from cl.keys import chain, parts_of
@@ -107,10 +108,8 @@ def checkpoint_of(params: Params, folder: Path) -> tuple[Path, RunResult, int]:
 
 def key_of(params: Params, out: Path, method: str, seed: int, index: int) -> str | None:
     """The key of the checkpoint after the experience of this index, of these params, data and code; None: no such."""
-    from cl.register import method_class
-
     tasks = [task["digest"] for task in read_manifest(place(params, out, seed))["tasks"]]
-    keys = chain(parts_of(params, method, seed), tasks, method_class(method).sees_all_tasks)
+    keys = chain(parts_of(params, method, seed), tasks, declared(method, "sees_all_tasks"))
     return keys[index] if index < len(keys) else None
 
 

@@ -17,7 +17,7 @@ from cl.data.subsets import composed
 from cl.errors import UserError
 
 if TYPE_CHECKING:
-    from cl.deployed import Deployed
+    from cl.deployed import Column, Deployed, Outputs
 
 TOGETHER = 256
 """So many pictures are decoded while those before them go through the network."""
@@ -122,10 +122,16 @@ def _judged(
     import numpy as np
     import torch
 
+    prepared = torch.from_numpy(np.stack([model.prepared(images[row]) for row in rows]))
+    return named(model, model.outputs(model.split(prepared, task), task), task, model.columns(task), pictures)
+
+
+def named(
+    model: Deployed, outputs: Outputs, task: int | None, columns: Sequence[Column], pictures: Sequence[Picture]
+) -> list[Answer]:
+    """The model's scores of these pictures as answers; it was asked as of this task, and `columns` names the scores."""
     from cl.deployed import asked
 
-    prepared = torch.from_numpy(np.stack([model.prepared(images[row]) for row in rows]))
-    outputs, columns = model.outputs(model.split(prepared, task), task), model.columns(task)
     best = outputs.scores.argmax(1)
     chances = model.probabilities(outputs.scores, task).gather(1, best.unsqueeze(1)).squeeze(1)
     least = model.calibration.least(asked(task)) if model.calibration is not None else None

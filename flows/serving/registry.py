@@ -92,7 +92,9 @@ def _register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> 
         moves, why = False, f"mean average accuracy {choice.score:.4f} is near chance, so this does not become {ALIAS}."
     if moves:
         client.set_registered_model_alias(name, ALIAS, number)
-    return f"{name} version {number} ({run.method}, seed {run.seed}): {why}"
+    drifted = match.drifted if match is not None else None
+    note = "" if drifted is None else f" {drifted.said[0].upper()}{drifted.said[1:]}."
+    return f"{name} version {number} ({run.method}, seed {run.seed}): {why}{note}"
 
 
 def _examined(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from cl import imports, names
+from cl.declared import declared, docstring
 from cl.imports import NO_PART, code_of, path_of, with_dependencies
 from cl.names import names_in
+from cl.register import method_class
 from tests.conftest import REPOSITORY
 
 MINE = '''"""A method of a contributor's."""
@@ -82,3 +86,17 @@ def test_dvc_depends_on_a_method_that_is_subclassed(package: Path) -> None:
 
 def test_what_is_named_as_no_part_exists() -> None:
     assert all(path_of(module).is_file() for module in NO_PART)
+
+
+CAPABILITIES = ("stores_samples", "sees_all_tasks", "needs_task_id", "selection", "exports", "online", "judged_by")
+
+
+@pytest.mark.parametrize("method", names_in("methods"))
+def test_what_a_source_declares_is_what_the_class_has(method: str) -> None:
+    own = method_class(method)
+    assert {name: declared(method, name) for name in CAPABILITIES} == {
+        name: getattr(own, name) for name in CAPABILITIES
+    }
+    assert docstring(method) == inspect.getdoc(sys.modules[own.__module__])
+    with pytest.raises(KeyError, match="no_such"):
+        declared(method, "no_such")

@@ -374,12 +374,13 @@ def test_long_form_has_one_line_per_measured_row(built):
     assert [line.split(",")[2] for line in lines if line.startswith("joint")] == ["10"] * 3
 
 
-def test_same_results_give_the_same_bytes_elsewhere(built, tmp_path):
+def test_same_results_give_the_same_bytes_elsewhere_and_without_torch(built, tmp_path):
     out = fake_results(tmp_path / "elsewhere")
     (out / "results/lwf/seed-1.json").unlink()
     code = (
         "import sys, pathlib; from flows.report.build import build;"
-        "build(pathlib.Path(sys.argv[1]), {'commit': 'abc123'})"
+        "build(pathlib.Path(sys.argv[1]), {'commit': 'abc123'});"
+        "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, out], check=True, cwd=REPOSITORY)
     assert digests(out / "report") == digests(built.folder)

@@ -22,7 +22,7 @@ from cl.params import Benchmark
 from cl.paths import expanded
 from cl.rng import seed_of
 
-__all__ = ["FORMAT", "LABELS", "OPTIONS", "SAME_NAMES", "fingerprint", "tasks"]
+__all__ = ["FORMAT", "LABELS", "OPTIONS", "SAME_NAMES", "fingerprint", "task_folders", "tasks"]
 FORMAT = IMAGENET
 OPTIONS = OF_IMAGES
 LABELS: LabelsAre = "names"
@@ -55,6 +55,11 @@ def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
     return fingerprint_of(root, _listings(root, options))
 
 
+def task_folders(root: Path) -> dict[str, str]:
+    """The folder of each task, by the task's name; raises `UserError` where the root cannot be read."""
+    return _called(root, _entries(root)[0])
+
+
 def _root(options: Benchmark) -> Path:
     if options.path is None:
         raise UserError("benchmark.path: the benchmark 'folder' needs it: the root of <task>/<class>/<image>")
@@ -62,7 +67,7 @@ def _root(options: Benchmark) -> Path:
 
 
 def _listings(root: Path, options: Benchmark, say: Say | None = None) -> list[Listing]:
-    tasks = _called(root, _entries(root)[0])
+    tasks = task_folders(root)
     passed = [name for name in entries(root)[0] if name not in tasks.values()]
     if passed and say is not None:
         say(f"{root}: {_some(passed)} passed over: results of a run, not images")
