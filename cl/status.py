@@ -6,6 +6,7 @@ per task, whose key names the data up to that task as well. These are compared w
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -91,9 +92,14 @@ def table(states: Sequence[Status]) -> str:
     return "\n".join([*lines, "", f"{work} of {len(states)} runs have something to learn"])
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    return cli.parser("cl.status", main.__doc__)
+
+
 def main() -> int:
     """Show what a run would learn, and why, without learning anything."""
-    given = cli.parser("cl.status", main.__doc__).parse_args()
+    given = parser().parse_args()
     params = cli.params_of(given)
     own = draws(params)
     with tempfile.TemporaryDirectory() as folder:

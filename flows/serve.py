@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from cl import cli
+from cl import cli, embedded
 from cl.errors import UserError
 from cl.files import read_json, write_json
 from cl.params import read
@@ -214,23 +214,26 @@ def port(text: str) -> int:
     return int(text)
 
 
-def main() -> int:
-    """Start, stop or show the servers of this project: Prefect with a worker, and MLflow."""
-    parser = argparse.ArgumentParser(prog="python -m flows.serve", description=main.__doc__)
-    parser.add_argument("what", choices=("start", "stop", "status"))
-    parser.add_argument(
-        "--params", type=option("--params"), default=Path("params.yaml"), help="the params file; default: params.yaml"
-    )
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog=cli.program("flows.serve"), description=main.__doc__)
+    made.add_argument("what", choices=("start", "stop", "status"), nargs="?", default="start", help="default: start")
+    made.add_argument("--params", type=embedded.params_file, default=embedded.PARAMS, help=embedded.OPTION_HELP)
+    made.add_argument(
         "--out",
         type=option("--out"),
         default=Path("out"),
         help="the output folder whose MLflow database is shown; default: out",
     )
-    parser.add_argument("--prefect-port", type=port, default=4200, help="default: 4200")
-    parser.add_argument("--mlflow-port", type=port, default=5000, help="default: 5000")
-    parser.add_argument("--worker-port", type=port, default=8080, help="of its health check; default: 8080")
-    given = parser.parse_args()
+    made.add_argument("--prefect-port", type=port, default=4200, help="default: 4200")
+    made.add_argument("--mlflow-port", type=port, default=5000, help="default: 5000")
+    made.add_argument("--worker-port", type=port, default=8080, help="of its health check; default: 8080")
+    return made
+
+
+def main() -> int:
+    """Start, stop or show the servers of this project: Prefect with a worker, and MLflow."""
+    given = parser().parse_args()
     if given.what == "stop":
         print(f"stopped: {', '.join(stop()) or 'nothing was running'}")
         return 0
