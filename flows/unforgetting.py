@@ -77,7 +77,7 @@ METHODS_IN_BASH = """_unforgetting_methods() {{
 
 def listing(width: int) -> str:
     """All commands, each with an example."""
-    lines = ["Compare methods of continual learning, and use the best model.", "", USAGE]
+    lines = [*textwrap.wrap("Compare methods of continual learning, and use the best model.", width), "", USAGE]
     for title, group in GROUPS.items():
         lines += ["", title]
         for command in group:
