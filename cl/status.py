@@ -105,7 +105,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         there = [(prepared(params, given.out, seed) / "manifest.json").exists() for seed in own]
         folders = {seed: prepared(params, given.out, seed) for seed in own}
-        if not (all(there) and all(_current(params, seed, place) for seed, place in folders.items())):
+        if not all(is_prepared(params, given.out, seed) for seed in own):
             prepare_all(params, cli.RAW, Path(folder), lambda line: None)
             folders = {seed: prepared(params, Path(folder), seed) for seed in own}
             print("prepare   would run" + (": the benchmark's options or data changed" if all(there) else ""))
@@ -123,9 +123,10 @@ def main() -> int:
     return 0
 
 
-def _current(params: Params, seed: int, folder: Path) -> bool:
-    """Whether what is prepared there is of the params, and of the data as they are now."""
-    return is_current(pictures(of_seed(params, seed)), cli.RAW, folder)
+def is_prepared(params: Params, out: Path, seed: int) -> bool:
+    """Whether what is prepared for this seed is of the params, and of the data as they are now."""
+    folder = prepared(params, out, seed)
+    return (folder / "manifest.json").exists() and is_current(pictures(of_seed(params, seed)), cli.RAW, folder)
 
 
 if __name__ == "__main__":
