@@ -9,12 +9,11 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 from cl import cli
 from cl.data.features import features_current
-from cl.data.places import draws, place, prepared
+from cl.data.places import draws, place
 from cl.data.prepare import read_manifest
 from cl.errors import UserError
 from cl.params import Params
