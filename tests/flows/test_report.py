@@ -186,7 +186,9 @@ def change(path: Path, **fields: Any) -> None:
 def test_every_file_is_there(built):
     files = {path.relative_to(built.folder).as_posix() for path in built.folder.rglob("*") if path.is_file()}
     plots = {f"plots/{name}.png" for name in ("average", "curves", "matrices", "tradeoff", "budget", "cost")}
-    assert files == plots | {"index.html", "leaderboard.md", "summary.json", "accuracy.csv"}
+    assert files == plots | {"index.html", "leaderboard.md", "summary.json", "accuracy.csv"} | {
+        f"dvc/{name}.json" for name in METHODS
+    }
     assert all((built.folder / plot).read_bytes().startswith(b"\x89PNG") for plot in plots)
 
 
