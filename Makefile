@@ -8,6 +8,15 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	2>/dev/null && { echo $$p; break; }; done)
 
+# A package index with builds of torch for CPUs only, which need a fraction of the disk: make run TORCH_INDEX=URL
+TORCH_INDEX ?=
+TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# Of what pip says, the large downloads and what takes long.
+SAY := '/^ *Downloading .*[( ][0-9.]+ [MG]B/ { size = $$0; sub(/ [MG]B.*/, "", size); sub(/.*[( ]/, "", size); \
+	if (size + 0 > 50 || /GB/) { sub(/^ */, ""); print "setup: " $$0 } } \
+	/^Collecting/ { if (++n % 50 == 0) print "setup: " n " packages chosen" } \
+	/^Installing collected/ { print "setup: unpacking all of them, which takes minutes" } { fflush() }'
+
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Nothing reports home.
 export DO_NOT_TRACK := true
@@ -28,19 +37,22 @@ endef
 .PHONY: help setup run serve stop test test-all lint bench clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo "make run TORCH_INDEX=URL takes torch from that package index, for instance one with builds for CPUs only"
 
 setup: $(READY)  ## make the environment
 
 $(READY): constraints.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; install one, or give it: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	@df -Pk . | awk 'NR == 2 && $$4 < 10e6 { printf "warning: %.1f GB are free here; the environment takes 7, and some 3 more while it is made\n", $$4 / 1e6 }' >&2
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "setup: making $(VENV), once; some 5 GB are downloaded, and far less with TORCH_INDEX (make help)"
+	@$(PYTHON) -m venv $(VENV)
+	@{ $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check $(TORCH) -c constraints.txt \
+	-e '.[dev]'; echo $$? >$(VENV)/.status; } | awk $(SAY); test "$$(cat $(VENV)/.status)" -eq 0
 	@touch $@
 
 run: $(READY)  ## the main job: data, training of every method, report, leaderboard
 	$(FETCH)
-	@dvc repro --keep-going; status=$$?; \
+	@python -m flows.repro; status=$$?; \
 	test $$status -eq 0 || python -m flows.report; \
 	python -m flows.report --show; exit $$status
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Collection
@@ -80,10 +81,15 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    return cli.parser("cl", main.__doc__, trains=True)
+
+
 def main() -> int:
     """Compare methods on a benchmark by the survey's protocol, on this machine alone."""
     began = time.monotonic()
-    given = cli.parser("cl", main.__doc__, trains=True).parse_args()
+    given = parser().parse_args()
     params = cli.params_of(given)
     failures = run(params, given.out, Limit(params.execution.minutes, began))
     if failures:

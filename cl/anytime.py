@@ -11,6 +11,7 @@ Writes `<out>/results/<method>/seed-<s>.anytime.json`.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from dataclasses import dataclass, replace
@@ -122,13 +123,18 @@ def summary(moments: list[Moment], tasks: int) -> dict[str, float]:
     return measures
 
 
-def main() -> int:
-    """Train the kept trials of finished runs once more, and measure test accuracy every few steps."""
-    parser = cli.parser("cl.anytime", main.__doc__)
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = cli.parser("cl.anytime", main.__doc__)
+    made.add_argument(
         "--every", type=int, default=10, metavar="STEPS", help="measure after every so many steps; default: 10"
     )
-    given = parser.parse_args()
+    return made
+
+
+def main() -> int:
+    """Train the kept trials of finished runs once more, and measure test accuracy every few steps."""
+    given = parser().parse_args()
     if given.every < 1:
         raise UserError(f"--every {given.every}: has to be 1 step or more")
     params = checked(cli.params_of(given))

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cl import streams
+from cl import embedded, streams
 from cl.errors import TRY_AGAIN, Stopped, UserError, brief
 from cl.literal import NUMBER, WHOLE
 from cl.names import names_in
@@ -22,14 +22,19 @@ from cl.paths import option
 from cl.redact import without_password
 
 RAW = Path("data")
+called_as: dict[str, str] = {}
+"""By module, the command that a user typed instead of `python -m MODULE`; its help and its errors name that."""
 
 
-def parser(program: str, description: str | None, *, trains: bool = False) -> argparse.ArgumentParser:
+def program(module: str) -> str:
+    """What the user typed to start the command of this module."""
+    return called_as.get(module, f"python -m {module}")
+
+
+def parser(module: str, description: str | None, *, trains: bool = False) -> argparse.ArgumentParser:
     """The options of a whole comparison; of a command that `trains` also its limit of time."""
-    made = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
-    made.add_argument(
-        "--params", type=option("--params"), default=Path("params.yaml"), help="the params file; default: params.yaml"
-    )
+    made = argparse.ArgumentParser(prog=program(module), description=description)
+    made.add_argument("--params", type=embedded.params_file, default=embedded.PARAMS, help=embedded.OPTION_HELP)
     made.add_argument(
         "--set",
         action="append",

@@ -160,13 +160,18 @@ def write(name: str, title: str, paper: str, root: Path) -> list[Path]:
     return list(texts)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog=cli.program("cl.new_method"), description=main.__doc__)
+    made.add_argument("name", help="of the method and its files, such as elastic_anchor")
+    made.add_argument("--title", help="its name in words; default: the name without underscores")
+    made.add_argument("--paper", help="authors, title, where and when it appeared")
+    return made
+
+
 def main() -> int:
-    """Write the three files, and say what comes next."""
-    parser = argparse.ArgumentParser(prog="python -m cl.new_method", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("name", help="of the method and its files, such as elastic_anchor")
-    parser.add_argument("--title", help="its name in words; default: the name without underscores")
-    parser.add_argument("--paper", help="authors, title, where and when it appeared")
-    given = parser.parse_args()
+    """Begin a method of your own: write its file, its test and its page, and say what comes next."""
+    given = parser().parse_args()
     title = given.title or given.name.replace("_", " ").capitalize()
     written = write(given.name, title, given.paper or f"{TO_WRITE} authors, title, where, when.", PACKAGE.parent)
     print("\n".join(str(path.relative_to(PACKAGE.parent)) for path in written))

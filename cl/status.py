@@ -6,6 +6,7 @@ per task, whose key names the data up to that task as well. These are compared w
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -91,15 +92,20 @@ def table(states: Sequence[Status]) -> str:
     return "\n".join([*lines, "", f"{work} of {len(states)} runs have something to learn"])
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    return cli.parser("cl.status", main.__doc__)
+
+
 def main() -> int:
     """Show what a run would learn, and why, without learning anything."""
-    given = cli.parser("cl.status", main.__doc__).parse_args()
+    given = parser().parse_args()
     params = cli.params_of(given)
     own = draws(params)
     with tempfile.TemporaryDirectory() as folder:
         there = [(prepared(params, given.out, seed) / "manifest.json").exists() for seed in own]
         folders = {seed: prepared(params, given.out, seed) for seed in own}
-        if not (all(there) and all(_current(params, seed, place) for seed, place in folders.items())):
+        if not all(is_prepared(params, given.out, seed) for seed in own):
             prepare_all(params, cli.RAW, Path(folder), lambda line: None)
             folders = {seed: prepared(params, Path(folder), seed) for seed in own}
             print("prepare   would run" + (": the benchmark's options or data changed" if all(there) else ""))
@@ -117,9 +123,10 @@ def main() -> int:
     return 0
 
 
-def _current(params: Params, seed: int, folder: Path) -> bool:
-    """Whether what is prepared there is of the params, and of the data as they are now."""
-    return is_current(pictures(of_seed(params, seed)), cli.RAW, folder)
+def is_prepared(params: Params, out: Path, seed: int) -> bool:
+    """Whether what is prepared for this seed is of the params, and of the data as they are now."""
+    folder = prepared(params, out, seed)
+    return (folder / "manifest.json").exists() and is_current(pictures(of_seed(params, seed)), cli.RAW, folder)
 
 
 if __name__ == "__main__":

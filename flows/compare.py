@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -68,10 +69,15 @@ def named(params: Params) -> tuple[str, list[str]]:
     return name, [params.benchmark.name, f"git:{commit[:12]}"]
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    return cli.parser("flows.compare", main.__doc__, trains=True)
+
+
 def main() -> int:
     """Compare methods on a benchmark by the survey's protocol: prepare, train, report."""
     began = time.monotonic()
-    given = cli.parser("flows.compare", main.__doc__, trains=True).parse_args()
+    given = parser().parse_args()
     params = cli.params_of(given)
     limit = Limit(params.execution.minutes, began)
     from cl.register import checked  # imports torch, so after the cheap checks

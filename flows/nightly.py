@@ -10,6 +10,7 @@ which fails the flow run in Prefect.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -160,9 +161,14 @@ def _alone(home: Path) -> Iterator[None]:
         yield
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    return cli.parser("flows.nightly", main.__doc__, trains=True)
+
+
 def main() -> int:
     """Learn everything anew, compare with the last good night, and say what got worse."""
-    given = cli.parser("flows.nightly", main.__doc__, trains=True).parse_args()
+    given = parser().parse_args()
     params = cli.params_of(given)
     engine = configured_engine()
     name, tags = named(params)

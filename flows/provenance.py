@@ -8,6 +8,7 @@ that records them, and the MLflow runs that show them. The report stage gives th
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 from pathlib import Path
 
@@ -70,9 +71,14 @@ def _commit_with(md5: str) -> str:
     return f"not committed yet: git add {LOCK} && git commit"
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    return cli.parser("flows.provenance", main.__doc__)
+
+
 def main() -> int:
     """Print where the results come from and where they are kept: git commits, DVC's hashes, MLflow runs."""
-    given = cli.parser("flows.provenance", main.__doc__).parse_args()
+    given = parser().parse_args()
     print(describe(cli.params_of(given), given.out))
     return 0
 

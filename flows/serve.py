@@ -17,69 +17,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
-from cl import cli
+from cl import cli, embedded
 from cl.errors import UserError
-from cl.files import read_json, write_json
+from cl.files import write_json
 from cl.params import read
 from cl.paths import option
 from flows import QUIET
-from flows.deadline import check_answer, finish
+from flows.deadline import finish
+from flows.report.show import start_command
+from flows.servers import HOME, STATE, Server, known
 from flows.stage import started_at
 from flows.tracking.addresses import comparison_url, server_command
 from flows.tracking.experiment import ensure
 from flows.tracking.settings import Tracking, tracking_of
 
 HOST = "127.0.0.1"
-HOME = Path(".prefect")
-STATE = HOME / "servers.json"
 POOL = "local"
+DEPLOYMENTS = Path("prefect.yaml")
 PREFECT = (sys.executable, "-m", "prefect")
-SECONDS_TO_START, SECONDS_TO_STOP, SECONDS_TO_DEPLOY, ANSWER_SECONDS = 120.0, 15.0, 120.0, 3.0
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server that was started: its process, and where it answers."""
-
-    name: str
-    address: str
-    health: str
-    pid: int
-    started: int
-    """When the process was started, in clock ticks since boot: a pid may be used again, this pair is not."""
-    log: str
-
-    @property
-    def alive(self) -> bool:
-        """Whether that very process still runs."""
-        return started_at(self.pid) == self.started
-
-    @property
-    def answers(self) -> bool:
-        """Whether it is ready."""
-        try:
-            check_answer(self.health, ANSWER_SECONDS)
-        except ConnectionError:
-            return False
-        return True
-
-
-def known() -> dict[str, Server]:
-    """The servers of this project that run; raises `UserError` where the record of what was started is damaged."""
-    if not STATE.exists():
-        return {}
-    try:
-        started = TypeAdapter(list[Server]).validate_python(read_json(STATE)["servers"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{STATE}: damaged; end its servers (`pgrep -af 'prefect|mlflow'` lists all there are) and remove the file"
-        ) from None
-    return {server.name: server for server in started if server.alive}
+SECONDS_TO_START, SECONDS_TO_STOP, SECONDS_TO_DEPLOY = 120.0, 15.0, 120.0
 
 
 def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: int) -> dict[str, Server]:
@@ -98,13 +57,17 @@ def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: 
         ensure(tracking)
         address = f"http://{HOST}:{mlflow_port}"
         servers["mlflow"] = _launch("mlflow", server_command(tracking, mlflow_port), env, address, f"{address}/health")
-    if "worker" not in servers:
+    if "worker" not in servers and DEPLOYMENTS.exists():
         health = f"http://{HOST}:{worker_port}/health"
         command = [*PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL]
         servers["worker"] = _launch("worker", [*command, "--with-healthcheck"], env, health, health)
     for server in servers.values():
         _wait(server)
-    _deploy(api, env)
+    if DEPLOYMENTS.exists():
+        _say(f"deploying the flows of {DEPLOYMENTS}")
+        _deploy(api, env)
+    else:
+        _say(f"no {DEPLOYMENTS} here, so no flows are deployed and no worker runs; a checkout has one")
     return servers
 
 
@@ -162,13 +125,17 @@ def _launch(name: str, command: list[str], env: Mapping[str, str], address: str,
             env={**os.environ, **env},
             start_new_session=True,
         )
-    server = Server(name, address, health, child.pid, started_at(child.pid) or 0, str(log))
+    server = Server(name, address, health, child.pid, started_at(child.pid) or 0, str(log), shlex.join(command))
     write_json(STATE, {"servers": [asdict(s) for s in {**known(), name: server}.values()]})
     return server
 
 
 def _wait(server: Server) -> None:
-    deadline = time.monotonic() + SECONDS_TO_START
+    began = time.monotonic()
+    deadline = began + SECONDS_TO_START
+    if server.answers:
+        return
+    _say(f"waiting for {server.name}, for up to {SECONDS_TO_START:.0f} s (log: {server.log})")
     while not server.answers:
         if not server.alive or time.monotonic() > deadline:
             late = f"did not answer within {SECONDS_TO_START:.0f} s (end it with `make stop`)"
@@ -177,6 +144,11 @@ def _wait(server: Server) -> None:
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines(True) if log.exists() else []
             raise UserError(f"{server.name} {why}; the end of {server.log}:\n{''.join(lines[-5:])}")
         time.sleep(0.3)
+    _say(f"{server.name} answers after {time.monotonic() - began:.0f} s")
+
+
+def _say(line: str) -> None:
+    print(f"serve: {line}", flush=True)
 
 
 def stop() -> list[str]:
@@ -214,23 +186,26 @@ def port(text: str) -> int:
     return int(text)
 
 
-def main() -> int:
-    """Start, stop or show the servers of this project: Prefect with a worker, and MLflow."""
-    parser = argparse.ArgumentParser(prog="python -m flows.serve", description=main.__doc__)
-    parser.add_argument("what", choices=("start", "stop", "status"))
-    parser.add_argument(
-        "--params", type=option("--params"), default=Path("params.yaml"), help="the params file; default: params.yaml"
-    )
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog=cli.program("flows.serve"), description=main.__doc__)
+    made.add_argument("what", choices=("start", "stop", "status"), nargs="?", default="start", help="default: start")
+    made.add_argument("--params", type=embedded.params_file, default=embedded.PARAMS, help=embedded.OPTION_HELP)
+    made.add_argument(
         "--out",
         type=option("--out"),
         default=Path("out"),
         help="the output folder whose MLflow database is shown; default: out",
     )
-    parser.add_argument("--prefect-port", type=port, default=4200, help="default: 4200")
-    parser.add_argument("--mlflow-port", type=port, default=5000, help="default: 5000")
-    parser.add_argument("--worker-port", type=port, default=8080, help="of its health check; default: 8080")
-    given = parser.parse_args()
+    made.add_argument("--prefect-port", type=port, default=4200, help="default: 4200")
+    made.add_argument("--mlflow-port", type=port, default=5000, help="default: 5000")
+    made.add_argument("--worker-port", type=port, default=8080, help="of its health check; default: 8080")
+    return made
+
+
+def main() -> int:
+    """Start, stop or show the servers of this project: Prefect with a worker, and MLflow."""
+    given = parser().parse_args()
     if given.what == "stop":
         print(f"stopped: {', '.join(stop()) or 'nothing was running'}")
         return 0
@@ -242,7 +217,7 @@ def main() -> int:
     for server in servers.values():
         print(f"{server.name:<8} {server.address}   (log: {server.log})")
     if not servers:
-        print("nothing is running; start it with `make serve`")
+        print(f"nothing is running; start it with `{start_command(given.out)}`")
         return 0
     mlflow = servers["mlflow"].address if "mlflow" in servers else tracking.target
     print(f"compare  {comparison_url(mlflow, tracking)}")

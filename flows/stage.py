@@ -12,14 +12,17 @@ import threading
 import time
 from pathlib import Path
 
+from flows import plan
+
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh", "busybox"}
 LOOK_SECONDS = 1.0
 
 
 def ends_with_dvc() -> None:
-    """Where DVC started this process, end it as soon as that `dvc` is gone."""
+    """Where DVC started this process, end it as soon as that `dvc` is gone; says how far all stages are, if known."""
     if "DVC_STAGE" not in os.environ:
         return
+    plan.announce()
     starter = _starter()
     if starter is not None:
         threading.Thread(target=_watch, args=starter, name="dvc", daemon=True).start()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import yaml
 
-from cl import cli
-from cl.paths import option
+from cl import cli, embedded
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = cli.parser("flows.study", main.__doc__)
+    made.add_argument("params", type=embedded.params_file, metavar="STUDY", help="its params file, instead of --params")
+    return made
 
 
 def main() -> int:
     """Print the params of a study, with all that it extends and every default."""
-    parser = cli.parser("flows.study", main.__doc__)
-    parser.add_argument("params", type=option("STUDY"), metavar="STUDY", help="its params file, instead of --params")
-    params = cli.params_of(parser.parse_args())
+    params = cli.params_of(parser().parse_args())
     print(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False), end="")
     return 0
 

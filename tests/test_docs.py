@@ -19,6 +19,7 @@ from cl.params import Params
 from cl.register import method_class
 from flows import glossary
 from flows.report.summary import MEASURES
+from flows.unforgetting import COMMANDS
 from tests.conftest import REPOSITORY, sources
 
 SOURCES = sources()
@@ -83,8 +84,11 @@ def code_in(name: str) -> Iterator[str]:
 
 
 def commands_in(name: str) -> Iterator[tuple[str, list[str]]]:
-    """The module and the arguments of every `python -m`."""
+    """The module and the arguments of every `python -m` and every `unforgetting`."""
     for line in code_in(name):
+        for command in re.findall(r"(?<![\w/'-])unforgetting ([a-z].*)", line):
+            first, *arguments = shlex.split(re.split(r" [|>] |;", command)[0], comments=True)
+            yield COMMANDS[first].module, arguments
         for command in re.findall(r"python -m (.*)", line):
             module, *arguments = shlex.split(re.split(r" [|>] |;", command)[0], comments=True)
             if module not in OTHERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from cl import cli
@@ -13,12 +14,17 @@ from flows.tracking.settings import tracking_of
 # What takes a moment to import is imported where it is needed: `--show` has to answer at once.
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = cli.parser("flows.report", main.__doc__)
+    made.add_argument("--show", action="store_true", help="print the last leaderboard and where to look next")
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the report of the methods and seeds of the params file, or with --show print the last leaderboard."""
     ends_with_dvc()
-    parser = cli.parser("flows.report", main.__doc__)
-    parser.add_argument("--show", action="store_true", help="print the last leaderboard and where to look next")
-    given = parser.parse_args(argv)
+    given = parser().parse_args(argv)
     params = cli.params_of(given)
     if given.show:
         print(show(tracking_of(params, given.out)))

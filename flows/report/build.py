@@ -1,8 +1,8 @@
 """The stage `report`: reads the results of the methods and seeds, and writes `<out>/report/`.
 
 It reads `<out>/results/<method>/seed-<s>.json` (and `.trials.json`, `.cost.json` beside it, where there are any) and
-writes `index.html`, `leaderboard.md`, `summary.json`, `accuracy.csv` and `plots/*.png`. The same results give the same
-bytes.
+writes `index.html`, `leaderboard.md`, `summary.json`, `accuracy.csv`, `dvc/*.json` and `plots/*.png`. The same results
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def build(
     figures = {**draw(summary), **drawn(models)}
     made = made_of(params, out, (run.path for run in runs)) if params is not None else None
     files = {f"plots/{name}.png": figure.png for name, figure in figures.items()}
-    files["summary.json"] = (json.dumps(summary.metrics(), indent=2) + "\n").encode()
+    files["summary.json"] = to_json(summary.metrics())
+    files |= {f"{FOR_DVC}/{name}.json": to_json(values) for name, values in summary.short_metrics().items()}
     files["accuracy.csv"] = long_form(runs).encode()
     files["leaderboard.md"] = leaderboard(summary).encode()
     files["index.html"] = page(summary, figures, versions or {}, made, models).encode()
@@ -94,6 +95,9 @@ def build(
         ours = {*FIGURES, *(f"{CONFUSION}{name}" for name in names_in("methods"))}
         for stale in ours - {*figures}:
             (folder / "plots" / f"{stale}.png").unlink(missing_ok=True)
+        for file in (folder / FOR_DVC).glob("*.json"):
+            if file.relative_to(folder).as_posix() not in files:
+                file.unlink()
     except OSError as error:
         raise UserError(
             f"cannot write the report into {folder}: {error.strerror or error}. The results are untouched: "
@@ -108,6 +112,13 @@ def counts_of_tasks(out: Path, run: RunResult) -> list[list[int]] | None:
     return list(counts.values()) if counts and tuple(counts) == run.tasks else None
 
 
+def to_json(values: Mapping[str, object]) -> bytes:
+    """As the report's files have it."""
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+FOR_DVC = "dvc"
+"""The folder with a small file for each method, which is a row of `dvc metrics show`."""
 OWN = {
     "index.html": b": which method keeps what it learned</title>",
     "summary.json": b'"average_accuracy"',

@@ -2,39 +2,94 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from cl.errors import UserError
 from cl.redact import without_password
-from flows.tracking.addresses import comparison_url, here, ui_command
+from flows.servers import Server, known
+from flows.tracking.addresses import comparison_url, database_address, here, ui_command
 from flows.tracking.settings import Tracking
+
+MLFLOW, PREFECT = "http://127.0.0.1:5000", "http://127.0.0.1:4200"
+"""Where `serve` starts them."""
+LEAST_COLUMNS = 3
+"""Of a table: rank, method, accuracy."""
 
 
 def show(where: Tracking) -> str:
     """The last leaderboard, and where to look next; raises `UserError` where no report was built yet."""
-    table = where.out / "report" / "leaderboard.md"
-    if not table.exists():
-        raise UserError(f"no report under {table.parent}: run `python -m flows.report --out {where.out}` first.")
-    return table.read_text(encoding="utf-8") + "\n" + where_to_look_next(where)
+    file = where.out / "report" / "leaderboard.md"
+    if not file.exists():
+        raise UserError(f"no report under {file.parent}: run `python -m flows.report --out {where.out}` first.")
+    table = file.read_text(encoding="utf-8")
+    if sys.stdout.isatty():
+        table = narrowed(table, shutil.get_terminal_size().columns)
+    return table + "\n" + where_to_look_next(where)
+
+
+def narrowed(text: str, columns: int) -> str:
+    """A text with its tables in so many columns of a terminal, if need be without their last columns."""
+    tables = [list(lines) if of_table else "\n".join(lines) for of_table, lines in _blocks(text)]
+    return "\n".join(part if isinstance(part, str) else _narrow(part, columns) for part in tables)
+
+
+def _blocks(text: str) -> Iterator[tuple[bool, Iterator[str]]]:
+    return itertools.groupby(text.split("\n"), lambda line: line.startswith("|"))
+
+
+def _narrow(lines: list[str], columns: int) -> str:
+    cells = [line.strip("|").split("|") for line in lines]
+    widths = itertools.accumulate((len(cell) + 1 for cell in cells[0]), initial=1)
+    fitting = max(sum(width <= columns for width in widths) - 1, LEAST_COLUMNS)
+    if fitting >= len(cells[0]):
+        return "\n".join(lines)
+    left_out = ", ".join(cell.strip() for cell in cells[0][fitting:])
+    return "\n".join([*(f"|{'|'.join(row[:fitting])}|" for row in cells), f"(too narrow for: {left_out})"])
 
 
 def where_to_look_next(where: Tracking) -> str:
-    """The report, and the commands that open MLflow and Prefect, to be pasted into a shell in the current folder."""
-    served = (where.uri or "").startswith("http")
-    comparison = comparison_url(where.target if served else "http://127.0.0.1:5000", where)
-    mlflow = [comparison] if served else [ui_command(where), f"then {comparison}"]
-    if api := os.environ.get("PREFECT_API_URL"):
-        prefect = [without_password(api.rstrip("/").removesuffix("/api"))]
+    """The report, and MLflow and Prefect: their addresses where they run, otherwise the command that starts them."""
+    unknown = []
+    try:
+        running = known()
+    except UserError as error:  # no reason to fail a comparison
+        running, unknown = {}, [f"  ({error})"]
+    start = start_command(where.out)
+    blocks = {"report": [str(where.out / "report" / "index.html")]}
+    if (where.uri or "").startswith("http"):
+        blocks["MLflow"] = [comparison_url(where.target, where)]
+    elif "mlflow" in running and _shows(running["mlflow"], where):
+        blocks["MLflow"] = [comparison_url(running["mlflow"].address, where)]
+    elif where.uri is not None or "mlflow" in running:  # `serve` starts no second one
+        blocks["MLflow"] = [ui_command(where), f"then {comparison_url(MLFLOW, where)}"]
     else:
-        home = os.environ.get("PREFECT_HOME")
-        settings = ["DO_NOT_TRACK=true", "PREFECT_SERVER_ANALYTICS_ENABLED=false"]
-        settings += [f"PREFECT_HOME={shlex.quote(os.path.abspath(home))}"] if home else []
-        python = shlex.quote(here(Path(sys.executable)))
-        prefect = [" ".join([*settings, python, "-m prefect server start"])]
-        prefect += ["then http://127.0.0.1:4200"]
-    blocks = {"report": [str(where.out / "report" / "index.html")], "MLflow": mlflow, "Prefect": prefect}
+        blocks["MLflow"] = [start, f"then {comparison_url(MLFLOW, where)}"]
+    if api := os.environ.get("PREFECT_API_URL"):
+        blocks["Prefect"] = [without_password(api.rstrip("/").removesuffix("/api"))]
+    elif "prefect" in running:
+        blocks["Prefect"] = [running["prefect"].address]
+    else:
+        blocks["Prefect"] = [start, f"then {PREFECT}"]
     lines = [f"  {name if i == 0 else '':8} {line}" for name, block in blocks.items() for i, line in enumerate(block)]
-    return "\n".join(["Where to look next", *lines])
+    return "\n".join(["Where to look next", *lines, *unknown])
+
+
+def _shows(mlflow: Server, where: Tracking) -> bool:
+    """Whether that server has the database of these runs."""
+    return database_address(where) in shlex.split(mlflow.command)
+
+
+def start_command(out: Path) -> str:
+    """The shortest command that starts Prefect, and MLflow with the runs of this output folder."""
+    of_out = [] if out == Path("out") else ["--out", str(out)]
+    if not of_out and Path("Makefile").exists():
+        return "make serve"
+    alone = shutil.which("unforgetting") is not None
+    words = ["unforgetting", "serve"] if alone else [here(Path(sys.executable)), "-m", "flows.serve", "start"]
+    return shlex.join([*words, *of_out])

@@ -25,6 +25,12 @@ MEASURES = {
 """Measures that the survey does not have, with their formulas; a_{i,j}: test accuracy on task j after task i."""
 FOLLOWED = ("average incremental accuracy", "forward transfer")
 """Those of them that DVC follows: the others follow from numbers that it has already."""
+SHORT = {
+    "average_accuracy": "accuracy",
+    "average_accuracy_interval": "interval",
+    "average_forgetting": "forgetting",
+}
+"""Of the measures in `metrics`, those for a small table, with short names."""
 REMARKS = 8
 """The most remarks that a report shows."""
 MARKS = {"upper bound": "▲", "lower bound": "▼"}
@@ -128,6 +134,15 @@ class Summary:
             }
             table[row.method] = {key: round(value, 6) for key, value in values.items() if value is not None}
         return table
+
+    def short_metrics(self) -> dict[str, dict[str, float]]:
+        """By method, what `dvc metrics show` prints: so few columns, so short names, that a table fits a terminal."""
+        other = f"{self.other_setting.replace('-', '_')}_accuracy"
+        names = {**SHORT, other: self.other_setting.removeprefix("task-")}
+        return {
+            method: {short: round(values[name], 4) for name, short in names.items() if name in values}
+            for method, values in self.metrics().items()
+        }
 
     def has(self, bound: str) -> bool:
         """Whether a row of that kind of bound is among the results."""

@@ -16,10 +16,15 @@ def server_command(tracking: Tracking, port: int = 5000) -> list[str]:
     """The command that serves the embedded database on the loopback address, with the fewest processes."""
     words = [here(Path(sys.executable)), "-m", "mlflow", "server", "--workers", "1"]
     words += ["--host", "127.0.0.1", "--port", str(port)]
-    words += ["--backend-store-uri", tracking.uri or f"sqlite:///{here(tracking.database)}"]
+    words += ["--backend-store-uri", database_address(tracking)]
     if tracking.uri is None:
         words += ["--artifacts-destination", here(tracking.folder / "artifacts")]
     return words
+
+
+def database_address(tracking: Tracking) -> str:
+    """The address of the database that MLflow reads, as seen from the current folder."""
+    return tracking.uri or f"sqlite:///{here(tracking.database)}"
 
 
 def ui_command(tracking: Tracking) -> str:

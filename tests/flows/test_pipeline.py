@@ -129,10 +129,14 @@ def test_the_first_time_everything_runs_and_then_nothing(clone: tuple[Clone, str
 def test_metrics_and_plots_without_a_network(clone: tuple[Clone, str]) -> None:
     made, _ = clone
     metrics = json.loads(made.dvc("metrics", "show", "--json"))
-    assert metrics[""]["data"]["out/report/summary.json"]["data"] == json.loads(
-        (made.out / "report/summary.json").read_bytes()
-    )
-    assert "average_accuracy" in made.dvc("metrics", "show")
+    shown = metrics[""]["data"]
+    assert set(shown) == {f"out/report/dvc/{method}.json" for method in METHODS}
+    summary = json.loads((made.out / "report/summary.json").read_bytes())
+    accuracy = {method: shown[f"out/report/dvc/{method}.json"]["data"]["accuracy"] for method in METHODS}
+    assert accuracy == {method: pytest.approx(summary[method]["average_accuracy"], abs=1e-4) for method in METHODS}
+    table = made.dvc("metrics", "show").splitlines()
+    assert max(map(len, table)) <= 80
+    assert len(table) == 1 + len(METHODS)
     page = Path(made.dvc("plots", "show").strip().splitlines()[-1].removeprefix("file://"))
     wanted = addresses(page.read_text())
     assert len(wanted) >= 3, "the scripts that draw"

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from cl import cli, metrics
 from cl.errors import UserError
 from cl.names import names_in
 from cl.reading import read_runs
+from flows import servers
 from flows.report import drawing, figures, labels
 from flows.report import looks as styles
 from flows.report.__main__ import main
@@ -26,9 +28,10 @@ from flows.report.build import build
 from flows.report.headline import headline
 from flows.report.leaderboard import leaderboard
 from flows.report.rows import Row, compare
-from flows.report.show import where_to_look_next
+from flows.report.show import narrowed, where_to_look_next
 from flows.report.summary import REMARKS, Summary
 from flows.report.words import duration, listing, percent, size, times
+from flows.tracking.addresses import server_command
 from flows.tracking.settings import Tracking
 
 REPOSITORY = Path(__file__).parents[2]
@@ -183,7 +186,9 @@ def change(path: Path, **fields: Any) -> None:
 def test_every_file_is_there(built):
     files = {path.relative_to(built.folder).as_posix() for path in built.folder.rglob("*") if path.is_file()}
     plots = {f"plots/{name}.png" for name in ("average", "curves", "matrices", "tradeoff", "budget", "cost")}
-    assert files == plots | {"index.html", "leaderboard.md", "summary.json", "accuracy.csv"}
+    assert files == plots | {"index.html", "leaderboard.md", "summary.json", "accuracy.csv"} | {
+        f"dvc/{name}.json" for name in METHODS
+    }
     assert all((built.folder / plot).read_bytes().startswith(b"\x89PNG") for plot in plots)
 
 
@@ -407,14 +412,47 @@ def test_show_prints_the_last_table_and_where_to_look_at_once(built):
 
 def test_where_to_look_next_without_servers(monkeypatch, tmp_path):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("PREFECT_HOME", "my prefect")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
     text = where_to_look_next(Tracking(Path("out"), None, "digits"))
     assert "out/report/index.html" in text
-    assert " .venv/bin/python -m mlflow " in text
-    assert "sqlite:///out/mlflow/mlflow.db" in text
-    assert f"PREFECT_HOME='{tmp_path}/my prefect' .venv/bin/python -m prefect server start" in text
+    assert "  MLflow   .venv/bin/python -m flows.serve start\n" in text
+    text = where_to_look_next(Tracking(Path("my out"), None, "digits"))
+    assert "  Prefect  .venv/bin/python -m flows.serve start --out 'my out'\n" in text
+    (tmp_path / "Makefile").touch()
+    text = where_to_look_next(Tracking(Path("out"), None, "digits"))
+    assert "  MLflow   make serve\n           then http://127.0.0.1:5000/#/experiments" in text
+    assert max(map(len, text.splitlines())) < 80
+    text = where_to_look_next(Tracking(Path("out"), "postgresql://db.example/mlflow", "digits"))
+    assert "-m mlflow server" in text, "`serve` starts none"
+
+
+def test_where_to_look_next_knows_what_runs(monkeypatch, tmp_path):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(servers.Server, "alive", True)
+    here = Tracking(Path("out"), None, "digits")
+    record = {"health": "", "pid": 1, "started": 1, "log": ""}
+    mlflow = {"name": "mlflow", "address": "http://127.0.0.1:5001", "command": shlex.join(server_command(here))}
+    prefect = {"name": "prefect", "address": "http://127.0.0.1:4201"}
+    servers.STATE.parent.mkdir()
+    servers.STATE.write_text(json.dumps({"servers": [{**record, **one} for one in (mlflow, prefect)]}))
+    text = where_to_look_next(here)
+    assert "  MLflow   http://127.0.0.1:5001/#/experiments\n" in text
+    assert text.endswith("  Prefect  http://127.0.0.1:4201")
+    text = where_to_look_next(Tracking(Path("other"), None, "digits"))
+    assert "-m mlflow server" in text, "the one that runs shows another database"
+    servers.STATE.write_text("{")
+    assert "servers.json: damaged" in where_to_look_next(here)
+
+
+def test_a_narrow_terminal_gets_the_first_columns():
+    table = "rank\n\n| rank | method | accuracy | forgetting |\n| ---: | :----- | -------: | ---------: |\n\nend"
+    assert narrowed(table, 41) == table
+    short = "rank\n\n| rank | method | accuracy |\n| ---: | :----- | -------: |\n(too narrow for: forgetting)\n\nend"
+    assert narrowed(table, 40) == short
+    assert narrowed(table, 10) == short
 
 
 def test_where_to_look_next_with_servers(monkeypatch, tmp_path):

@@ -59,7 +59,7 @@ def test_a_run_leaves_every_file_and_prints_the_table(finished: Finished) -> Non
     assert found == expected
     assert (finished.out / "prepared/manifest.json").exists()
     report = {path.name for path in (finished.out / "report").iterdir()}
-    assert report == {"index.html", "leaderboard.md", "summary.json", "accuracy.csv", "plots"}
+    assert report == {"index.html", "leaderboard.md", "summary.json", "accuracy.csv", "plots", "dvc"}
     assert learned(finished.stdout) == sorted((f"{m}/seed-{s}", f"{k}/2") for m, s in runs for k in (1, 2))
     work = [path.name for path in (finished.out / ".work").iterdir() if path.is_file()]
     assert not [name for name in work if name.startswith(("params-", ".probe"))], "left behind"

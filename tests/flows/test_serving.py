@@ -11,8 +11,9 @@ import pytest
 
 from benchmarks.bad_server import BadServer
 from cl.errors import UserError
-from flows import serve
-from flows.serve import STATE, Server, known, start
+from flows import serve, servers
+from flows.serve import start
+from flows.servers import STATE, Server, known
 from flows.tracking.settings import Tracking
 
 pytestmark = pytest.mark.usefixtures("no_rest")
@@ -59,7 +60,7 @@ def test_a_damaged_record_of_what_runs(text: str) -> None:
 @pytest.mark.parametrize("kind", ["hangs", "drips", "garbage"])
 def test_a_server_that_does_not_come_up(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(serve, "SECONDS_TO_START", 1.0)
-    monkeypatch.setattr(serve, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(servers, "ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(Server, "alive", True)
     (tmp_path / "log").write_text("starting\nstill starting\n")
     with BadServer(kind=kind) as bad:

@@ -205,7 +205,7 @@ def test_an_experiment_trains_its_method_alone_and_is_compared(mine: Clone, mlfl
     softer = lock(mine)
     changed = {row["Path"] + ":" + row["Metric"] for row in difference(mine, "metrics", "diff")}
     assert changed
-    assert all(name.startswith("out/report/summary.json:ewc.") for name in changed)
+    assert all(name.startswith("out/report/dvc/ewc.json:") for name in changed)
     assert [row["Param"] for row in difference(mine, "params", "diff")] == ["methods.ewc.strength"]
     shown = mine.dvc("exp", "show", "--only-changed", "--md")
     assert "[softer]" in shown

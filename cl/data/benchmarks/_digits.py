@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cl import embedded
 from cl.data.prepare import Format, Images, Labels, Say
 from cl.data.subsets import first_of_each, stratified
 from cl.errors import UserError
@@ -30,7 +31,7 @@ def fingerprint(options: Benchmark, raw: Path, say: Say | None = None) -> str:
             f"benchmark.image_size: the digits of {options.name} are 8x8 and cannot be scaled; leave it out and "
             "take model.name=mlp, or take split-mnist"
         )
-    path = raw / FILE
+    path = file_in(raw)
     if not path.exists():
         raise UserError(f"{path}: not there; fetch the embedded data, in the checkout, with: {_fetching()}")
     actual = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -48,10 +49,15 @@ def _fetching() -> str:
     return ("" if in_git else "dvc config --local core.no_scm true; ") + "dvc pull -r embedded data.dvc"
 
 
+def file_in(raw: Path) -> Path:
+    """The one raw file: below the folder of raw data or, where it is not there, as it came with the package."""
+    return raw / FILE if (raw / FILE).exists() else embedded.found(Path("data", FILE))
+
+
 def read(raw: Path) -> tuple[Images, Labels]:
     """Images (1797, 1, 8, 8) uint8 in 0..16 and labels (1797,) in 0..9."""
     fingerprint(Benchmark(), raw)
-    table = np.loadtxt(raw / FILE, delimiter=",", dtype=np.int64)
+    table = np.loadtxt(file_in(raw), delimiter=",", dtype=np.int64)
     return table[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), table[:, -1]
 
 
