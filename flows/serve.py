@@ -1,7 +1,9 @@
-"""Prefect's server and worker and MLflow, together on this machine: `python -m flows.serve start|stop|status`.
+"""Prefect's server and worker, MLflow, and the reports, together on this machine.
 
-All three listen on the loopback address alone. The command notes each process with its start time, so that `stop` ends
-just these processes, and never another one that got the same number later.
+    python -m flows.serve start|stop|status
+
+All of them listen on the loopback address alone. The command notes each process with its start time, so that `stop`
+ends just these processes, and never another one that got the same number later.
 """
 
 from __future__ import annotations
@@ -29,14 +31,14 @@ from cl.params import read
 from cl.paths import option
 from flows import QUIET
 from flows.deadline import check_answer, finish
+from flows.servers import STATE
 from flows.stage import started_at
 from flows.tracking.addresses import comparison_url, server_command
 from flows.tracking.experiment import ensure
 from flows.tracking.settings import Tracking, tracking_of
 
 HOST = "127.0.0.1"
-HOME = Path(".prefect")
-STATE = HOME / "servers.json"
+HOME = STATE.parent
 POOL = "local"
 PREFECT = (sys.executable, "-m", "prefect")
 SECONDS_TO_START, SECONDS_TO_STOP, SECONDS_TO_DEPLOY, ANSWER_SECONDS = 120.0, 15.0, 120.0, 3.0
@@ -53,6 +55,8 @@ class Server:
     started: int
     """When the process was started, in clock ticks since boot: a pid may be used again, this pair is not."""
     log: str
+    shows: str = ""
+    """Of MLflow: the folder whose database it shows."""
 
     @property
     def alive(self) -> bool:
@@ -82,24 +86,38 @@ def known() -> dict[str, Server]:
     return {server.name: server for server in started if server.alive}
 
 
-def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: int) -> dict[str, Server]:
+@dataclass(frozen=True)
+class Ports:
+    """Where the servers listen."""
+
+    prefect: int = 4200
+    mlflow: int = 5000
+    worker: int = 8080
+    report: int = 4280
+
+
+def start(tracking: Tracking, ports: Ports) -> dict[str, Server]:
     """Start what does not run yet, and deploy the flows of prefect.yaml; returns all by name.
 
     Raises `UserError` where a port is taken or a server does not come up, naming its log.
     """
     servers = known()
-    api = f"{servers['prefect'].address if 'prefect' in servers else f'http://{HOST}:{prefect_port}'}/api"
-    env = _environment(api, prefect_port, worker_port)
+    api = f"{servers['prefect'].address if 'prefect' in servers else f'http://{HOST}:{ports.prefect}'}/api"
+    env = _environment(api, ports.prefect, ports.worker)
+    if "report" not in servers:
+        address = f"http://{HOST}:{ports.report}"
+        command = [sys.executable, "-m", "flows.pages", "--port", str(ports.report)]
+        servers["report"] = _launch("report", command, env, address, f"{address}/health")
     if "prefect" not in servers:
         command = [*PREFECT, "server", "start"]
-        servers["prefect"] = _launch("prefect", command, env, f"http://{HOST}:{prefect_port}", f"{api}/health")
+        servers["prefect"] = _launch("prefect", command, env, f"http://{HOST}:{ports.prefect}", f"{api}/health")
         _wait(servers["prefect"])
     if "mlflow" not in servers and tracking.uri is None:
         ensure(tracking)
-        address = f"http://{HOST}:{mlflow_port}"
-        servers["mlflow"] = _launch("mlflow", server_command(tracking, mlflow_port), env, address, f"{address}/health")
+        address, command = f"http://{HOST}:{ports.mlflow}", server_command(tracking, ports.mlflow)
+        servers["mlflow"] = _launch("mlflow", command, env, address, f"{address}/health", str(tracking.folder))
     if "worker" not in servers:
-        health = f"http://{HOST}:{worker_port}/health"
+        health = f"http://{HOST}:{ports.worker}/health"
         command = [*PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL]
         servers["worker"] = _launch("worker", [*command, "--with-healthcheck"], env, health, health)
     for server in servers.values():
@@ -147,7 +165,9 @@ def _deploy(api: str, env: Mapping[str, str]) -> None:
         raise UserError(f"prefect.yaml cannot be deployed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def _launch(name: str, command: list[str], env: Mapping[str, str], address: str, health: str) -> Server:
+def _launch(
+    name: str, command: list[str], env: Mapping[str, str], address: str, health: str, shows: str = ""
+) -> Server:
     number = address.split(":")[2].split("/")[0]
     if (why := _unusable(int(number))) is not None:
         raise UserError(f"port {number}, for {name}, {why}; give another with --{name}-port")
@@ -162,7 +182,7 @@ def _launch(name: str, command: list[str], env: Mapping[str, str], address: str,
             env={**os.environ, **env},
             start_new_session=True,
         )
-    server = Server(name, address, health, child.pid, started_at(child.pid) or 0, str(log))
+    server = Server(name, address, health, child.pid, started_at(child.pid) or 0, str(log), shows)
     write_json(STATE, {"servers": [asdict(s) for s in {**known(), name: server}.values()]})
     return server
 
@@ -215,7 +235,7 @@ def port(text: str) -> int:
 
 
 def main() -> int:
-    """Start, stop or show the servers of this project: Prefect with a worker, and MLflow."""
+    """Start, stop or show the servers of this project: Prefect with a worker, MLflow, and the reports."""
     parser = argparse.ArgumentParser(prog="python -m flows.serve", description=main.__doc__)
     parser.add_argument("what", choices=("start", "stop", "status"))
     parser.add_argument(
@@ -230,13 +250,15 @@ def main() -> int:
     parser.add_argument("--prefect-port", type=port, default=4200, help="default: 4200")
     parser.add_argument("--mlflow-port", type=port, default=5000, help="default: 5000")
     parser.add_argument("--worker-port", type=port, default=8080, help="of its health check; default: 8080")
+    parser.add_argument("--report-port", type=port, default=4280, help="default: 4280")
     given = parser.parse_args()
     if given.what == "stop":
         print(f"stopped: {', '.join(stop()) or 'nothing was running'}")
         return 0
     tracking = tracking_of(read(given.params), given.out)
     if given.what == "start":
-        servers = start(tracking, given.prefect_port, given.mlflow_port, given.worker_port)
+        ports = Ports(given.prefect_port, given.mlflow_port, given.worker_port, given.report_port)
+        servers = start(tracking, ports)
     else:
         servers = known()
     for server in servers.values():
