@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cl.children import RunId
 from cl.events import Event
@@ -75,7 +76,7 @@ class Boards:
             self._share[run] = done / tasks, f"goes on after task {done}/{tasks}"
         elif event["event"] == "trial":
             row = {"task": f"{event['index'] + 1}/{event['tasks']}", "what": f"{event['phase']} trial"}
-            row |= {"with": chosen_of(event["point"]), "validation accuracy": f"{event['accuracy']:.1%}"}
+            row |= {"with": _point(event["point"]), "validation accuracy": f"{event['accuracy']:.1%}"}
             rows.insert(0, row | {"average accuracy so far": ""})
         elif event["event"] == "task":
             done, tasks, average = event["index"] + 1, event["tasks"], f"{event['average_accuracy']:.1%}"
@@ -95,3 +96,7 @@ class Boards:
                 self._engine.progress(key, share, f"{run.name}: {said}{link}")
             if rows := self._rows.get(run):
                 self._engine.growing(f"{key}-trials", rows, f"{run.name}: its tasks and trials, newest first{link}")
+
+
+def _point(point: Mapping[str, Any]) -> str:
+    return chosen_of({name.replace("_", " "): value for name, value in point.items()})

@@ -63,11 +63,13 @@ def stages(
 def tell(params: Params, out: Path, engine: Engine, summary: Summary) -> str:
     """Tell Prefect of the result in the log and the message of the whole comparison; returns the headline."""
     where = tracking_of(params, out)
-    places = [f"report: {link_to(summary.folder / 'index.html')}"]
+    places = {"report": link_to(summary.folder / "index.html")}
     if params.tracking.enabled:
-        places.append(f"MLflow: {comparison_url(pages(where), where)}")
+        places["MLflow"] = comparison_url(pages(where), where)
     table = (summary.folder / "leaderboard.md").read_text(encoding="utf-8")
-    engine.note("\n".join([summary.headline, "", table, *places]))
+    engine.note("\n".join([table, *(f"{name}: {address}" for name, address in places.items())]))
+    links = "\n".join(f"- [{name}]({address})" for name, address in places.items())
+    engine.page("result", f"{links}\n\n{table}", summary.headline)
     engine.outcome(summary.headline)
     return summary.headline
 

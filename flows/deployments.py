@@ -28,7 +28,7 @@ from flows.engine.with_prefect import configured_engine
 from flows.naming import named
 from flows.report import build as reports
 from flows.servers import shown_folder
-from flows.tracking.settings import tracking_of
+from flows.tracking.settings import share
 
 FILE = Path("params.yaml")
 ALL = "all"
@@ -61,15 +61,12 @@ def chosen(
     workers: int | None = None,
     seeds: list[int] | None = None,
     settings: list[str] | None = None,
-    out: str = "out",
+    **others: Any,
 ) -> Params:
-    """params.yaml, changed by what the form gives; raises `UserError` for values that cannot be.
-
-    Where MLflow of `make serve` shows the database of another output folder, the runs go there too, into an experiment
-    of their own.
-    """
+    """params.yaml, changed by what the form gives; raises `UserError` for values that cannot be."""
     from cl.register import checked
 
+    del others
     overrides = [f"benchmark.name={Benchmark(benchmark).value}"] if benchmark is not None else []
     overrides += [f"benchmark.tasks={'null' if tasks == ALL else tasks}"] if tasks is not None else []
     overrides += [f"training.epochs={epochs}"] if epochs is not None else []
@@ -77,15 +74,7 @@ def chosen(
     names = [Method(method).value for method in methods] if methods else None
     if names and ALL in names:
         names, overrides = names_in("methods"), ["scenario.unsupported=leave-out", *overrides]
-    return _shown(checked(read(FILE, [*overrides, *(settings or [])], names, seeds or None)), option("out")(out))
-
-
-def _shown(params: Params, out: Path) -> Params:
-    given, folder = params.tracking, shown_folder()
-    if folder is None or given.uri is not None or given.folder is not None or tracking_of(params, out).folder == folder:
-        return params
-    changed = {"folder": str(folder), "experiment": given.experiment or f"{params.title} in {out}"}
-    return params.model_copy(update={"tracking": given.model_copy(update=changed)})
+    return checked(read(FILE, [*overrides, *(settings or [])], names, seeds or None))
 
 
 def run_name() -> str:
@@ -101,8 +90,13 @@ def run_name() -> str:
 
 
 def _run(params: Params, out: str, body: Callable[[Params, Path, Engine], str], *tags: str) -> Any:
-    """Run a stage or all of them; what came of it is the message of the flow run's last state."""
+    """Run a stage or all of them; what came of it is the message of the flow run's last state.
+
+    Where `make serve` shows MLflow's database of another output folder, the runs go there too.
+    """
     folder = option("out")(out)
+    if (shown := shown_folder()) is not None:
+        share(folder, shown)
     with configured_engine() as engine:
         engine.tag([*named(params, read(FILE), folder)[1], *tags])
         return Completed(message=body(params, folder, engine))
@@ -131,7 +125,7 @@ def compare(
         settings: Any other key of params.yaml, as KEY.PATH=VALUE, for instance scenario.name=class.
         out: The output folder, relative to the project's folder. What is finished there is not done again.
     """
-    return _run(chosen(benchmark, tasks, methods, epochs, workers, seeds, settings, out), out, comparison.compare)
+    return _run(chosen(benchmark, tasks, methods, epochs, workers, seeds, settings), out, comparison.compare)
 
 
 @flow(name="nightly", flow_run_name=run_name, persist_result=False)
@@ -161,7 +155,7 @@ def nightly(
     def night(params: Params, home: Path, engine: Engine) -> str:
         return nights.nightly(params, home, engine, datetime.now(UTC)).headline
 
-    return _run(chosen(benchmark, tasks, methods, epochs, workers, seeds, settings, out), out, night, "nightly")
+    return _run(chosen(benchmark, tasks, methods, epochs, workers, seeds, settings), out, night, "nightly")
 
 
 @flow(name="add-task", flow_run_name=run_name, persist_result=False)
@@ -187,7 +181,7 @@ def add_task(
         settings: Any other key of params.yaml, as KEY.PATH=VALUE. One that differs from before makes a run learn anew.
         out: The output folder with the results so far.
     """
-    return _run(chosen(benchmark, tasks, methods, epochs, workers, seeds, settings, out), out, comparison.compare)
+    return _run(chosen(benchmark, tasks, methods, epochs, workers, seeds, settings), out, comparison.compare)
 
 
 @flow(name="report", flow_run_name=run_name, persist_result=False)
@@ -209,4 +203,4 @@ def report(
     def page(params: Params, folder: Path, engine: Engine) -> str:
         return comparison.tell(params, folder, engine, reports.report(params, folder, engine))
 
-    return _run(chosen(methods=methods, seeds=seeds, settings=settings, out=out), out, page)
+    return _run(chosen(methods=methods, seeds=seeds, settings=settings), out, page)

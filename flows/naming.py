@@ -19,7 +19,7 @@ APART = {"methods", "others", "seeds", "tracking", "execution", "champion"}
 def named(params: Params, before: Params, out: Path) -> tuple[str, list[str]]:
     """The name and the tags under which Prefect shows a comparison; `before`: its params file as it stands.
 
-    Such as `permuted-digits: ewc, si; 1 seed; training.epochs=20; in out/try`.
+    Such as `permuted-digits: ewc, si; 1 seed; epochs=20; in out/try`.
     """
     methods = list(params.methods)
     which = ", ".join(methods) if len(methods) <= NAMED else count(len(methods), "method")
@@ -31,15 +31,15 @@ def named(params: Params, before: Params, out: Path) -> tuple[str, list[str]]:
 
 
 def changes(params: Params, before: Params) -> list[str]:
-    """The settings that differ, as `training.epochs=20`; of many the first, and how many more there are."""
+    """The settings that differ, as `epochs=20`; of many the first, and how many more there are."""
     now, then = (dict(_flat(of.model_dump(mode="json", exclude=APART))) for of in (params, before))
     now.pop("benchmark.name")  # in the title
     for method, knobs in params.methods.items():
         if (known := before.methods.get(method, before.others.get(method))) is not None:
             now |= {f"methods.{method}.{knob}": value for knob, value in knobs.items()}
             then |= {f"methods.{method}.{knob}": value for knob, value in known.items()}
-    changed = [f"{key}={_short(value)}" for key, value in now.items() if then.get(key) != value]
-    more = [f"{len(changed) - CHANGES} more settings"] if len(changed) > CHANGES else []
+    changed = [f"{_brief(key)}={_short(value)}" for key, value in now.items() if then.get(key) != value]
+    more = [f"{count(len(changed) - CHANGES, 'more setting')}"] if len(changed) > CHANGES else []
     return changed[:CHANGES] + more
 
 
@@ -49,6 +49,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _brief(key: str) -> str:
+    """`training.epochs` as `epochs`, `methods.ewc.strength` as `ewc.strength`."""
+    return key.removeprefix("methods.") if key.startswith("methods.") else key.rpartition(".")[2]
 
 
 def _short(value: Any) -> str:

@@ -35,6 +35,7 @@ from flows.servers import STATE
 from flows.stage import started_at
 from flows.tracking.addresses import comparison_url, server_command
 from flows.tracking.experiment import ensure
+from flows.tracking.notes import AS_RUNS
 from flows.tracking.settings import Tracking, tracking_of
 
 HOST = "127.0.0.1"
@@ -262,7 +263,8 @@ def main() -> int:
     else:
         servers = known()
     for server in servers.values():
-        print(f"{server.name:<8} {server.address}   (log: {server.log})")
+        pages = f"{server.address}/#/experiments?{AS_RUNS}" if server.name == "mlflow" else server.address
+        print(f"{server.name:<8} {pages}   (log: {server.log})")
     if not servers:
         print("nothing is running; start it with `make serve`")
         return 0

@@ -27,6 +27,11 @@ def run_path(experiment: str, run: str) -> str:
     return f"#/experiments/{experiment}/runs/{run}?{AS_RUNS}"
 
 
+def artifact_path(experiment: str, run: str, name: str) -> str:
+    """The page that shows an artifact, as an address within MLflow's pages."""
+    return f"#/experiments/{experiment}/runs/{run}/artifacts/{name}?{AS_RUNS}"
+
+
 def experiment_tags(experiment: str) -> dict[str, str]:
     """What an experiment says of itself, when it is made."""
     note = (
@@ -39,8 +44,9 @@ def experiment_tags(experiment: str) -> dict[str, str]:
 
 
 def source_tags(command: str) -> dict[str, str]:
-    """By which command, and by whom, as MLflow's columns Source and User show it."""
-    tags = {"mlflow.source.name": without_password(command), "mlflow.source.type": "LOCAL"}
+    """By which command, and by whom; in MLflow's column Source without options, of which it shows the last path."""
+    whole = without_password(command).partition("  #")[0]
+    tags = {"mlflow.source.name": " ".join(whole.split()[:3]), "mlflow.source.type": "LOCAL", "command": whole}
     try:
         return {**tags, "mlflow.user": getpass.getuser()}
     except (OSError, KeyError):  # in a container, a user who is in no table of users

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.tracking.ledger import Ledger
-from flows.tracking.notes import NOTE, REPORT, comparison_path
+from flows.tracking.notes import NOTE, REPORT, artifact_path, comparison_path
 from flows.tracking.server import TAG_LENGTH, Server, said_of
 from flows.tracking.settings import Tracking
 from flows.tracking.tracker import say
@@ -44,17 +44,15 @@ def _send(tracking: Tracking, ledger: Ledger, folder: Path, files: list[Path], t
     for path in files:
         below = path.relative_to(folder).parent.as_posix()
         server.file(run, path, None if below == "." else below)
-    server.log(run, now, tags={**tags, NOTE: _note(folder, tags["headline"], experiment)})
+    page = artifact_path(experiment, run.info.run_id, "index.html")
+    server.log(run, now, tags={**tags, NOTE: _note(folder, tags["headline"], page, comparison_path(experiment))})
     server.status(run, "FINISHED", now)
     ledger.reported(tags[SHA256])
 
 
-def _note(folder: Path, headline: str, experiment: str) -> str:
+def _note(folder: Path, headline: str, page: str, runs: str) -> str:
     """The headline, where to look next, and the leaderboard as far as it fits."""
-    table = (folder / "leaderboard.md").read_text(encoding="utf-8")
-    links = (
-        "- the whole report: the artifact `index.html`; its figures: `plots`\n"
-        f"- [the runs behind it]({comparison_path(experiment)})\n"
-    )
+    table = (folder / "leaderboard.md").read_text(encoding="utf-8").replace(headline, "", 1)
+    links = f"- [the whole report]({page}), with its figures beside it\n- [the runs behind it]({runs})\n"
     head = f"{headline}\n\n{links}\n"
     return head + (table if len(head) + len(table) <= TAG_LENGTH else "")
