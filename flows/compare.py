@@ -10,24 +10,27 @@ from pathlib import Path
 from cl import cli
 from cl.errors import UserError
 from cl.limit import Limit, Unfinished, how_far
-from cl.params import Params
+from cl.params import Params, read
 from flows.champion import crown_best
 from flows.deadline import finish
 from flows.engine.plain import Engine
 from flows.engine.with_prefect import configured_engine
 from flows.features import features
+from flows.naming import named
 from flows.prepare import prepare
 from flows.report.build import check_folder, report
 from flows.report.show import show
-from flows.tracking import origin
+from flows.report.summary import Summary
+from flows.servers import link_to
+from flows.tracking.addresses import comparison_url, pages
 from flows.tracking.settings import tracking_of
 from flows.train import RunsFailed, train
 
 
 def stages(
     params: Params, out: Path, engine: Engine, tags: Mapping[str, str] | None = None, limit: Limit | None = None
-) -> None:
-    """Prepare, train and report; `tags` are added to the MLflow runs.
+) -> str:
+    """Prepare, train and report; `tags` are added to the MLflow runs. Returns the report's headline.
 
     Where runs fail, or are stopped by the limit or by SIGTERM, the others are reported all the same; then `RunsFailed`,
     `Unfinished` or `Terminated` is raised. The limit is by default that of the params from now on.
@@ -38,6 +41,7 @@ def stages(
     features(params, out, engine)
     failure: RunsFailed | Unfinished | cli.Terminated | None = None
     without: Collection[str] = ()
+    headline = ""
     try:
         train(params, out, engine, tags, limit)
     except (RunsFailed, Unfinished) as error:
@@ -47,26 +51,34 @@ def stages(
         failure, without = end, far.left
         engine.say(str(far))
     try:
-        report(params, out, engine, without)
+        headline = tell(params, out, engine, report(params, out, engine, without))
         print(show(tracking_of(params, out)))
     except UserError:  # there is nothing to report, and why is known
         if failure is None:
             raise
     if failure is not None:
         raise failure
+    return headline
+
+
+def tell(params: Params, out: Path, engine: Engine, summary: Summary) -> str:
+    """Tell Prefect of the result in the log and the message of the whole comparison; returns the headline."""
+    where = tracking_of(params, out)
+    places = {"report": link_to(summary.folder / "index.html")}
+    if params.tracking.enabled:
+        places["MLflow"] = comparison_url(pages(where), where)
+    table = (summary.folder / "leaderboard.md").read_text(encoding="utf-8")
+    engine.note("\n".join([table, *(f"{name}: {address}" for name, address in places.items())]))
+    links = "\n".join(f"- [{name}]({address})" for name, address in places.items())
+    engine.page("result", f"{links}\n\n{table}", summary.headline)
+    engine.outcome(summary.headline)
+    return summary.headline
 
 
 def compare(params: Params, out: Path, engine: Engine, limit: Limit | None = None) -> str:
     """Run all stages and, where the params say so, register the best model; returns what was decided of it."""
     stages(params, out, engine, limit=limit)
     return crown_best(params, out, engine)
-
-
-def named(params: Params) -> tuple[str, list[str]]:
-    """The name and the tags under which Prefect shows a comparison of these params."""
-    commit = origin.git_commit() or "unversioned"
-    name = f"{params.title}: {len(params.methods)} methods, {len(params.seeds)} seeds"
-    return name, [params.benchmark.name, f"git:{commit[:12]}"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,7 +96,8 @@ def main() -> int:
 
     params = checked(params)
     engine = configured_engine()
-    engine.flow("compare", *named(params), lambda: compare(params, given.out, engine, limit))
+    name, tags = named(params, read(given.params), given.out)
+    engine.flow("compare", name, tags, lambda: compare(params, given.out, engine, limit))
     return 0
 
 

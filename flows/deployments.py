@@ -1,25 +1,37 @@
 """The flows that a Prefect server can start: prefect.yaml deploys them. A flow's parameters are the fields of its form.
 
-A field that is left empty takes its value from params.yaml; `settings` sets any other key of that file.
+The fields are filled in from params.yaml as it was when the flows were deployed (`make serve` does that); `settings`
+sets any other key of that file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, runtime
+from prefect.states import Completed
+from pydantic import Field
 
 from cl.errors import UserError
+from cl.machine import processors
 from cl.names import names_in
 from cl.params import Params, read
 from cl.paths import option
 from flows import compare as comparison
 from flows import nightly as nights
+from flows.engine.plain import Engine
 from flows.engine.with_prefect import configured_engine
+from flows.naming import named
 from flows.report import build as reports
+from flows.servers import shown_folder
+from flows.tracking.settings import share
+
+FILE = Path("params.yaml")
+ALL = "all"
 
 
 def _choices(name: str, values: list[str]) -> Any:
@@ -27,13 +39,26 @@ def _choices(name: str, values: list[str]) -> Any:
     return Enum(name, members, type=str)
 
 
-Method: Any = _choices("Method", names_in("methods"))
+Method: Any = _choices("Method", [ALL, *names_in("methods")])
 Benchmark: Any = _choices("Benchmark", [stem.replace("_", "-") for stem in names_in("data/benchmarks")])
+
+usual = read(FILE)
+"""What the form is filled in with."""
+BENCHMARK = Benchmark(usual.benchmark.name)
+TASKS = ALL if usual.benchmark.tasks is None else str(usual.benchmark.tasks)
+METHODS = [Method(name) for name in usual.methods]
+SETTINGS: list[str] = []
+WORKERS = usual.execution.workers or processors()
+Tasks = Annotated[str, Field(pattern=rf"^({ALL}|[1-9][0-9]*)$")]
+Number = Annotated[int, Field(ge=1)]
 
 
 def chosen(
     benchmark: Any = None,
+    tasks: str | None = None,
     methods: Any = None,
+    epochs: int | None = None,
+    workers: int | None = None,
     seeds: list[int] | None = None,
     settings: list[str] | None = None,
     **others: Any,
@@ -43,99 +68,139 @@ def chosen(
 
     del others
     overrides = [f"benchmark.name={Benchmark(benchmark).value}"] if benchmark is not None else []
+    overrides += [f"benchmark.tasks={'null' if tasks == ALL else tasks}"] if tasks is not None else []
+    overrides += [f"training.epochs={epochs}"] if epochs is not None else []
+    overrides += [f"execution.workers={workers}"] if workers is not None else []
     names = [Method(method).value for method in methods] if methods else None
-    return checked(read(Path("params.yaml"), [*overrides, *(settings or [])], names, seeds or None))
+    if names and ALL in names:
+        names, overrides = names_in("methods"), ["scenario.unsupported=leave-out", *overrides]
+    return checked(read(FILE, [*overrides, *(settings or [])], names, seeds or None))
 
 
 def run_name() -> str:
-    """The name of this flow run, as `permuted-digits: 15 methods, 3 seeds`, from its parameters."""
+    """The name of this flow run, as `permuted-digits: 17 methods; 3 seeds`, from its parameters."""
+    given = runtime.flow_run.parameters
     try:
-        return comparison.named(chosen(**runtime.flow_run.parameters))[0]
+        name = named(chosen(**given), read(FILE), option("out")(given["out"]))[0]
     except UserError:  # the flow run itself fails because of it, and can say why
         return "refused"
+    if runtime.flow_run.flow_name == "nightly":
+        return f"{nights.night_of(runtime.flow_run.scheduled_start_time or datetime.now(UTC))}: {name}"
+    return name
+
+
+def _run(params: Params, out: str, body: Callable[[Params, Path, Engine], str], *tags: str) -> Any:
+    """Run a stage or all of them; what came of it is the message of the flow run's last state.
+
+    Where `make serve` shows MLflow's database of another output folder, the runs go there too.
+    """
+    folder = option("out")(out)
+    if (shown := shown_folder()) is not None:
+        share(folder, shown)
+    with configured_engine() as engine:
+        engine.tag([*named(params, read(FILE), folder)[1], *tags])
+        return Completed(message=body(params, folder, engine))
 
 
 @flow(name="compare", flow_run_name=run_name, persist_result=False)
 def compare(
-    benchmark: Benchmark | None = None,
-    methods: list[Method] | None = None,
-    seeds: list[int] | None = None,
-    settings: list[str] | None = None,
+    benchmark: Benchmark = BENCHMARK,
+    tasks: Tasks = TASKS,
+    methods: list[Method] = METHODS,
+    epochs: Number = usual.training.epochs,
+    seeds: list[int] = usual.seeds,
+    workers: Number = WORKERS,
+    settings: list[str] = SETTINGS,
     out: str = "out",
-) -> None:
+) -> Any:
     """Compare methods on a benchmark by the survey's protocol: prepare, train, report.
 
     Args:
-        benchmark: Which tasks, and from which data. Empty: benchmark.name of params.yaml.
-        methods: Which methods are compared. Empty: those of params.yaml, each with its knobs there.
-        seeds: Every method is run with each of these. Empty: the seeds of params.yaml.
-        settings: Any key of params.yaml, as KEY.PATH=VALUE, for instance training.epochs=20.
+        benchmark: Which tasks, and from which data.
+        tasks: How many of its tasks: a number, or all.
+        methods: Which methods are compared, each with its knobs in params.yaml; all: all that the scenario allows.
+        epochs: At most so many on each task.
+        seeds: Every method is run with each of these.
+        workers: So many runs at once. This changes no number.
+        settings: Any other key of params.yaml, as KEY.PATH=VALUE, for instance scenario.name=class.
         out: The output folder, relative to the project's folder. What is finished there is not done again.
     """
-    with configured_engine() as engine:
-        comparison.compare(chosen(benchmark, methods, seeds, settings), option("out")(out), engine)
+    return _run(chosen(benchmark, tasks, methods, epochs, workers, seeds, settings), out, comparison.compare)
 
 
 @flow(name="nightly", flow_run_name=run_name, persist_result=False)
 def nightly(
-    benchmark: Benchmark | None = None,
-    methods: list[Method] | None = None,
-    seeds: list[int] | None = None,
-    settings: list[str] | None = None,
+    benchmark: Benchmark = BENCHMARK,
+    tasks: Tasks = TASKS,
+    methods: list[Method] = METHODS,
+    epochs: Number = usual.training.epochs,
+    seeds: list[int] = usual.seeds,
+    workers: Number = WORKERS,
+    settings: list[str] = SETTINGS,
     out: str = "out",
-) -> None:
+) -> Any:
     """Learn everything anew and compare with the last good night; fails where something got worse beyond noise.
 
     Args:
-        benchmark: Which tasks, and from which data. Empty: benchmark.name of params.yaml.
-        methods: Which methods are compared. Empty: those of params.yaml, each with its knobs there.
-        seeds: Every method is run with each of these, and nights are compared seed by seed. Empty: as in params.yaml.
-        settings: Any key of params.yaml, as KEY.PATH=VALUE, for instance training.epochs=20.
+        benchmark: Which tasks, and from which data.
+        tasks: How many of its tasks: a number, or all.
+        methods: Which methods are compared, each with its knobs in params.yaml; all: all that the scenario allows.
+        epochs: At most so many on each task.
+        seeds: Every method is run with each of these, and nights are compared seed by seed.
+        workers: So many runs at once. This changes no number.
+        settings: Any other key of params.yaml, as KEY.PATH=VALUE, for instance scenario.name=class.
         out: The output folder. Each night is a folder in its `nights`.
     """
-    with configured_engine() as engine:
-        nights.nightly(chosen(benchmark, methods, seeds, settings), option("out")(out), engine, datetime.now(UTC))
+
+    def night(params: Params, home: Path, engine: Engine) -> str:
+        return nights.nightly(params, home, engine, datetime.now(UTC)).headline
+
+    return _run(chosen(benchmark, tasks, methods, epochs, workers, seeds, settings), out, night, "nightly")
 
 
 @flow(name="add-task", flow_run_name=run_name, persist_result=False)
 def add_task(
-    tasks: int | None = None,
-    benchmark: Benchmark | None = None,
-    methods: list[Method] | None = None,
-    seeds: list[int] | None = None,
-    settings: list[str] | None = None,
+    tasks: Tasks = ALL,
+    benchmark: Benchmark = BENCHMARK,
+    methods: list[Method] = METHODS,
+    epochs: Number = usual.training.epochs,
+    seeds: list[int] = usual.seeds,
+    workers: Number = WORKERS,
+    settings: list[str] = SETTINGS,
     out: str = "out",
-) -> None:
+) -> Any:
     """Learn the tasks that have been added: what was learned before is not learned again.
 
     Args:
-        tasks: How many tasks there are now (benchmark.tasks). Empty: all tasks of the benchmark or of its folder.
-        benchmark: Which tasks, and from which data. Empty: benchmark.name of params.yaml.
-        methods: Which methods learn them. Empty: those of params.yaml, each with its knobs there.
-        seeds: With which seeds. Empty: the seeds of params.yaml.
-        settings: Any key of params.yaml, as KEY.PATH=VALUE. A setting that differs from before makes a run learn anew.
+        tasks: How many tasks there are now: a number, or all tasks of the benchmark or of its folder.
+        benchmark: Which tasks, and from which data.
+        methods: Which methods learn them, each with its knobs in params.yaml; all: every one that the scenario allows.
+        epochs: At most so many on each task. Another number than before makes a run learn anew.
+        seeds: With which seeds.
+        workers: So many runs at once. This changes no number.
+        settings: Any other key of params.yaml, as KEY.PATH=VALUE. One that differs from before makes a run learn anew.
         out: The output folder with the results so far.
     """
-    more = [f"benchmark.tasks={'null' if tasks is None else tasks}"]
-    params = chosen(benchmark, methods, seeds, [*(settings or []), *more])
-    with configured_engine() as engine:
-        comparison.compare(params, option("out")(out), engine)
+    return _run(chosen(benchmark, tasks, methods, epochs, workers, seeds, settings), out, comparison.compare)
 
 
 @flow(name="report", flow_run_name=run_name, persist_result=False)
 def report(
-    methods: list[Method] | None = None,
-    seeds: list[int] | None = None,
-    settings: list[str] | None = None,
+    methods: list[Method] = METHODS,
+    seeds: list[int] = usual.seeds,
+    settings: list[str] = SETTINGS,
     out: str = "out",
-) -> None:
+) -> Any:
     """Build the leaderboard and the report page from what has been learned.
 
     Args:
-        methods: Which methods. Empty: those of params.yaml.
-        seeds: Which seeds. Empty: those of params.yaml.
+        methods: Which methods; all: every one that the scenario allows.
+        seeds: Which seeds.
         settings: Any key of params.yaml, as KEY.PATH=VALUE.
         out: The output folder with the results.
     """
-    with configured_engine() as engine:
-        reports.report(chosen(None, methods, seeds, settings), option("out")(out), engine)
+
+    def page(params: Params, folder: Path, engine: Engine) -> str:
+        return comparison.tell(params, folder, engine, reports.report(params, folder, engine))
+
+    return _run(chosen(methods=methods, seeds=seeds, settings=settings), out, page)

@@ -26,7 +26,7 @@ def features(params: Params, out: Path, engine: Engine) -> None:
     engine.flow(
         "features",
         f"features {params.benchmark.name}: {params.model.backbone}",
-        [params.benchmark.name, params.model.backbone],
+        [params.benchmark.name, params.model.backbone, *origin.labels()],
         lambda: extract(params, out, say=engine.say),
     )
 

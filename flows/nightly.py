@@ -24,20 +24,27 @@ from cl.files import sweep, write_json, write_whole
 from cl.limit import Unfinished
 from cl.locks import alone
 from cl.metrics import average_accuracy, average_forgetting
-from cl.params import Params
+from cl.params import Params, read
 from cl.pool import runs_of
 from cl.reading import RunResult, read_runs
 from flows.champion import crown_best
-from flows.compare import named, stages
+from flows.compare import stages
 from flows.deadline import finish
 from flows.engine.plain import Engine
 from flows.engine.with_prefect import configured_engine
+from flows.naming import named
 from flows.nights.history import Night, folders, last_good, nights, thin
 from flows.nights.page import in_short, morning
 from flows.nights.verdict import Verdict, compare_nights, peak_memory, seconds_per_step
+from flows.servers import link_to
 from flows.tracking import experiment, origin
 from flows.tracking.settings import NIGHTLY, tracking_of
 from flows.train import RunsFailed
+
+
+def night_of(now: datetime) -> str:
+    """What a night is called: `night 2026-11-28 02:00`."""
+    return f"night {now:%Y-%m-%d %H:%M}"
 
 
 class Regression(UserError):
@@ -79,11 +86,8 @@ def _usable(folder: Path) -> bool:
 
 def _with_nights_tracking(params: Params, home: Path) -> Params:
     """The params with all nights tracked together, in an experiment of their own."""
-    given = params.tracking
-    changed = {
-        "experiment": f"{given.experiment or params.title}{NIGHTLY}",
-        "folder": given.folder or str(home / "mlflow"),
-    }
+    given, usual = params.tracking, tracking_of(params, home)
+    changed = {"experiment": f"{usual.experiment}{NIGHTLY}", "folder": given.folder or str(usual.folder)}
     return params.model_copy(update={"tracking": given.model_copy(update=changed)})
 
 
@@ -116,6 +120,8 @@ def _judge(params: Params, home: Path, out: Path, failure: RunsFailed | None, en
     write_whole(home / "nights" / "latest.html", latest.encode())
     text = in_short(record)
     engine.page("morning", text, verdict.headline[:200])
+    engine.link("morning-page", link_to(home / "nights" / "latest.html"), "the page of the last night")
+    engine.outcome(verdict.headline)
     engine.say(f"night {out.name}: {verdict.headline}")
     engine.say(f"the morning's page: {out / 'morning.html'}")
     if params.tracking.enabled:
@@ -171,8 +177,9 @@ def main() -> int:
     given = parser().parse_args()
     params = cli.params_of(given)
     engine = configured_engine()
-    name, tags = named(params)
     now = datetime.now(UTC)
+    name, tags = named(params, read(given.params), given.out)
+    name = f"{night_of(now)}: {name}"
     engine.flow("nightly", name, [*tags, "nightly"], lambda: nightly(params, given.out, engine, now))
     return 0
 

@@ -21,7 +21,7 @@ def prepare(params: Params, out: Path, engine: Engine) -> None:
     engine.flow(
         "prepare",
         f"prepare {params.benchmark.name}",
-        [params.benchmark.name],
+        [params.benchmark.name, *origin.labels()],
         lambda: prepare_all(params, cli.RAW, out, engine.say),
     )
 

@@ -16,8 +16,10 @@ from cl import cli
 from cl.params import Params
 from cl.reading import RunResult, read_runs
 from flows.deadline import finish
-from flows.tracking.addresses import comparison_url, ui_command
+from flows.tracking.addresses import pages, ui_command
 from flows.tracking.experiment import run_showing, tagged
+from flows.tracking.ledger import Ledger
+from flows.tracking.notes import run_path
 from flows.tracking.origin import LOCK, git, recorded, tags
 from flows.tracking.settings import Tracking, tracking_of
 
@@ -39,8 +41,10 @@ def describe(params: Params, out: Path) -> str:
         else:
             lines.append(f"  {LOCK!s:16} does not have these results")
         ids = _mlflow_runs(params, where, [run for run in runs if run.method == method], hashes.get(method, {}))
-        page = comparison_url(served or "http://127.0.0.1:5000", where).split("?")[0]
-        lines += [f"  {seed:16} {f'{page}/{run}' if run else 'no run in this MLflow'}" for seed, run in ids.items()]
+        experiment = Ledger(where).experiment()
+        for seed, run in ids.items():
+            address = f"{pages(where)}/{run_path(experiment, run)}" if experiment and run else "no run in this MLflow"
+            lines.append(f"  {seed:16} {address}")
     if params.tracking.enabled and not served and where.database.exists():
         lines += ["these pages of MLflow can be opened while this command runs:", f"  {ui_command(where)}"]
     return "\n".join(lines)

@@ -1,7 +1,9 @@
-"""Prefect's server and worker and MLflow, together on this machine: `python -m flows.serve start|stop|status`.
+"""Prefect's server and worker, MLflow, and the reports, together on this machine.
 
-All three listen on the loopback address alone. The command notes each process with its start time, so that `stop` ends
-just these processes, and never another one that got the same number later.
+    python -m flows.serve start|stop|status
+
+All of them listen on the loopback address alone. The command notes each process with its start time, so that `stop`
+ends just these processes, and never another one that got the same number later.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cl import cli, embedded
@@ -32,6 +34,7 @@ from flows.servers import HOME, STATE, Server, known
 from flows.stage import started_at
 from flows.tracking.addresses import comparison_url, server_command
 from flows.tracking.experiment import ensure
+from flows.tracking.notes import AS_RUNS
 from flows.tracking.settings import Tracking, tracking_of
 
 HOST = "127.0.0.1"
@@ -41,24 +44,38 @@ PREFECT = (sys.executable, "-m", "prefect")
 SECONDS_TO_START, SECONDS_TO_STOP, SECONDS_TO_DEPLOY = 120.0, 15.0, 120.0
 
 
-def start(tracking: Tracking, prefect_port: int, mlflow_port: int, worker_port: int) -> dict[str, Server]:
+@dataclass(frozen=True)
+class Ports:
+    """Where the servers listen."""
+
+    prefect: int = 4200
+    mlflow: int = 5000
+    worker: int = 8080
+    report: int = 4280
+
+
+def start(tracking: Tracking, ports: Ports) -> dict[str, Server]:
     """Start what does not run yet, and deploy the flows of prefect.yaml; returns all by name.
 
     Raises `UserError` where a port is taken or a server does not come up, naming its log.
     """
     servers = known()
-    api = f"{servers['prefect'].address if 'prefect' in servers else f'http://{HOST}:{prefect_port}'}/api"
-    env = _environment(api, prefect_port, worker_port)
+    api = f"{servers['prefect'].address if 'prefect' in servers else f'http://{HOST}:{ports.prefect}'}/api"
+    env = _environment(api, ports.prefect, ports.worker)
+    if "report" not in servers:
+        address = f"http://{HOST}:{ports.report}"
+        command = [sys.executable, "-m", "flows.pages", "--port", str(ports.report)]
+        servers["report"] = _launch("report", command, env, address, f"{address}/health")
     if "prefect" not in servers:
         command = [*PREFECT, "server", "start"]
-        servers["prefect"] = _launch("prefect", command, env, f"http://{HOST}:{prefect_port}", f"{api}/health")
+        servers["prefect"] = _launch("prefect", command, env, f"http://{HOST}:{ports.prefect}", f"{api}/health")
         _wait(servers["prefect"])
     if "mlflow" not in servers and tracking.uri is None:
         ensure(tracking)
-        address = f"http://{HOST}:{mlflow_port}"
-        servers["mlflow"] = _launch("mlflow", server_command(tracking, mlflow_port), env, address, f"{address}/health")
+        address, command = f"http://{HOST}:{ports.mlflow}", server_command(tracking, ports.mlflow)
+        servers["mlflow"] = _launch("mlflow", command, env, address, f"{address}/health", str(tracking.folder))
     if "worker" not in servers and DEPLOYMENTS.exists():
-        health = f"http://{HOST}:{worker_port}/health"
+        health = f"http://{HOST}:{ports.worker}/health"
         command = [*PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL]
         servers["worker"] = _launch("worker", [*command, "--with-healthcheck"], env, health, health)
     for server in servers.values():
@@ -110,7 +127,9 @@ def _deploy(api: str, env: Mapping[str, str]) -> None:
         raise UserError(f"prefect.yaml cannot be deployed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def _launch(name: str, command: list[str], env: Mapping[str, str], address: str, health: str) -> Server:
+def _launch(
+    name: str, command: list[str], env: Mapping[str, str], address: str, health: str, shows: str = ""
+) -> Server:
     number = address.split(":")[2].split("/")[0]
     if (why := _unusable(int(number))) is not None:
         raise UserError(f"port {number}, for {name}, {why}; give another with --{name}-port")
@@ -125,7 +144,8 @@ def _launch(name: str, command: list[str], env: Mapping[str, str], address: str,
             env={**os.environ, **env},
             start_new_session=True,
         )
-    server = Server(name, address, health, child.pid, started_at(child.pid) or 0, str(log), shlex.join(command))
+    started = started_at(child.pid) or 0
+    server = Server(name, address, health, child.pid, started, str(log), shlex.join(command), shows)
     write_json(STATE, {"servers": [asdict(s) for s in {**known(), name: server}.values()]})
     return server
 
@@ -200,22 +220,25 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prefect-port", type=port, default=4200, help="default: 4200")
     made.add_argument("--mlflow-port", type=port, default=5000, help="default: 5000")
     made.add_argument("--worker-port", type=port, default=8080, help="of its health check; default: 8080")
+    made.add_argument("--report-port", type=port, default=4280, help="default: 4280")
     return made
 
 
 def main() -> int:
-    """Start, stop or show the servers of this project: Prefect with a worker, and MLflow."""
+    """Start, stop or show the servers of this project: Prefect with a worker, MLflow, and the reports."""
     given = parser().parse_args()
     if given.what == "stop":
         print(f"stopped: {', '.join(stop()) or 'nothing was running'}")
         return 0
     tracking = tracking_of(read(given.params), given.out)
     if given.what == "start":
-        servers = start(tracking, given.prefect_port, given.mlflow_port, given.worker_port)
+        ports = Ports(given.prefect_port, given.mlflow_port, given.worker_port, given.report_port)
+        servers = start(tracking, ports)
     else:
         servers = known()
     for server in servers.values():
-        print(f"{server.name:<8} {server.address}   (log: {server.log})")
+        pages = f"{server.address}/#/experiments?{AS_RUNS}" if server.name == "mlflow" else server.address
+        print(f"{server.name:<8} {pages}   (log: {server.log})")
     if not servers:
         print(f"nothing is running; start it with `{start_command(given.out)}`")
         return 0

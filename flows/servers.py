@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Server:
     log: str
     command: str = ""
     """What was started, as in a shell."""
+    shows: str = ""
+    """Of MLflow: the folder whose database it shows."""
 
     @property
     def alive(self) -> bool:
@@ -57,3 +60,30 @@ def known() -> dict[str, Server]:
             f"{STATE}: damaged; end its servers (`pgrep -af 'prefect|mlflow'` lists all there are) and remove the file"
         ) from None
     return {server.name: server for server in started if server.alive}
+
+
+def address(name: str) -> str | None:
+    """Where the server of this name answers; None where it does not run."""
+    found = _noted(name)
+    return None if found is None else found.address
+
+
+def shown_folder() -> Path | None:
+    """The folder with the database that the MLflow of `make serve` shows; None where none runs."""
+    found = _noted("mlflow")
+    return Path(found.shows) if found is not None and found.shows else None
+
+
+def link_to(page: Path) -> str:
+    """The address of a page of a report: served over HTTP where it can be, otherwise the file's."""
+    page, base = page.resolve(), address("report")
+    if base is None or not page.is_relative_to(Path.cwd().resolve()):
+        return page.as_uri()
+    return f"{base}/{urllib.parse.quote(page.relative_to(Path.cwd().resolve()).as_posix())}"
+
+
+def _noted(name: str) -> Server | None:
+    try:
+        return known().get(name)
+    except UserError:  # `flows.serve` says of a damaged file what to do
+        return None

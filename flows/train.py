@@ -20,13 +20,17 @@ from cl.limit import STOPPED, Limit, Unfinished, how_far
 from cl.live import shown
 from cl.params import Params
 from cl.pool import advice, check_out, runs_of, width
+from cl.reading import count
 from flows import cluster
+from flows.boards import Boards
 from flows.deadline import finish
 from flows.engine.plain import Engine
 from flows.engine.with_prefect import configured_engine
+from flows.report.made import command
 from flows.stage import ends_with_dvc
 from flows.tracking import origin
 from flows.tracking.follower import Follower
+from flows.tracking.notes import source_tags
 
 
 class RunsFailed(UserError):
@@ -50,7 +54,7 @@ def train(
     check_all(params, out)
     check_features(params, out)
     name = ", ".join(params.methods) if len(params.methods) <= 3 else f"{len(params.methods)} methods"
-    labels = [params.benchmark.name, *params.methods]
+    labels = [params.benchmark.name, *params.methods, *origin.labels()]
     runs = runs_of(params)
     at_once, trial_workers = width(params, len(runs))
     if params.execution.runner != "local":
@@ -59,11 +63,17 @@ def train(
     def body() -> None:
         if said := advice(params, prepared(params, out, draws(params)[0])):
             engine.say(f"warning: {said}")
-        with (
-            Follower.of(params, out, {**origin.tags(out, params), **(tags or {})}) as mlflow,
-            shown(runs, engine.say, lines=engine.url is not None) as show,
-        ):
-            _train(params, out, engine, mlflow, show, runs, (at_once, trial_workers), limit)
+        boards = Boards(params, out, runs, engine)
+        noted = {**origin.tags(out, params), **source_tags(command(out)), **(tags or {})}
+        try:
+            with (
+                Follower.of(params, out, noted, engine.page_of_flow_run(), boards.in_mlflow) as mlflow,
+                shown(runs, engine.say, lines=engine.url is not None) as show,
+            ):
+                _train(params, out, engine, (mlflow, boards, show), runs, (at_once, trial_workers), limit)
+        finally:
+            boards.close()
+        engine.outcome(f"{count(len(runs), 'run')} finished")
 
     engine.flow("train", f"train {params.benchmark.name}: {name}", labels, body)
 
@@ -72,22 +82,17 @@ def _train(
     params: Params,
     out: Path,
     engine: Engine,
-    mlflow: Follower,
-    show: Hear,
+    listeners: tuple[Follower, Boards, Hear],
     runs: list[RunId],
     width: tuple[int, int],
     limit: Limit,
 ) -> None:
+    mlflow, boards, show = listeners
+
     def hear(run: RunId, event: Event) -> None:
         show(run, event)
-        key = f"{run.method}-seed-{run.seed}".replace("_", "-")
-        if event["event"] == "finished before":
-            engine.progress(key, 1.0, f"{run.name}: finished before")
-        elif event["event"] == "task":
-            done, tasks = event["index"] + 1, event["tasks"]
-            engine.progress(
-                key, done / tasks, f"{run.name}: task {done}/{tasks}, {event['average_accuracy']:.1%} so far"
-            )
+        boards.hear(run, event)
+        if event["event"] == "task":
             mlflow.look(run_folder(params, run.method, run.seed, out))
 
     at_once, trial_workers = width
@@ -98,6 +103,7 @@ def _train(
         children = cluster.Runs(params, out, hear, runs)
 
     def learn(run: RunId) -> None:
+        boards.begin(run)
         reason = children.run(run, trial_workers)
         if reason == STOPPED:  # no run's fault
             if not limit.over:

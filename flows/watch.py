@@ -27,10 +27,11 @@ from cl.locks import alone
 from cl.params import Params
 from cl.paths import option
 from cl.pool import check_out, runs_of
-from flows.compare import compare, named
+from flows.compare import compare
 from flows.deadline import finish
 from flows.engine.plain import Engine
 from flows.engine.with_prefect import configured_engine
+from flows.naming import named
 from flows.notify import is_url, post
 
 WEBHOOK = "UNFORGETTING_WEBHOOK"
@@ -107,7 +108,7 @@ class Watch:
         own = self.params.benchmark.model_copy(update={"order": order, "tasks": None})
         params = self.params.model_copy(update={"benchmark": own})
         self.engine.say(f"watch: learns {', '.join(arrived)}")
-        name, tags = named(params)
+        name, tags = named(params, self.params, self.out)
         run = f"{name}; new: {', '.join(arrived)}"
         return self.engine.flow("add-task", run, tags, lambda: compare(params, self.out, self.engine))
 

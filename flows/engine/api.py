@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +25,8 @@ class PrefectRun:
         self.id = identity
         """The id at the server; None until the server has given it."""
         self.ended = False
+        self.outcome = ""
+        """What has come of it, as the message of its last state."""
         self.below: list[PrefectRun] = []
         if parent is not None:
             parent.below.append(self)
@@ -33,6 +35,27 @@ class PrefectRun:
     def flow(self) -> PrefectRun:
         """The flow run it belongs to."""
         return self if self.kind == "flow" or self.parent is None else self.parent.flow
+
+
+class Lines:
+    """Lines of logs, which are sent together."""
+
+    def __init__(self, ask: Callable[[str, str, Any], Any], told: list[tuple[PrefectRun, Json]]) -> None:
+        self._ask, self.told = ask, told
+
+    def __call__(self) -> None:
+        logs = [
+            {
+                **line,
+                "name": f"prefect.{run.kind}_runs",
+                "flow_run_id": run.flow.id,
+                "task_run_id": run.id if run.kind == "task" else None,
+            }
+            for run, line in self.told
+            if run.flow.id is not None
+        ]
+        if logs:
+            self._ask("POST", "/logs/", logs)
 
 
 def settings_for(url: str) -> Any:

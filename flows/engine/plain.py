@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -63,8 +65,28 @@ class Engine:
         """Show a line of progress."""
         print(line, flush=True)
 
+    def note(self, lines: str) -> None:
+        """Add to the log of the flow run what a terminal shows otherwise."""
+
+    def outcome(self, sentence: str) -> None:
+        """What has come of the flow run, which is its message once it has ended well."""
+
+    def tag(self, tags: Iterable[str]) -> None:
+        """Add tags to a flow run that Prefect has started, and so named and tagged itself."""
+
+    def page_of_flow_run(self) -> Callable[[], str | None]:
+        """The address of the page of the flow run, once the server has given it one."""
+        return lambda: None
+
+    def here(self) -> Callable[[], AbstractContextManager[None]]:
+        """A context in which another thread shows what it shows beside the run that is under way here."""
+        return contextlib.nullcontext
+
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
         """Show a table beside the flow run."""
+
+    def growing(self, key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+        """Keep a table up to date that grows while the run is under way."""
 
     def link(self, key: str, address: str, description: str) -> None:
         """Show a link beside the flow run."""

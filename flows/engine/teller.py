@@ -21,6 +21,7 @@ from flows.deadline import leave_behind, within
 from flows.engine.api import (
     LINE_LENGTH,
     Json,
+    Lines,
     PrefectRun,
     client_of_prefect,
     now,
@@ -54,7 +55,8 @@ class Teller:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._client: Any = None
-        self._artifacts: dict[str, str] = {}
+        self._artifacts: dict[tuple[PrefectRun, str], str] = {}
+        self._newest: dict[tuple[PrefectRun, str], Json] = {}
         self._taken = time.monotonic()  # when the server last took something
         self._ready = self._last_try = self._gave_up = self._warned = False
 
@@ -117,10 +119,10 @@ class Teller:
         told = {"message": without_password(text)[:LINE_LENGTH], "level": level, "timestamp": now()}
         with self._changed:
             last = self._jobs[-1] if len(self._jobs) > 1 else None
-            if isinstance(last, _Lines) and len(last.told) < LINES:
+            if isinstance(last, Lines) and len(last.told) < LINES:
                 last.told.append((run, told))
                 return
-        self._put(_Lines(self, [(run, told)]))
+        self._put(Lines(self._ask, [(run, told)]))
 
     def artifact(self, run: PrefectRun, key: str, kind: str, data: str, description: str) -> None:
         """Show an artifact beside the run; the server keeps the earlier ones of the key."""
@@ -131,17 +133,33 @@ class Teller:
 
         self._put(create)
 
-    def progress(self, run: PrefectRun, key: str, share: float, description: str) -> None:
-        """Show how far the run is: one artifact of the key, kept up to date."""
-        told = {"data": round(100 * share, 1), "description": description}
+    def renewed(self, run: PrefectRun, key: str, kind: str, data: str | float, description: str) -> None:
+        """Show one artifact of the key beside the run, kept up to date: of what waits to be sent, the last alone."""
+        artifact = run, key
+        with self._changed:
+            waits = artifact in self._newest
+            self._newest[artifact] = {"data": data, "description": description}
+        if not waits:
+            self._put(lambda: self._renew(artifact, kind))
 
-        def renew() -> None:
-            if (known := self._artifacts.get(key)) is not None:
-                self._ask("PATCH", f"/artifacts/{known}", told)
-            elif (made := self._create_artifact(run, {"key": key, "type": "progress", **told})) is not None:
-                self._artifacts[key] = made
+    def _renew(self, artifact: tuple[PrefectRun, str], kind: str) -> None:
+        run, key = artifact
+        told = self._newest[artifact]
+        if (known := self._artifacts.get(artifact)) is not None:
+            self._ask("PATCH", f"/artifacts/{known}", told)
+        elif (made := self._create_artifact(run, {"key": key, "type": kind, **told})) is not None:
+            self._artifacts[artifact] = made
+        with self._changed:
+            newer = self._newest[artifact] is not told
+            if not newer:
+                del self._newest[artifact]
+        if newer:
+            self._put(lambda: self._renew(artifact, kind))
 
-        self._put(renew)
+    def tags(self, run: PrefectRun) -> None:
+        """Tell which tags the flow run has now."""
+        told = {"tags": list(run.tags)}
+        self._put(lambda: self._ask("PATCH", f"/flow_runs/{run.id}", told))
 
     def flush(self, interrupted: bool = False) -> None:
         """Wait until the server knows everything, as long as its requests succeed."""
@@ -266,24 +284,3 @@ class Teller:
             self._client = None  # closing it ends the request that was left behind
             within(REQUEST_SECONDS, lambda: client.__exit__(None, None, None))
             raise
-
-
-class _Lines:
-    """Lines of logs, sent together."""
-
-    def __init__(self, teller: Teller, told: list[tuple[PrefectRun, Json]]) -> None:
-        self._teller, self.told = teller, told
-
-    def __call__(self) -> None:
-        logs = [
-            {
-                **line,
-                "name": f"prefect.{run.kind}_runs",
-                "flow_run_id": run.flow.id,
-                "task_run_id": run.id if run.kind == "task" else None,
-            }
-            for run, line in self.told
-            if run.flow.id is not None
-        ]
-        if logs:
-            self._teller._ask("POST", "/logs/", logs)

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
@@ -101,7 +102,7 @@ class WithPrefect(Engine):
             self._teller.end(run, "CRASHED", type(error).__name__)
             raise
         else:
-            self._teller.end(run, "COMPLETED")
+            self._teller.end(run, "COMPLETED", run.outcome)
         finally:
             _current.reset(token)
 
@@ -111,15 +112,56 @@ class WithPrefect(Engine):
         if (run := self._run) is not None:
             self._teller.line(run, line)
 
+    def note(self, lines: str) -> None:
+        """Add lines to the run's log, as one entry."""
+        if (run := self._run) is not None:
+            self._teller.line(run, lines)
+
+    def outcome(self, sentence: str) -> None:
+        """The message of the run's state once it has ended well."""
+        if (run := self._run) is not None:
+            run.outcome = sentence
+
+    def tag(self, tags: Iterable[str]) -> None:
+        """Add tags to the flow run around, and to all that is told below it."""
+        if (run := self._around) is not None:
+            run.tags = list(dict.fromkeys([*run.tags, *tags]))
+            self._teller.tags(run)
+
+    def page_of_flow_run(self) -> Callable[[], str | None]:
+        """The address of the flow run that is under way here; None until the server has given it an id."""
+        run = self._run
+        pages = without_password(str(self.url)).removesuffix("/api")
+        return lambda: f"{pages}/runs/flow-run/{run.flow.id}" if run is not None and run.flow.id else None
+
+    def here(self) -> Callable[[], AbstractContextManager[None]]:
+        """A context in which the run that is under way here is under way in another thread."""
+        run = self._run
+
+        @contextlib.contextmanager
+        def there() -> Iterator[None]:
+            token = _current.set(run)
+            try:
+                yield
+            finally:
+                _current.reset(token)
+
+        return there
+
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
         """Store a table artifact under the key, so that the UI keeps its history."""
         if (run := self._run) is not None:
             self._teller.artifact(run, key, "table", json.dumps([dict(row) for row in rows]), description)
 
+    def growing(self, key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+        """Keep one table artifact under the key up to date."""
+        if (run := self._run) is not None:
+            self._teller.renewed(run, key, "table", json.dumps([dict(row) for row in rows]), description)
+
     def link(self, key: str, address: str, description: str) -> None:
         """Store a link artifact under the key."""
         if (run := self._run) is not None:
-            self._teller.artifact(run, key, "markdown", f"[{address}]({address})", description)
+            self._teller.artifact(run, key, "markdown", f"# [{address}]({address})\n\n{description}\n", description)
 
     def page(self, key: str, markdown: str, description: str) -> None:
         """Store a Markdown artifact under the key."""
@@ -129,7 +171,7 @@ class WithPrefect(Engine):
     def progress(self, key: str, share: float, description: str) -> None:
         """Keep a progress artifact under the key up to date; the UI shows it above the task run."""
         if (run := self._run) is not None:
-            self._teller.progress(run, key, share, description)
+            self._teller.renewed(run, key, "progress", round(100 * share, 1), description)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -144,7 +186,7 @@ def _run_by_prefect() -> PrefectRun | None:
     around = context.FlowRunContext.get()
     if around is None or around.flow_run is None:
         return None
-    return PrefectRun("flow", (), identity=str(around.flow_run.id))
+    return PrefectRun("flow", around.flow_run.tags, identity=str(around.flow_run.id))
 
 
 def _interrupts(error: BaseException | None) -> bool:

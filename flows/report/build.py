@@ -22,26 +22,35 @@ from cl.reading import RunResult, read_runs
 from flows.engine.plain import Engine
 from flows.report.headline import headline
 from flows.report.leaderboard import leaderboard, table
-from flows.report.made import made_of
+from flows.report.made import command, made_of
 from flows.report.rows import compare
 from flows.report.summary import Summary, long_form
+from flows.servers import link_to
 from flows.tracking import origin
+from flows.tracking.notes import source_tags
+from flows.tracking.reported import send_report
+from flows.tracking.settings import tracking_of
 
 
-def report(params: Params, out: Path, engine: Engine, failed: Collection[str] = ()) -> None:
+def report(params: Params, out: Path, engine: Engine, failed: Collection[str] = ()) -> Summary:
     """The stage: report the methods and seeds of the params, without the runs that failed or are not finished."""
 
-    def body() -> None:
+    def body() -> Summary:
         versions = origin.tags(out, params) if (out / "prepared").exists() else {}
         without = {*failed, *under_way(params, out)}
         summary = build(out, versions, params.methods, params.seeds, without, params, engine.say)
         engine.table("leaderboard", table(summary), f"{summary.benchmark}: average accuracy over the seeds")
-        page = (summary.folder / "index.html").resolve()
-        engine.link("report", page.as_uri(), "the report, on the machine that made it")
-        engine.say(f"report: {summary.folder / 'index.html'}")
+        page = summary.folder / "index.html"
+        engine.link("report", link_to(page), "the report, on the machine that made it")
+        engine.say(f"report: {page}")
+        engine.outcome(summary.headline)
+        if params.tracking.enabled:
+            tags = {**versions, **source_tags(command(out)), "benchmark": summary.benchmark}
+            send_report(tracking_of(params, out), summary.folder, summary.headline, tags)
         origin.point(params, out)
+        return summary
 
-    engine.flow("report", f"report {params.benchmark.name}", [params.benchmark.name], body)
+    return engine.flow("report", f"report {params.benchmark.name}", [params.benchmark.name, *origin.labels()], body)
 
 
 def build(

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 from cl.redact import without_password
+from flows.servers import address
 from flows.tracking.ledger import Ledger
+from flows.tracking.notes import AS_RUNS, comparison_path, run_path
 from flows.tracking.settings import Tracking
-from flows.tracking.view import VIEW
 
 
 def server_command(tracking: Tracking, port: int = 5000) -> list[str]:
@@ -39,8 +40,23 @@ def comparison_url(base: str, tracking: Tracking) -> str:
     As long as nothing was sent, the address is that of the list of experiments.
     """
     experiment = Ledger(tracking).experiment()
-    view = f"viewStateShareKey={VIEW}&compareRunsMode=CHART&workflowType=machine_learning"
-    return f"{base.rstrip('/')}/#/experiments" + (f"/{experiment}/runs?{view}" if experiment else "")
+    return f"{base.rstrip('/')}/{comparison_path(experiment) if experiment else f'#/experiments?{AS_RUNS}'}"
+
+
+def run_url(tracking: Tracking, run: Path) -> str | None:
+    """Address of the MLflow run of a run's folder, `<out>/.work/<method>/seed-<s>/<key>`; None where none is known."""
+    ledger = Ledger(tracking)
+    experiment, entry = ledger.experiment(), ledger.runs().get("/".join(run.resolve().parts[-3:]))
+    if experiment is None or entry is None or entry["run"] is None:
+        return None
+    return f"{pages(tracking)}/{run_path(experiment, entry['run'])}"
+
+
+def pages(tracking: Tracking) -> str:
+    """Where a browser finds MLflow's pages, without a password: its server, or the one that `make serve` starts."""
+    if (tracking.uri or "").startswith("http"):
+        return tracking.target.rstrip("/")
+    return address("mlflow") or "http://127.0.0.1:5000"
 
 
 def here(path: Path) -> str:

@@ -6,12 +6,14 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from cl.params import Params
 from flows.deadline import leave_behind
+from flows.tracking.datasets import datasets_of
 from flows.tracking.settings import tracking_of
 from flows.tracking.tracker import Tracker
 
@@ -31,23 +33,39 @@ class _Look:
 class Follower:
     """Hands run folders to the tracker, in order; the context ends once all is sent, or after so long."""
 
-    def __init__(self, tracker: Tracker | None, seconds: float = LEAVE_SECONDS["embedded"]) -> None:
+    def __init__(
+        self,
+        tracker: Tracker | None,
+        seconds: float = LEAVE_SECONDS["embedded"],
+        sent: Callable[[Path], None] = lambda run: None,
+    ) -> None:
         self._tracker = tracker
         self._seconds = seconds
+        self._sent = sent
         self._queue: queue.Queue[_Look | None] = queue.Queue()
         self._last: dict[Path, float] = {}
         # A daemon thread: where a tracker hangs, the process ends all the same.
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
     @staticmethod
-    def of(params: Params, out: Path, tags: dict[str, str]) -> Follower:
-        """A follower for the runs of these params; it does nothing where tracking is off."""
+    def of(
+        params: Params,
+        out: Path,
+        tags: dict[str, str],
+        flow_run: Callable[[], str | None] = lambda: None,
+        sent: Callable[[Path], None] = lambda run: None,
+    ) -> Follower:
+        """A follower for the runs of these params; it does nothing where tracking is off.
+
+        `flow_run`: the address of the flow run in Prefect, once it is known. `sent` is called, in the follower's
+        thread, with the folder of each run that MLflow has as it is now.
+        """
         if not params.tracking.enabled:
             return Follower(None)
         settings = params.model_dump(mode="json", exclude={"seeds", "tracking", "champion", "execution"})
         where = tracking_of(params, out)
         seconds = LEAVE_SECONDS["embedded" if where.uri is None else "server"]
-        return Follower(Tracker(where, tags, settings), seconds)
+        return Follower(Tracker(where, tags, settings, datasets_of(params, out), flow_run), seconds, sent)
 
     def look(self, run: Path, finished: bool = False, failed: str | None = None) -> None:
         """Note that the run has come further, or to its end."""
@@ -75,7 +93,7 @@ class Follower:
 
     def _work(self) -> None:
         while (look := self._queue.get()) is not None:
-            if self._tracker is not None:
-                self._tracker.sync(look.run, finished=look.finished, failed=look.failed)
+            if self._tracker and self._tracker.sync(look.run, finished=look.finished, failed=look.failed):
+                self._sent(look.run)
         if self._tracker is not None:
             self._tracker.close()

@@ -48,6 +48,16 @@ class Ledger:
         value = self._section(self._read())["experiment"]
         return None if value is None else str(value)
 
+    def report(self) -> str | None:
+        """What identifies the report that was sent last; None where none was."""
+        value = self._section(self._read()).get("report")
+        return None if value is None else str(value)
+
+    def reported(self, report: str) -> None:
+        """Note which report was sent."""
+        with self._edit() as section:
+            section["report"] = report
+
     def folder(self, entry: Json) -> Path:
         """Where the files of a run are; noted relative to the output folder, which may have been moved."""
         return self._tracking.out.resolve() / str(entry["path"])
@@ -68,7 +78,7 @@ class Ledger:
         known = self._section(self._read())
         if (known["experiment"], known["created"]) != (experiment, created):
             with self._edit() as section:
-                section |= {"experiment": experiment, "created": created}
+                section |= {"experiment": experiment, "created": created, "report": None}
                 for entry in section["units"].values():
                     entry |= {"run": None, "sent": None}
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,6 +52,13 @@ def tags(out: Path, params: Params | None = None) -> dict[str, str]:
         if value := os.environ.get(variable):
             known[tag] = value
     return known
+
+
+@cache
+def labels() -> tuple[str, ...]:
+    """The same in short, as tags for Prefect: `git:` and the commit, and in a stage of DVC `dvc:` and its name."""
+    stage = os.environ.get("DVC_STAGE")
+    return (f"git:{(git_commit() or 'unversioned')[:12]}", *([f"dvc:{stage}"] if stage else []))
 
 
 def git_commit() -> str | None:

@@ -15,10 +15,13 @@ from pathlib import Path
 from cl import metrics
 from cl.reading import over_seeds, read_folder
 from cl.results import OTHER_ACCURACY, Result, TaskCost
+from flows.tracking.datasets import Dataset, Datasets
 
 KEY_LENGTH, PARAM_LENGTH = 250, 6000
 """What MLflow takes at most of a name, and of a parameter."""
 FILES = ("result.json", "trials.json", "cost.json")
+PROCESSOR, STEPS = "processor_seconds", "step_seconds"
+"""The metrics of time: processor time, as in the report, and the part of it spent in training steps."""
 MARKER = "average_accuracy"
 """Stored with the last metrics of a task: where it is, the task was logged."""
 
@@ -56,13 +59,19 @@ class RunFiles:
         machine = self.cost["machine"] if self.cost else {}
         self.tags |= {f"machine.{key}": str(value) for key, value in machine.items()}
         written = [file.stat().st_mtime for file in self.files] or [time.time()]
+        self._clock = self.cost["seconds"] if self.cost else 0.0  # on the wall; shown as when the run began and ended
         self.end = int(1000 * max(written))  # milliseconds since the epoch
-        self.start = self.end - int(1000 * (self.cost["seconds"] if self.cost else 0))
+        self.start = self.end - int(1000 * self._clock)
         self.tasks = self._tasks(self.result, live) if self.result else []
 
     def wants(self, key: str) -> bool:
         """Whether this key of params.yaml concerns the run: all but the knobs of other methods."""
         return not key.startswith("methods.") or key.startswith(f"methods.{self.params['method']}.")
+
+    def data(self, datasets: Datasets) -> Mapping[str, Dataset]:
+        """Those it learned from, by task; empty where other tasks than its own are prepared."""
+        known = datasets(int(self.params["seed"])) if self.result else {}
+        return known if self.result and {*self.result["tasks"]} <= {*known} else {}
 
     def _tasks(self, result: Result, live: bool) -> list[Task]:
         matrix, names = result["accuracy"], _metric_names(result["tasks"])
@@ -79,11 +88,10 @@ class RunFiles:
             facts = {"test_accuracy": matrix[row][row] if learned else progress[MARKER]}
             start = end = tasks[-1].end if tasks else 0
             if name in costs:
-                progress |= self._cost_so_far([costs[task] for task in left if task in costs])
-                end = max(start, int(1000 * progress["seconds"]))
-                facts["seconds"] = sum(costs[name]["seconds"].values())
-                facts |= _numbers(costs[name])
-                facts |= {f"phase_seconds/{phase}": value for phase, value in costs[name]["seconds"].items()}
+                later = [costs[task] for task in left if task in costs]
+                progress |= self._cost_so_far(later)
+                end = max(start, int(1000 * (self._clock - sum(map(_on_the_clock, later)))))
+                facts |= _processor_time(costs[name])
             knobs = {f"knob.{key}": value for key, value in entry["knobs"].items()}
             numbers = _numbers({**entry, **knobs})
             facts |= numbers
@@ -99,10 +107,16 @@ class RunFiles:
     def _cost_so_far(self, later: Sequence[TaskCost]) -> dict[str, float]:
         """The whole cost up to a task is the total less what came later: so it ends at the total of the file."""
         assert self.cost is not None
-        spent = {"seconds": self.cost["seconds"] - sum(sum(cost["seconds"].values()) for cost in later)}
-        total, parts = self.cost.get("step_seconds"), [cost.get("step_seconds") for cost in later]
-        if total is not None:
-            spent["step_seconds"] = total - sum(part for part in parts if part is not None)
+        totals = {PROCESSOR: self.cost["process_seconds"], STEPS: self.cost.get("step_seconds")}
+        parts = {
+            PROCESSOR: [cost.get("process_seconds") for cost in later],
+            STEPS: [cost.get("step_seconds") for cost in later],
+        }
+        spent = {
+            name: total - sum(part for part in parts[name] if part is not None)
+            for name, total in totals.items()
+            if total is not None
+        }
         if not later and self.cost["peak_memory_bytes"] is not None:  # known of the process as a whole only
             spent["peak_memory_bytes"] = self.cost["peak_memory_bytes"]
         return spent
@@ -151,6 +165,19 @@ def _progress(result: Result, row: int) -> dict[str, float]:
         if kind in result:
             progress[f"average_{kind}"] = metrics.average_accuracy(result[kind][: row + 1])  # type: ignore[literal-required]
     return progress
+
+
+def _on_the_clock(cost: TaskCost) -> float:
+    return sum(cost["seconds"].values())
+
+
+def _processor_time(cost: TaskCost) -> dict[str, float]:
+    """What a task cost, in all, in training steps and by phase; the phases, known on the clock alone, share it."""
+    spent, clock = cost.get("process_seconds"), _on_the_clock(cost)
+    facts = _numbers({PROCESSOR: spent, STEPS: cost.get("step_seconds")})
+    if spent is not None and clock > 0:
+        facts |= {f"{PROCESSOR}/{phase}": spent * part / clock for phase, part in cost["seconds"].items()}
+    return facts
 
 
 def digest_of(folder: Path, files: Sequence[str] = FILES) -> str:

@@ -16,6 +16,8 @@ from cl.locks import alone
 from cl.redact import without_password
 from flows.deadline import within
 from flows.tracking.database import check_database, create_database, relocate
+from flows.tracking.datasets import Dataset
+from flows.tracking.notes import experiment_tags
 from flows.tracking.run_files import KEY_LENGTH
 from flows.tracking.settings import Tracking
 from flows.tracking.view import VIEW, curated
@@ -121,9 +123,14 @@ class Server:
             raise UserError(f"experiment {name} was deleted in MLflow: restore it or set tracking.experiment")
         if artifacts is not None and experiment.artifact_location != artifacts:
             relocate(self._tracking.database, experiment.artifact_location, artifacts)
-        view_key, view = f"mlflow.sharedViewState.{VIEW}", json.dumps(curated(self._tracking.groups))
-        if experiment.tags.get(view_key) != view:
-            self.client.set_experiment_tag(experiment.experiment_id, view_key, view)
+        identity, view = experiment.experiment_id, json.dumps(curated(self._tracking.groups))
+        wanted = {
+            key: v for key, v in experiment_tags(identity).items() if key not in experiment.tags
+        }  # the user's stay
+        if experiment.tags.get(f"mlflow.sharedViewState.{VIEW}") != view:
+            wanted[f"mlflow.sharedViewState.{VIEW}"] = view
+        for key, value in wanted.items():
+            self.client.set_experiment_tag(identity, key, value)
         return experiment
 
     def find(self, mark: str) -> list[Any]:
@@ -137,6 +144,14 @@ class Server:
             tags = {**tags, "mlflow.source.git.commit": tags["git.commit"]}  # MLflow's column "Version"
         tags = {key[:KEY_LENGTH]: value[:TAG_LENGTH] for key, value in tags.items()}
         return self.client.create_run(self._experiment.experiment_id, start_time=start, tags=tags, run_name=name)
+
+    def learns_from(self, run: Any, data: Dataset) -> None:
+        """Note which data a run learns from; noted twice, it is there once."""
+        from mlflow.entities import Dataset as Noted
+        from mlflow.entities import DatasetInput, InputTag
+
+        noted = Noted(data.name, data.digest, "local", data.source, data.schema, data.profile)
+        self.client.log_inputs(run.info.run_id, [DatasetInput(noted, [InputTag("mlflow.data.context", "training")])])
 
     def steps(self, run: Any, metric: str) -> set[int]:
         """The steps at which a metric was logged."""
@@ -172,7 +187,11 @@ class Server:
             with tempfile.TemporaryDirectory() as folder:  # it goes away whatever becomes of the request
                 path = Path(folder, name)
                 path.write_text(text, encoding="utf-8")
-                self.client.carrying(path.stat().st_size).log_artifact(run.info.run_id, str(path))
+                self.file(run, path)
+
+    def file(self, run: Any, path: Path, folder: str | None = None) -> None:
+        """Store a file under its name, in a folder of the artifacts."""
+        self.client.carrying(path.stat().st_size).log_artifact(run.info.run_id, str(path), folder)
 
     def status(self, run: Any, status: str, end: int) -> None:
         """Set the status of a run; unless it is RUNNING, the run ended at `end`, in milliseconds since the epoch."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from cl.files import read_object, write_json
 from cl.params import Params
 from cl.redact import encoded, without_password
 
@@ -57,6 +59,26 @@ class Tracking:
 
 def tracking_of(params: Params, out: Path) -> Tracking:
     """Where the runs of these params are shown."""
-    settings = params.tracking
+    settings, suffix = params.tracking, ""
     shared = Path(settings.folder) if settings.folder is not None else None
-    return Tracking(out, settings.uri, settings.experiment or params.title, shared)
+    if shared is None and settings.uri is None and (noted := read_object(_note(out))):
+        shared, suffix = out / str(noted.get("folder")), f" in {noted.get('name')}"
+    return Tracking(out, settings.uri, settings.experiment or f"{params.title}{suffix}", shared)
+
+
+def share(out: Path, folder: Path) -> None:
+    """From now on show the runs of this output folder in the database in `folder`, in experiments of their own.
+
+    So all that is done in the output folder is found in one place, whoever starts it. What the params say goes first.
+    """
+    if folder.resolve() == (out / "mlflow").resolve():
+        return
+    name = os.path.relpath(out, folder.parent).replace(os.sep, ":")  # MLflow takes a name with / for a path
+    content = {"folder": os.path.relpath(folder.resolve(), out.resolve()), "name": name}
+    if read_object(_note(out)) != content:
+        _note(out).parent.mkdir(parents=True, exist_ok=True)
+        write_json(_note(out), content)
+
+
+def _note(out: Path) -> Path:
+    return out / ".work" / "tracking.shared.json"

@@ -6,12 +6,14 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from cl.locks import take
+from flows.tracking.datasets import WHOLE, Datasets
 from flows.tracking.ledger import STATES, Json, Ledger
+from flows.tracking.notes import PREFECT, noted
 from flows.tracking.run_files import MARKER, RunFiles, digest_of, flatten
 from flows.tracking.server import Server, said_of
 from flows.tracking.settings import Tracking
@@ -31,13 +33,24 @@ class Tracker:
 
     `tags` say where the runs come from (git.commit, dvc.data, data.sha256, ...); `params` is params.yaml, nested or
     flattened with dots, and of its `methods` a run shows its own. Both are written when the MLflow run of a run is
-    made. Nothing is raised for trouble with MLflow: one line on standard error says what is wrong.
+    made. `datasets` are the data that runs learn from; `flow_run` is the address of the flow run in Prefect, asked for
+    at each sync, as it may become known late. Nothing is raised for trouble with MLflow: one line on standard error
+    says what is wrong.
     """
 
-    def __init__(self, tracking: Tracking, tags: Mapping[str, str], params: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        tracking: Tracking,
+        tags: Mapping[str, str],
+        params: Mapping[str, object],
+        datasets: Datasets = lambda seed: {},
+        flow_run: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._tracking = tracking
         self._tags = dict(tags)
         self._params = flatten(params)
+        self._datasets, self._flow_run = datasets, flow_run
+        self._source = {key: value for key, value in self._tags.items() if key.startswith("mlflow.")}
         self._ledger = Ledger(tracking)
         self._server = Server(tracking)
         self._owned: dict[str, BinaryIO] = {}
@@ -141,7 +154,8 @@ class Tracker:
         The server itself says what is there already: a process that was killed has noted nothing.
         """
         server = self._server
-        self._ledger.connected(*server.connect())
+        experiment, created = server.connect()
+        self._ledger.connected(experiment, created)
         entry = self._ledger.runs()[name]
         # The files of a finished run are whole; any other run may have ended between two of them.
         local = RunFiles(name, self._ledger.folder(entry), live=entry["state"] != "finished")
@@ -154,11 +168,17 @@ class Tracker:
         tags = local.tags | {"comparison": "current" if entry["current"] else "superseded"}
         if entry["error"] is not None:
             tags["error"] = entry["error"]
+        if flow_run := self._flow_run():
+            tags[PREFECT] = flow_run
+        tags |= noted(tags, {} if run is None else run.data.tags, experiment)
         logged: set[int] = set()
         if run is None:
             run = server.create(local.label, local.start, self._tags | tags | {"unit": mark})
         else:
             logged = server.steps(run, MARKER)
+        data = local.data(self._datasets)
+        if WHOLE in data and not (run.inputs and run.inputs.dataset_inputs):
+            server.learns_from(run, data[WHOLE])
         began = run.info.start_time
         params = local.params | {key: value for key, value in self._params.items() if local.wants(key)}
         server.log(run, began, params={k: v for k, v in params.items() if k not in run.data.params})
@@ -169,11 +189,13 @@ class Tracker:
                 continue
             if time.monotonic() > deadline and self._tracking.uri is not None:
                 raise TimeoutError("the server is slow")
-            tags_of_task = local.tags | parent | {"task": task.name, "unit": f"{mark}/{task.name}"}
+            tags_of_task = self._source | local.tags | parent | {"task": task.name, "unit": f"{mark}/{task.name}"}
             task_run = nested.get(tags_of_task["unit"])
             if task_run is None:
                 task_run = server.create(f"{local.label}/{task.name}", began + task.start, tags_of_task)
             if task_run.info.status != "FINISHED":  # it may have been interrupted
+                if known := data.get(task.name, data.get(WHOLE)):
+                    server.learns_from(task_run, known)
                 server.log(task_run, began + task.end, task.facts, task.params)
                 server.status(task_run, "FINISHED", began + task.end)
             server.log(run, began + task.end, {task.step: task.progress})

@@ -193,7 +193,10 @@ def test_commit_hash_and_run_lead_to_each_other(mine: Clone, mlflow: Mlflow, tmp
         assert section[2].split() == ["dvc.results", kept[f"out/results/{method}"]]
         assert section[3].split() == ["dvc.checkpoints", kept[f"out/checkpoints/{method}"]]
         assert re.fullmatch(r"  dvc\.lock +of commit [0-9a-f]+ results", section[4])
-        assert section[5].split() == ["seed-0", f"{mlflow.uri}/#/experiments/1/runs/{run['run']}"]
+        assert section[5].split() == [
+            "seed-0",
+            f"{mlflow.uri}/#/experiments/1/runs/{run['run']}?workflowType=machine_learning",
+        ]
 
 
 @pytest.mark.slow

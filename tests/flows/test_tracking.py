@@ -19,6 +19,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,19 @@ import pytest
 
 from benchmarks.bad_server import KINDS, BadServer
 from cl import metrics
+from cl.data.prepare import digest
 from cl.errors import UserError
 from flows.tracking import experiment, server
 from flows.tracking import tracker as trackers
 from flows.tracking.addresses import comparison_url, ui_command
 from flows.tracking.database import create_database
+from flows.tracking.datasets import WHOLE, Dataset, Datasets, datasets_of
 from flows.tracking.experiment import ensure, record, tagged
-from flows.tracking.settings import Tracking
+from flows.tracking.notes import source_tags
+from flows.tracking.reported import send_report
+from flows.tracking.settings import Tracking, share, tracking_of
 from flows.tracking.tracker import Tracker
+from tests.cl.small import params_for
 
 ROOT = Path(__file__).parents[2]
 PARAMS = {"training": {"epochs": 70}, "methods.ewc.strength": 400.0, "methods.si.strength": 1.0, "note": ""}
@@ -132,13 +138,18 @@ class FakeRun:
             for trial in range(2)
         ]
         costs = [
-            {"task": name, "seconds": {"plasticity": s / 2, "stability": s / 2}, "step_seconds": s / 4}
+            {
+                "task": name,
+                "seconds": {"plasticity": s / 2, "stability": s / 2},
+                "process_seconds": s / 3,
+                "step_seconds": s / 4,
+            }
             for name, s in zip(learned, self.seconds, strict=False)
         ]
         self.cost: dict[str, Any] = self.head | {
             "machine": {"platform": "Linux", "processor": "x86_64", "cores": 2, "torch": "2.15.0", "device": "cpu"},
             "seconds": 0.5 + sum(self.seconds[: len(learned)]),
-            "process_seconds": 12.0,
+            "process_seconds": 0.25 + sum(self.seconds[: len(learned)]) / 3,
             "step_seconds": sum(self.seconds[: len(learned)]) / 4,
             "peak_memory_bytes": 700_000_000 + len(learned),
             "per_task": costs,
@@ -246,7 +257,8 @@ def test_a_run_is_a_run_with_a_nested_run_per_task(out: Path, capfd: pytest.Capt
     last = fake.result["accuracy"][-1]
     facts = {f"accuracy/{name}": value for name, value in zip(fake.names, last, strict=True)}
     facts |= {key: fake.result[key] for key in ("average_accuracy", "average_forgetting")}
-    facts |= {key: fake.cost[key] for key in ("seconds", "step_seconds", "peak_memory_bytes")}
+    facts |= {key: fake.cost[key] for key in ("step_seconds", "peak_memory_bytes")}
+    facts |= {"processor_seconds": fake.cost["process_seconds"]}
     facts |= {"learning_accuracy": sum(fake.accuracy[i][i] or 0 for i in range(3)) / 3}
     facts |= {"average_incremental_accuracy": metrics.average_incremental_accuracy(fake.accuracy)}
     facts |= {key: value for key, value in fake.per_task[-1].items() if isinstance(value, int | float)}
@@ -255,14 +267,16 @@ def test_a_run_is_a_run_with_a_nested_run_per_task(out: Path, capfd: pytest.Capt
     assert history(out, "ewc/seed-0", "attempts") == {1: 1, 2: 2, 3: 3}
     assert history(out, "ewc/seed-0", "accuracy/permutation-02") == {2: fake.accuracy[1][1], 3: fake.accuracy[2][1]}
     assert set(history(out, "ewc/seed-0", "average_forgetting")) == {2, 3}
-    seconds = history(out, "ewc/seed-0", "seconds")
-    assert seconds == pytest.approx({k: 0.5 + sum(fake.seconds[:k]) for k in (1, 2, 3)})
+    seconds = history(out, "ewc/seed-0", "processor_seconds")
+    assert seconds == pytest.approx({k: 0.25 + sum(fake.seconds[:k]) / 3 for k in (1, 2, 3)})
 
     task = found["ewc/seed-0/permutation-02"]
     assert task.data.tags["mlflow.parentRunId"] == run.info.run_id
     assert task.data.params == {"task": "permutation-02", "learning_rate": "0.05", "knob.strength": "200.0"}
     assert task.data.metrics["test_accuracy"] == fake.accuracy[1][1]
-    assert task.data.metrics["seconds"] == pytest.approx(fake.seconds[1])
+    assert task.data.metrics["processor_seconds"] == pytest.approx(fake.seconds[1] / 3)
+    assert task.data.metrics["processor_seconds/plasticity"] == pytest.approx(fake.seconds[1] / 6)
+    assert "seconds" not in run.data.metrics | task.data.metrics, "time is processor time, as in the report"
     assert history(out, "ewc/seed-0/permutation-02", "plasticity.accuracy") == {0: 0.9, 1: 0.91}
     assert history(out, "ewc/seed-0/permutation-02", "stability.knob.strength") == {0: 400.0, 1: 200.0}
 
@@ -275,6 +289,111 @@ def test_a_run_is_a_run_with_a_nested_run_per_task(out: Path, capfd: pytest.Capt
     assert head == ["after learning", *fake.names]
     assert [float(value) for value in rows[2][1:]] == last
     assert len((folder / "trials.csv").read_text().splitlines()) == 1 + 3 * 2 * 2
+
+
+def data_of(*tasks: str) -> Datasets:
+    """Prepared data of these tasks, as `datasets_of` reads them."""
+    whole = Dataset("digits", 36 * "0", '{"uri": "out/prepared"}', "{}", "{}")
+    known = {name: replace(whole, name=f"digits/{name}", digest=36 * str(k)) for k, name in enumerate(tasks, 1)}
+    return lambda seed: {WHOLE: whole, **known}
+
+
+def inputs(out: Path) -> Counter[tuple[str, str, str]]:
+    """(run, dataset, digest) of all that was learned from, with how often it is there."""
+    sql = "SELECT r.name, d.name, d.digest FROM inputs i JOIN datasets d ON i.source_id = d.dataset_uuid"
+    return Counter(query(out, f"{sql} JOIN runs r ON i.destination_id = r.run_uuid"))
+
+
+def test_runs_lead_to_their_data_their_command_and_their_flow_run(out: Path, prepared: dict[int, Path]) -> None:
+    from mlflow import MlflowClient
+
+    (out / "prepared").symlink_to(prepared[2])
+    params = params_for("ewc")
+    told = {**TAGS, **source_tags("python -m flows.compare --out out/try  # FILE: below")}
+    pages = iter([None, *3 * ["http://prefect/runs/flow-run/7"]])
+    fake = FakeRun(out, tasks=2)
+    track = Tracker(embedded(out), told, {}, datasets_of(params, out), lambda: next(pages))
+    assert track.sync(fake.learn(1))
+    assert track.sync(fake.learn(2))
+    manifest = json.loads((prepared[2] / "manifest.json").read_bytes())
+    digests = {task["name"]: task["digest"][:36] for task in manifest["tasks"]}
+    assert inputs(out) == Counter(
+        [
+            ("ewc/seed-0", "permuted-digits", digest([task["digest"] for task in manifest["tasks"]])[:36]),
+            *((f"ewc/seed-0/{name}", f"permuted-digits/{name}", known) for name, known in digests.items()),
+        ]
+    )
+    client = MlflowClient(f"sqlite:///{embedded(out).database}")
+    experiment = client.get_experiment_by_name("digits")
+    assert experiment is not None
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "viewStateShareKey=compare" in experiment.tags["mlflow.note.content"]
+
+    def tags() -> dict[str, str]:
+        runs = client.search_runs([experiment.experiment_id], "tags.unit = 'ewc/seed-0/k1'")
+        return dict(runs[0].data.tags)
+
+    assert tags()["mlflow.source.name"] == "python -m flows.compare"
+    assert tags()["command"] == "python -m flows.compare --out out/try"
+    assert tags()["prefect.flow_run"] == "http://prefect/runs/flow-run/7"
+    assert "(http://prefect/runs/flow-run/7)" in tags()["mlflow.note.content"]
+    ((run,),) = query(out, "SELECT run_uuid FROM runs WHERE name = 'ewc/seed-0'")
+    client.set_tag(run, "mlflow.note.content", "mine")
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "mine")
+    assert track.sync(fake.folder, finished=True)
+    track.close()
+    ensure(embedded(out))
+    assert tags()["mlflow.note.content"] == "mine"
+    assert client.get_experiment(experiment.experiment_id).tags["mlflow.note.content"] == "mine"
+
+
+def test_data_of_other_tasks_are_not_those_of_a_run(out: Path) -> None:
+    track = Tracker(embedded(out), TAGS, PARAMS, data_of("permutation-01"))
+    assert track.sync(FakeRun(out, tasks=2).learn(), finished=True)
+    track.close()
+    assert inputs(out) == Counter()
+
+
+def test_the_report_is_a_run_with_its_figures_sent_once(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = out / "report"
+    (folder / "plots").mkdir(parents=True)
+    for name in ("index.html", "leaderboard.md", "summary.json", "accuracy.csv", "plots/course.png", "plots/notes.txt"):
+        (folder / name).write_text(name)
+
+    def sent() -> list[Any]:
+        send_report(embedded(out), folder, "ewc leads.", TAGS)
+        return query(out, "SELECT run_uuid, status, end_time FROM runs WHERE name = 'report'")
+
+    ((run, status, _),) = first = sent()
+    assert status == "FINISHED"
+    place = embedded(out).folder / "artifacts" / run / "artifacts"
+    found = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+    assert found == {"index.html", "leaderboard.md", "summary.json", "accuracy.csv", "plots/course.png"}
+    (note,) = tag(out, "report", "mlflow.note.content")
+    assert note.startswith("ewc leads.")
+    assert f"runs/{run}/artifacts/index.html?" in note
+    assert sent() == first, "nothing has changed"
+    (folder / "index.html").write_text("anew")
+    assert [row[:2] for row in sent()] == [(run, "FINISHED")]
+    assert (place / "index.html").read_text() == "anew"
+    assert capfd.readouterr() == ("", "")
+    (folder / "index.html").write_text("again")
+    embedded(out).database.write_bytes(b"no database")
+    send_report(embedded(out), folder, "ewc leads.", TAGS)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "lacks the report: " in line
+    assert line.endswith("`python -m flows.report` sends it")
+
+
+def test_what_is_shown_with_the_runs_of_another_folder_has_a_name_of_its_own(tmp_path: Path) -> None:
+    params, served, other = params_for("ewc"), tmp_path / "out/mlflow", tmp_path / "out/try"
+    share(tmp_path / "out", served)
+    share(other, served)
+    own, shared = tracking_of(params, tmp_path / "out"), tracking_of(params, other)
+    assert own == Tracking(tmp_path / "out", None, "permuted-digits")
+    assert (shared.folder, shared.experiment) == (served, "permuted-digits in try")
+    other.rename(tmp_path / "out/moved")
+    assert tracking_of(params, tmp_path / "out/moved").folder == served
 
 
 def test_tasks_learned_at_once_are_one_step_and_one_nested_run(out: Path) -> None:
@@ -323,7 +442,7 @@ def test_files_that_are_just_being_written_are_sent_once_they_agree(out: Path) -
     assert set(history(out, "ewc/seed-0", "attempts")) == {1}
     assert track.sync(fake.learn(2), finished=True)
     track.close()
-    assert set(history(out, "ewc/seed-0", "seconds")) == {1, 2}
+    assert set(history(out, "ewc/seed-0", "processor_seconds")) == {1, 2}
     assert set(history(out, "ewc/seed-0/permutation-02", "stability.accuracy")) == {0, 1}
 
 
@@ -500,7 +619,7 @@ def test_a_lost_answer_anywhere_doubles_nothing(
         return request
 
     requests = "search_runs create_run log_batch set_terminated log_artifact get_metric_history create_experiment"
-    for name in requests.split():
+    for name in [*requests.split(), "log_inputs", "set_experiment_tag"]:
         setattr(Lossy, name, lossy(name))
     monkeypatch.setattr(mlflow, "MlflowClient", Lossy)
     monkeypatch.setattr(server, "METRICS", 15)  # so that a task takes several requests
@@ -508,7 +627,7 @@ def test_a_lost_answer_anywhere_doubles_nothing(
     def done(lost: int | None) -> tuple[Path, bool]:
         out = furnish(tmp_path / f"lost-{lost}", database)
         Lossy.asked, Lossy.lost = 0, lost
-        track = tracker(out, retry_seconds=0.0)
+        track = Tracker(embedded(out, retry_seconds=0.0), TAGS, PARAMS, data_of("permutation-01", "permutation-02"))
         complete = track.sync(FakeRun(out, tasks=2).learn(), finished=True)
         assert complete or track.sync(FakeRun(out, tasks=2).folder, finished=True)
         track.close()
@@ -523,6 +642,7 @@ def test_a_lost_answer_anywhere_doubles_nothing(
         assert not complete
         assert runs(out) == runs(undisturbed)
         assert points(out) == points(undisturbed)
+        assert inputs(out) == inputs(undisturbed)
         assert "the answer was lost" in capfd.readouterr().err
     assert set(points(undisturbed).values()) == {1}
 
@@ -912,7 +1032,9 @@ def test_the_command_that_is_shown_holds_no_password(out: Path) -> None:
 
 
 def test_the_address_of_the_comparison_is_known_without_mlflow(out: Path) -> None:
-    assert comparison_url("http://127.0.0.1:5000/", embedded(out)) == "http://127.0.0.1:5000/#/experiments"
+    assert comparison_url("http://127.0.0.1:5000/", embedded(out)) == (
+        "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+    )
     track = tracker(out)
     assert track.sync(FakeRun(out).learn(), finished=True)
     track.close()
