@@ -204,6 +204,6 @@ LIKELIHOODS: dict[str, SampleLoss] = {"data": negative_log_likelihood, "predicte
 """The loss whose gradients make the Fisher information, by its labels: the data's or the network's own."""
 
 
-def add(a: Tensors | None, b: Tensors) -> Tensors:
-    """a + b by name; b where there is no a."""
-    return b if a is None else {name: a[name] + b[name] for name in b}
+def add(a: Tensors | None, b: Tensors, share: float = 1.0) -> Tensors:
+    """share a + b by name; b where there is no a."""
+    return b if a is None else {name: share * a[name] + b[name] for name in b}

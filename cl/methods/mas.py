@@ -38,8 +38,7 @@ class MAS(Holding):
         omega = importance(
             self.net, data.train, self.task, squared_norm, torch.abs, self.estimator, self.training.batch_size
         )
-        faded = {name: self.gamma * old for name, old in self.omega_.items()} if self.omega_ is not None else None
-        self.omega_ = add(faded, omega)
+        self.omega_ = add(self.omega_, omega, self.gamma)
         self.anchor_ = snapshot(self.shared)
 
 

@@ -38,6 +38,5 @@ class OnlineEWC(Holding):
         fisher = importance(
             self.net, data.train, self.task, LIKELIHOODS[self.labels], lambda g: g.square(), "per-sample", size
         )
-        faded = {name: self.gamma * old for name, old in self.fisher_.items()} if self.fisher_ is not None else None
-        self.fisher_ = add(faded, fisher)
+        self.fisher_ = add(self.fisher_, fisher, self.gamma)
         self.anchor_ = snapshot(self.shared)
