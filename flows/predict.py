@@ -83,6 +83,8 @@ def main() -> int:
         print(f"predict: {len(faults):,} files are no usable pictures: {named}{more}")
     if (judgement := None if given.no_labels else judge(model.model, said)) is not None:
         _report(judgement, given.to)
+    elif refused := sum(answer.known is False for answer in said):
+        print(f"predict: {refused:,} of {len(said) - len(faults):,} pictures are none of the classes (`known` is false)")
     if (moved := drift(model.model, said, aware=given.task is not None)) is not None:
         print(f"predict: {moved.said}")
     return 0
