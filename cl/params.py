@@ -230,10 +230,10 @@ class Params(Section):
 
     @property
     def title(self) -> str:
-        """The benchmark, and the scenario and the search if they are not the default ones: each has its own ranking."""
+        """The benchmark or its folder, with scenario and search if they are not the default: each has its own ranking."""
         scenario = self.scenario.title if self.scenario.title != Scenario().title else ""
         drawn = self.benchmark.title
-        return ", ".join(filter(None, [self.benchmark.name, drawn, scenario, self.selection.title, self.model.title]))
+        return ", ".join(filter(None, [self.benchmark.called, drawn, scenario, self.selection.title, self.model.title]))
 
     @field_validator("methods", "others", mode="before")
     @classmethod

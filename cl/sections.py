@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -22,7 +24,7 @@ from pydantic import (
 from cl.backbones import BACKBONES, DEFAULT, known
 from cl.errors import shown
 from cl.names import closest, names_in
-from cl.paths import SpelledPath, UserPath
+from cl.paths import SpelledPath, UserPath, expanded
 
 LearningRate = Annotated[float, Field(gt=0, le=100)]
 MOST = 10**9
@@ -94,6 +96,14 @@ class Benchmark(Section):
         """The seed; a benchmark that each seed draws has a number only as that of one of them."""
         assert self.seed != "run", "cl.data.places.of_seed gives it the number of a run's seed"
         return self.seed
+
+    @property
+    def called(self) -> str:
+        """Its name in titles: pictures of the user's own are called as their folder, in letters that MLflow takes."""
+        if self.name != "folder" or self.path is None:
+            return self.name
+        folder = os.path.basename(os.path.abspath(expanded(self.path)))
+        return re.sub(r"[/:.'\"%\s]+", "-", folder).strip("-") or self.name
 
     @property
     def title(self) -> str:

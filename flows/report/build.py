@@ -83,7 +83,10 @@ def build(
         of, of_other = (chance(counts, runs[0].scenario, other) for other in (False, True))
         so_far = tuple(chance(counts[:k], runs[0].scenario).accuracy for k in range(1, len(counts) + 1))
     told = headline(rows, of)
-    summary = Summary(runs[0].benchmark_as_run, runs[0].tasks, rows, told, folder, absent, other, of, of_other, so_far)
+    benchmark = runs[0].benchmark_as_run
+    if params is not None and params.benchmark.name == runs[0].benchmark:  # a folder's own name
+        benchmark = params.benchmark.called + benchmark.removeprefix(runs[0].benchmark)
+    summary = Summary(benchmark, runs[0].tasks, rows, told, folder, absent, other, of, of_other, so_far)
 
     from flows.report.classes import CONFUSION, classes, drawn  # matplotlib takes a moment to import
     from flows.report.figures import FIGURES, draw

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from cl import cli
 from cl.params import Params
 from cl.redact import without_password
 
@@ -36,6 +37,8 @@ def made_of(params: Params, out: Path, paths: Iterable[Path]) -> Made:
 
 def command(out: Path) -> str:
     """The command of this process, where a person can give it; else the one that does the same with the params."""
+    if typed := next(iter(cli.called_as.values()), None):
+        return shlex.join([*typed.split(), *sys.argv[1:]])
     given = sys.orig_argv
     if "-m" in given[:-1] and (name := given[given.index("-m") + 1]).startswith("flows."):
         return shlex.join(["python", "-m", name, *sys.argv[1:]])

@@ -450,6 +450,19 @@ def test_any_name_that_a_file_can_have(tmp_path: Path) -> None:
         read(fox.parent)
 
 
+def test_a_folder_that_is_one_task_is_recognised(tmp_path: Path) -> None:
+    root = plant(tmp_path / "screws", {"good": 3, "bent": 3})
+    with pytest.raises(
+        UserError, match=r"screws holds class folders \(bent, good\), so it looks like one task"
+    ) as caught:
+        read(root)
+    assert f"give its parent, benchmark.path={tmp_path}, " in str(caught.value)
+    assert [task.name for task in read(tmp_path)] == ["screws"]
+    root = plant(tmp_path / "nuts", {f"{split}/{name}": 3 for split in ("train", "test") for name in "ab"})
+    with pytest.raises(UserError, match=r"nuts holds the splits test, train, so it looks like one task"):
+        read(root)
+
+
 def test_names_in_any_script_and_links(tmp_path: Path) -> None:
     root = plant(tmp_path / "root", {"Tiere/Känguru": 3, "Tiere/猫": 3})
     elsewhere = plant(tmp_path / "elsewhere", {"x": 3})

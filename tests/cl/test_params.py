@@ -243,6 +243,10 @@ def test_titles_keep_apart_what_is_not_ranked_together() -> None:
     assert title(**online) == "permuted-digits, online class-incremental"
     assert title(selection={"strategy": "pareto"}) == "permuted-digits, pareto search, stability on holdout"
     assert title(selection={"strategy": "pareto", "enabled": False}) == "permuted-digits"
+    assert title(benchmark={"name": "folder", "path": "~/pictures/My screws v1.2/"}) == "My-screws-v1-2"
+    here = Path.cwd().name.replace(".", "-")
+    assert title(benchmark={"name": "folder", "path": "."}, scenario={"name": "class"}) == f"{here}, class-incremental"
+    assert title(benchmark={"name": "tiny-imagenet", "path": "somewhere"}) == "tiny-imagenet"
 
 
 def test_others_are_run_when_named(tmp_path: Path) -> None:

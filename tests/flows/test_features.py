@@ -71,7 +71,7 @@ def test_a_comparison_on_photographs(compared: Finished, photos: Path) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{compared.out}/mlflow/mlflow.db")
-    name = "folder, class-incremental, features of efficientnet-lite0"
+    name = f"{photos.name}, class-incremental, features of efficientnet-lite0"
     (experiment,) = client.search_experiments(filter_string=f"name = '{name}'")
     (ncm,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'ncm/seed-0'")
     assert ncm.data.params["model.backbone"] == ncm.data.tags["backbone"] == "efficientnet-lite0"

@@ -73,6 +73,10 @@ def _listings(root: Path, options: Benchmark, say: Say | None = None) -> list[Li
         say(f"{root}: {_some(passed)} passed over: results of a run, not images")
     if not tasks:
         raise UserError(f"benchmark.path: no folders in {root}; it has to be the root of <task>/<class>/<image>")
+    if {"train", "test"} <= set(tasks) <= set(SPLIT_FOLDERS):
+        raise UserError(_one_task(root, f"the splits {_some(list(tasks))}"))
+    if _all_flat(root):
+        raise UserError(_one_task(root, f"class folders ({_some(list(tasks))})"))
     found = [_listing(root, tasks[name], options, say) for name in chosen(list(tasks), options, where=root)]
     for listing in found:
         others = {name for other in found if other is not listing for name in other.classes}
@@ -82,6 +86,14 @@ def _listings(root: Path, options: Benchmark, say: Say | None = None) -> list[Li
                 "has the class too"
             )
     return found
+
+
+def _one_task(root: Path, holding: str) -> str:
+    parent = root.parent if root.name else root.absolute().parent
+    return (
+        f"benchmark.path: {root} holds {holding}, so it looks like one task; give its parent, "
+        f"benchmark.path={parent}, with a folder for each task"
+    )
 
 
 def _listing(root: Path, task: str, options: Benchmark, say: Say | None) -> Listing:
@@ -110,6 +122,13 @@ def _listing(root: Path, task: str, options: Benchmark, say: Say | None) -> List
         for split in SPLITS:
             files[split] += [(path, label) for path in sorted(parts[split])]
     return Listing(composed(task), classes, files)
+
+
+def _all_flat(root: Path) -> bool:
+    """Whether every folder holds files and no folder, as those of classes do; of two folders at least."""
+    folders = _entries(root)[0]
+    held = (_entries(root / name) for name in folders)
+    return len(folders) > 1 and all(files and not below for below, files in held)
 
 
 def _split_folders(task: Path) -> dict[str, str]:
