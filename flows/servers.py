@@ -16,7 +16,7 @@ STATE = Path(".prefect") / "servers.json"
 def address(name: str) -> str | None:
     """Where the server of this name answers; None where it does not run."""
     found = _noted(name)
-    return None if found is None else str(found["address"])
+    return None if found is None else str(found.get("address"))
 
 
 def shown_folder() -> Path | None:
