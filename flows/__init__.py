@@ -2,8 +2,9 @@
 
 At the top are the stages (`prepare`, `train`, `report`) and the commands that use them: `compare` chains the stages,
 `nightly` repeats them each night, `champion` registers the best model, `predict` and `export` use it; `provenance`,
-`study`, `serve`, `notify` help.
-`deployments` are what a Prefect server can start; `cluster` is Dask and Ray.
+`study`, `serve`, `pages`, `notify` help.
+`deployments` are what a Prefect server can start; `cluster` is Dask and Ray. `naming` and `boards` are what Prefect
+shows of a comparison and of a run, `servers` knows which servers run.
 
 Beside them are rooms, packages that the commands use: `engine` runs the stages and tells Prefect, `tracking` tells
 MLflow, `report` compares and draws, `serving` makes a model of the champion and uses it, `nights` judges a night.

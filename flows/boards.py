@@ -14,7 +14,7 @@ from cl.keys import run_folder
 from cl.params import Params
 from cl.pool import chosen_of
 from flows.engine.plain import Engine
-from flows.tracking.addresses import comparison_url, pages, run_url
+from flows.tracking.addresses import run_url, where_to_compare
 from flows.tracking.settings import tracking_of
 
 SECONDS_BETWEEN_TRIALS = 5.0
@@ -64,8 +64,7 @@ class Boards:
         links = [
             f"- [{run.name}]({url})" for run, url in sorted(self._in_mlflow.items(), key=lambda item: item[0].name)
         ]
-        comparison = f"[The comparison in MLflow]({comparison_url(pages(self._where), self._where)})"
-        self._engine.page("mlflow", "\n".join([comparison, "", *links]) + "\n", "the runs in MLflow")
+        self._engine.page("mlflow", "\n".join([where_to_compare(self._where), "", *links]) + "\n", "the runs in MLflow")
 
     def _note(self, run: RunId, event: Event) -> None:
         rows = self._rows.setdefault(run, [])

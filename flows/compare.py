@@ -22,7 +22,7 @@ from flows.report.build import check_folder, report
 from flows.report.show import show
 from flows.report.summary import Summary
 from flows.servers import link_to
-from flows.tracking.addresses import comparison_url, pages
+from flows.tracking.addresses import comparison_url, pages, where_to_compare
 from flows.tracking.settings import tracking_of
 from flows.train import RunsFailed, train
 
@@ -64,13 +64,11 @@ def stages(
 def tell(params: Params, out: Path, engine: Engine, summary: Summary) -> str:
     """Tell Prefect of the result in the log and the message of the whole comparison; returns the headline."""
     where = tracking_of(params, out)
-    places = {"report": link_to(summary.folder / "index.html")}
-    if params.tracking.enabled:
-        places["MLflow"] = comparison_url(pages(where), where)
+    page, base = link_to(summary.folder / "index.html"), pages(where) if params.tracking.enabled else None
     table = (summary.folder / "leaderboard.md").read_text(encoding="utf-8")
-    engine.note("\n".join([table, *(f"{name}: {address}" for name, address in places.items())]))
-    links = "\n".join(f"- [{name}]({address})" for name, address in places.items())
-    engine.page("result", f"{links}\n\n{table}", summary.headline)
+    engine.note("\n".join([table, f"report: {page}", *([f"MLflow: {comparison_url(base, where)}"] if base else [])]))
+    links = [f"[the report]({page})", *([where_to_compare(where)] if params.tracking.enabled else [])]
+    engine.page("result", "\n".join([*(f"- {link}" for link in links), "", table]), summary.headline)
     engine.outcome(summary.headline)
     return summary.headline
 

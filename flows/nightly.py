@@ -36,8 +36,10 @@ from flows.naming import named
 from flows.nights.history import Night, folders, last_good, nights, thin
 from flows.nights.page import in_short, morning
 from flows.nights.verdict import Verdict, compare_nights, peak_memory, seconds_per_step
+from flows.report.made import command
 from flows.servers import link_to
 from flows.tracking import experiment, origin
+from flows.tracking.notes import NOTE, source_tags
 from flows.tracking.settings import NIGHTLY, tracking_of
 from flows.train import RunsFailed
 
@@ -134,6 +136,7 @@ def _track(params: Params, out: Path, engine: Engine, record: Mapping[str, Any],
     means = record["methods"].items()
     values = {f"{name}/{method}": value for method, own in means for name, value in own.items()}
     tags = {"headline": record["headline"], "good": str(record["good"]).lower(), **record["from"]}
+    tags |= {**source_tags(command(out)), NOTE: texts["morning.md"]}
     where, name = tracking_of(params, out), f"night {out.name}"
     try:
         engine.retried("track the night", lambda: experiment.record(where, name, values, tags, texts))

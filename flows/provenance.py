@@ -41,9 +41,9 @@ def describe(params: Params, out: Path) -> str:
         else:
             lines.append(f"  {LOCK!s:16} does not have these results")
         ids = _mlflow_runs(params, where, [run for run in runs if run.method == method], hashes.get(method, {}))
-        experiment = Ledger(where).experiment()
+        experiment, base = Ledger(where).experiment(), pages(where) or "http://127.0.0.1:5000"
         for seed, run in ids.items():
-            address = f"{pages(where)}/{run_path(experiment, run)}" if experiment and run else "no run in this MLflow"
+            address = f"{base}/{run_path(experiment, run)}" if experiment and run else "no run in this MLflow"
             lines.append(f"  {seed:16} {address}")
     if params.tracking.enabled and not served and where.database.exists():
         lines += ["these pages of MLflow can be opened while this command runs:", f"  {ui_command(where)}"]

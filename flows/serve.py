@@ -62,10 +62,6 @@ def start(tracking: Tracking, ports: Ports) -> dict[str, Server]:
     servers = known()
     api = f"{servers['prefect'].address if 'prefect' in servers else f'http://{HOST}:{ports.prefect}'}/api"
     env = _environment(api, ports.prefect, ports.worker)
-    if "report" not in servers:
-        address = f"http://{HOST}:{ports.report}"
-        command = [sys.executable, "-m", "flows.pages", "--port", str(ports.report)]
-        servers["report"] = _launch("report", command, env, address, f"{address}/health")
     if "prefect" not in servers:
         command = [*PREFECT, "server", "start"]
         servers["prefect"] = _launch("prefect", command, env, f"http://{HOST}:{ports.prefect}", f"{api}/health")
@@ -78,6 +74,10 @@ def start(tracking: Tracking, ports: Ports) -> dict[str, Server]:
         health = f"http://{HOST}:{ports.worker}/health"
         command = [*PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL]
         servers["worker"] = _launch("worker", [*command, "--with-healthcheck"], env, health, health)
+    if "report" not in servers:
+        address = f"http://{HOST}:{ports.report}"
+        command = [sys.executable, "-m", "flows.pages", "--port", str(ports.report)]
+        servers["report"] = _launch("report", command, env, address, f"{address}/health")
     for server in servers.values():
         _wait(server)
     if DEPLOYMENTS.exists():

@@ -144,17 +144,20 @@ class Teller:
 
     def _renew(self, artifact: tuple[PrefectRun, str], kind: str) -> None:
         run, key = artifact
-        told = self._newest[artifact]
-        if (known := self._artifacts.get(artifact)) is not None:
-            self._ask("PATCH", f"/artifacts/{known}", told)
-        elif (made := self._create_artifact(run, {"key": key, "type": kind, **told})) is not None:
-            self._artifacts[artifact] = made
         with self._changed:
-            newer = self._newest[artifact] is not told
-            if not newer:
-                del self._newest[artifact]
-        if newer:
-            self._put(lambda: self._renew(artifact, kind))
+            told = self._newest.pop(artifact, None)
+        if told is None:  # an earlier job has sent it
+            return
+        try:
+            if (known := self._artifacts.get(artifact)) is not None:
+                self._ask("PATCH", f"/artifacts/{known}", told)
+            elif (made := self._create_artifact(run, {"key": key, "type": kind, **told})) is not None:
+                self._artifacts[artifact] = made
+        except Exception as error:
+            if not refuses(error):  # it is tried again, with what is the newest then
+                with self._changed:
+                    self._newest.setdefault(artifact, told)
+            raise
 
     def tags(self, run: PrefectRun) -> None:
         """Tell which tags the flow run has now."""

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cl.redact import without_password
-from flows.servers import address
+from flows.servers import address, shown_folder
 from flows.tracking.ledger import Ledger
 from flows.tracking.notes import AS_RUNS, comparison_path, run_path
 from flows.tracking.settings import Tracking
@@ -44,19 +44,27 @@ def comparison_url(base: str, tracking: Tracking) -> str:
 
 
 def run_url(tracking: Tracking, run: Path) -> str | None:
-    """Address of the MLflow run of a run's folder, `<out>/.work/<method>/seed-<s>/<key>`; None where none is known."""
+    """Address of the MLflow run of a run's folder, `<out>/.work/<method>/seed-<s>/<key>`; None where none opens."""
     ledger = Ledger(tracking)
     experiment, entry = ledger.experiment(), ledger.runs().get("/".join(run.resolve().parts[-3:]))
-    if experiment is None or entry is None or entry["run"] is None:
+    base = pages(tracking)
+    if base is None or experiment is None or entry is None or entry["run"] is None:
         return None
-    return f"{pages(tracking)}/{run_path(experiment, entry['run'])}"
+    return f"{base}/{run_path(experiment, entry['run'])}"
 
 
-def pages(tracking: Tracking) -> str:
-    """Where a browser finds MLflow's pages, without a password: its server, or the one that `make serve` starts."""
+def pages(tracking: Tracking) -> str | None:
+    """Where a browser finds MLflow's pages now, without a password; None where no server shows them."""
     if (tracking.uri or "").startswith("http"):
         return tracking.target.rstrip("/")
-    return address("mlflow") or "http://127.0.0.1:5000"
+    return address("mlflow") if shown_folder() == tracking.folder else None
+
+
+def where_to_compare(tracking: Tracking) -> str:
+    """Where the curated comparison is, in Markdown: a link, or the command that has to be started first."""
+    if (base := pages(tracking)) is not None:
+        return f"[the comparison in MLflow]({comparison_url(base, tracking)})"
+    return f"MLflow, after `{ui_command(tracking)}`: {comparison_url('http://127.0.0.1:5000', tracking)}"
 
 
 def here(path: Path) -> str:

@@ -73,7 +73,8 @@ def share(out: Path, folder: Path) -> None:
     """
     if folder.resolve() == (out / "mlflow").resolve():
         return
-    name = os.path.relpath(out, folder.parent).replace(os.sep, ":")  # MLflow takes a name with / for a path
+    inside = os.path.relpath(out, folder.parent)
+    name = (out.as_posix() if inside.startswith("..") else inside).strip("/").replace("/", ":")  # a / would be a path
     content = {"folder": os.path.relpath(folder.resolve(), out.resolve()), "name": name}
     if read_object(_note(out)) != content:
         _note(out).parent.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from cl.errors import UserError
 from flows.deadline import within
 from flows.engine import teller, with_prefect
 from flows.engine.plain import Engine
+from flows.engine.teller import Teller
 from flows.engine.with_prefect import WithPrefect, configured_engine
 from tests.flows.conftest import Finished, options, published, run
 from tests.flows.test_prefect import Json, Server, server
@@ -128,6 +131,39 @@ def test_what_takes_too_long_is_left_behind() -> None:
     assert within(5, lambda: None) is None
     with pytest.raises(UserError, match="its own"):
         within(5, lambda: exec("raise UserError('its own')", {"UserError": UserError}))
+
+
+class Refused(Exception):
+    response = SimpleNamespace(status_code=422)
+
+
+def test_what_is_kept_up_to_date_is_sent_once_as_it_is_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a request fails or is refused in between, and while one is on its way."""
+    monkeypatch.setattr(teller, "WAITS", (0.01,))
+    go, sent = threading.Event(), list[tuple[str, Any]]()
+    failures = iter([None, None, None, OSError("no network"), Refused()])  # flow, flow run, its state; then artifacts
+
+    def ask(self: Teller, method: str, path: str, body: Any) -> Any:
+        if (error := next(failures, None)) is not None:
+            raise error
+        assert go.wait(10)
+        if path.startswith("/artifacts/"):
+            sent.append((method, body["data"]))
+        return {"id": "7"}
+
+    monkeypatch.setattr(Teller, "_ask", ask)
+    told = Teller("http://127.0.0.1:1/api")
+    run = told.flow("outer", "the outer one", [], None)
+    for value in (1, 2, 3):
+        told.renewed(run, "key", "progress", value, "")
+    go.set()
+    told.flush()
+    assert sent == [], "the third was refused"
+    told.renewed(run, "key", "progress", 4, "")
+    told.flush()
+    told.renewed(run, "key", "progress", 5, "")
+    told.flush()
+    assert sent == [("POST", 4), ("PATCH", 5)]
 
 
 # With the real server.

@@ -123,21 +123,21 @@ def good(server: Server, finished: Finished, tmp_path_factory: pytest.TempPathFa
 
 
 def test_the_stages_are_flows(good: tuple[Seen, Path]) -> None:
-    seen, _ = good
+    seen, out = good
     assert seen.done.returncode == 0, seen.done.stderr
     assert "Traceback" not in seen.done.stderr
     assert {name: row["state_name"] for name, row in seen.flows.items()} == dict.fromkeys(
         ("compare", "prepare", "train", "report"), "Completed"
     )
     assert {name: row["name"] for name, row in seen.flows.items()} == {
-        "compare": "permuted-digits: 2 methods, 2 seeds",
+        "compare": f"permuted-digits: finetune, ewc; 2 seeds; tasks=2; train_per_class=10; hidden=[16]; "
+        f"3 more settings; in {out}",
         "prepare": "prepare permuted-digits",
         "train": "train permuted-digits: finetune, ewc",
         "report": "report permuted-digits",
     }
-    assert all("permuted-digits" in row["tags"] for row in seen.flows.values())
-    assert {"finetune", "ewc"} <= set(seen.flows["train"]["tags"])
-    assert [tag for tag in seen.flows["compare"]["tags"] if tag.startswith("git:")]
+    assert all({"permuted-digits", "finetune", "ewc"} <= set(row["tags"]) for row in seen.flows.values())
+    assert all([tag for tag in row["tags"] if tag.startswith("git:")] for row in seen.flows.values())
     parents = {row["parent_task_run_id"] is not None for name, row in seen.flows.items() if name != "compare"}
     assert parents == {True}, "the stages stand below the comparison"
 
@@ -161,7 +161,35 @@ def test_the_leaderboard_is_an_artifact(good: tuple[Seen, Path]) -> None:
     for row in found:
         assert row["average accuracy %"].startswith(f"{100 * summary[row['method']]['average_accuracy']:.2f}")
     (link,) = (row for row in seen.artifacts if row["key"] == "report")
-    assert (out / "report/index.html").resolve().as_uri() in link["data"]
+    assert (out / "report/index.html").resolve().as_uri() in link["data"], "out of this folder nothing serves it"
+
+
+def test_the_comparison_itself_tells_the_result(server: Server, good: tuple[Seen, Path]) -> None:
+    seen, out = good
+    whole = seen.flows["compare"]
+    table = (out / "report/leaderboard.md").read_text()
+    headline = whole["state"]["message"]
+    assert headline
+    assert headline in table
+    (line,) = server.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [whole["id"]]}}})
+    assert line["message"].startswith(table.strip())
+    (result,) = (row for row in seen.artifacts if row["key"] == "result")
+    assert result["flow_run_id"] == whole["id"]
+    assert "| ewc" in result["data"]
+    assert seen.flows["train"]["state"]["message"] == "4 runs finished"
+
+
+def test_a_run_has_a_table_of_its_tasks_and_trials(good: tuple[Seen, Path]) -> None:
+    seen, _ = good
+    tables = {row["key"]: row for row in seen.artifacts if row["key"].endswith("-trials")}
+    assert set(tables) == {f"ewc-seed-{s}-trials" for s in (0, 1)}, "nothing is tried of what is finished"
+    for row in tables.values():
+        found = json.loads(row["data"])
+        assert [line["task"] for line in found if line["what"] == "learned"] == [
+            f"{k}/2 permutation-0{k}" for k in (2, 1)
+        ]
+        assert {line["what"] for line in found} == {"learned", "plasticity trial", "stability trial"}
+        assert row["task_run_id"] is not None
 
 
 def test_each_run_has_a_progress_that_ends_at_the_end(good: tuple[Seen, Path]) -> None:
@@ -237,26 +265,20 @@ def test_an_interrupt_ends_it_and_its_children(
     assert published(out) == published(finished.out)
 
 
-def test_a_server_that_does_not_answer_is_done_without(finished: Finished, tmp_path: Path) -> None:
-    out = finished.copy(tmp_path / "out")
-    dead = "http://127.0.0.1:9/api"
-    done = run("flows.compare", options(out=out), env={"PREFECT_API_URL": dead, "PREFECT_HOME": str(tmp_path)})
-    assert (done.returncode, done.stderr) == (0, "")
-    (warning,) = (line for line in done.stdout.splitlines() if line.startswith("warning: no Prefect"))
-    assert dead in warning
-    assert published(out) == published(finished.out)
-
-
-def test_without_a_server_prefect_is_not_even_imported(finished: Finished, tmp_path: Path) -> None:
+def test_without_a_server_that_answers_prefect_is_not_even_imported(finished: Finished, tmp_path: Path) -> None:
     """Nor MLflow, where tracking is off."""
     out = finished.copy(tmp_path / "out")
+    dead = "http://127.0.0.1:9/api"
     code = (
         "import sys\n"
         "from flows.compare import main\n"
         "assert main() == 0\n"
         "print('imported:', *sorted({name.split('.')[0] for name in sys.modules} & {'prefect', 'mlflow', 'flows'}))\n"
     )
-    command = [sys.executable, "-c", code, *options(out=out)]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    command, env = [sys.executable, "-c", code, *options(out=out)], environment(PREFECT_API_URL=dead)
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    (warning,) = (line for line in done.stdout.splitlines() if line.startswith("warning: no Prefect"))
+    assert dead in warning
     assert done.stdout.splitlines()[-1] == "imported: flows"
+    assert published(out) == published(finished.out)

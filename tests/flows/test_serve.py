@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -32,6 +33,7 @@ SETTINGS = [
 ]
 GOOD = [*SETTINGS, "champion.register_best=true"]
 NIGHT = {"methods": ["finetune", "ewc"], "seeds": [0, 1, 2], "settings": [*GOOD, "methods.ewc.strength=10.0"]}
+SERVERS = ("prefect", "mlflow", "worker", "report")
 Json = dict[str, Any]
 
 
@@ -95,6 +97,10 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def latest_record(folder: Path, index: int) -> str:
+    return sorted((folder / "out" / "nights").glob("*/night.json"))[index].read_text()
+
+
 def servers_alive(folder: Path) -> list[str]:
     """Command lines of the processes that work in the folder."""
     found = []
@@ -116,15 +122,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("params.yaml", "prefect.yaml", "data.dvc"):
         shutil.copy(REPOSITORY / name, folder / name)
-    ports = free_ports(3)
-    options = [f"--{name}-port={port}" for name, port in zip(("prefect", "mlflow", "worker"), ports, strict=True)]
+    ports = free_ports(4)
+    options = [f"--{name}-port={port}" for name, port in zip(SERVERS, ports, strict=True)]
     try:
         done = command(folder, "start", *options)
         assert done.returncode == 0, done.stdout + done.stderr
         yield Served(folder, ports, done.stdout)
     finally:
         stopped = command(folder, "stop")
-        assert stopped.stdout == "stopped: mlflow, prefect, worker\n", stopped.stdout + stopped.stderr
+        assert stopped.stdout == "stopped: mlflow, prefect, report, worker\n", stopped.stdout + stopped.stderr
         deadline = time.monotonic() + 20
         while left := servers_alive(folder):
             assert time.monotonic() < deadline, left
@@ -132,7 +138,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def test_start_prints_the_addresses_and_starts_nothing_twice(served: Served) -> None:
-    for name, port in zip(("prefect", "mlflow", "worker"), served.ports, strict=True):
+    for name, port in zip(SERVERS, served.ports, strict=True):
         assert f"http://127.0.0.1:{port}" in served.said, name
     before = servers_alive(served.folder)
     again = command(served.folder, "start", f"--prefect-port={served.ports[0]}")
@@ -159,7 +165,8 @@ def test_the_form_describes_every_parameter_and_offers_the_choices(served: Serve
         assert deployment["description"]
         for parameter, field in schema["properties"].items():
             assert field.get("description"), (name, parameter)
-        assert "ewc" in schema["definitions"]["Method"]["enum"]
+            assert field.get("default") not in (None, ""), (name, parameter)
+        assert {"ewc", "all"} <= set(schema["definitions"]["Method"]["enum"])
     nightly = served.call("/deployments/name/nightly/nightly")
     (schedule,) = nightly["schedules"]
     assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("0 2 * * *", "Europe/Brussels")
@@ -175,7 +182,9 @@ def test_nights(served: Served) -> None:
     """Two alike are "no change"; a knob made worse fails, and the method is named; meanwhile a second is cancelled."""
     first, second = (served.end_of(served.trigger("nightly", **NIGHT)) for _ in range(2))
     assert [run["state"]["type"] for run in (first, second)] == ["COMPLETED"] * 2, (first, second)
-    assert first["name"] == "permuted-digits: 2 methods, 3 seeds"
+    assert re.fullmatch(r"night 20\d\d-\d\d-\d\d \d\d:\d\d: permuted-digits: finetune, ewc; 3 seeds; .*", first["name"])
+    assert {"nightly", "permuted-digits", "ewc"} <= set(first["tags"])
+    assert first["state"]["message"] == json.loads(latest_record(served.folder, 0))["headline"]
     worse = {**NIGHT, "settings": [*GOOD, "methods.ewc.strength=1e9"]}
     third = served.trigger("nightly", **worse)
     while served.call(f"/flow_runs/{third}")["state"]["type"] in ("SCHEDULED", "PENDING"):
@@ -218,15 +227,16 @@ def test_the_pages_show_the_night(served: Served) -> None:
         def page(*_: object) -> str:
             return str(browser.execute_script("return document.body.innerText"))
 
-        sorting = {"sort": "EXPECTED_START_TIME_DESC", "flow_runs": {"name": {"like_": "2 methods"}}}
+        sorting = {"sort": "EXPECTED_START_TIME_DESC", "flow_runs": {"name": {"like_": "finetune, ewc"}}}
         runs = served.call("/flow_runs/filter", sorting)
         failed = next(run for run in runs if run["state_type"] == "FAILED" and run["deployment_id"])
         browser.get(f"http://127.0.0.1:{served.ports[0]}/runs/flow-run/{failed['id']}")
         WebDriverWait(browser, 60).until(
-            lambda _: "regression: ewc" in page() and "permuted-digits: 2 methods" in page()
+            lambda _: "regression: ewc" in page() and "permuted-digits: finetune, ewc" in page()
         )
-        (latest,) = (served.folder / "out" / "nights").glob("latest.html")
-        browser.get(latest.as_uri())
+        (link,) = {a["data"] for a in served.call("/artifacts/filter", {}) if a["key"] == "morning-page"}
+        browser.get(link[link.index("http") : link.index("]")])
+        assert browser.current_url == f"http://127.0.0.1:{served.ports[3]}/out/nights/latest.html"
         assert "regression: ewc" in page()
         assert "methods.ewc.strength" in page()
         report = browser.find_element("link text", "The night's report")
@@ -311,3 +321,19 @@ def test_a_task_that_is_added_is_the_only_one_learned(served: Served) -> None:
     ]
     result = json.loads((served.folder / "grown/results/finetune/seed-0.json").read_text())
     assert len(result["accuracy"]) == 3
+    # What was started in another folder is in the MLflow that is served, and the two lead to each other.
+    address = f"http://127.0.0.1:{served.ports[1]}/api/2.0/mlflow"
+    known = f"{address}/experiments/get-by-name?experiment_name=permuted-digits%20in%20grown"
+    with urllib.request.urlopen(known) as answer:
+        experiment = json.load(answer)["experiment"]["experiment_id"]
+    body = json.dumps({"experiment_ids": [experiment], "max_results": 1000}).encode()
+    request = urllib.request.Request(f"{address}/runs/search", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        runs = {run["info"]["run_name"]: run for run in json.load(answer)["runs"]}
+    assert {"finetune/seed-0", "joint/seed-0", "report"} <= set(runs)
+    tags = {tag["key"]: tag["value"] for tag in runs["finetune/seed-0"]["data"]["tags"]}
+    ours = f"http://127.0.0.1:{served.ports[0]}/runs/flow-run/"
+    assert tags["prefect.flow_run"].startswith(ours)
+    assert served.call(f"/flow_runs/{tags['prefect.flow_run'].removeprefix(ours)}")["name"].startswith("train ")
+    pages = [a["data"] for a in served.call("/artifacts/filter", {}) if a["key"] == "mlflow"]
+    assert any(f"/runs/{runs['finetune/seed-0']['info']['run_id']}?" in page for page in pages)

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.bad_server import BadServer
 from cl.errors import UserError
 from flows import serve, servers
-from flows.serve import start
+from flows.serve import Ports, start
 from flows.servers import STATE, Server, known
 from flows.tracking.settings import Tracking
 
@@ -32,7 +32,7 @@ def test_a_port_that_is_taken(listens: bool, tmp_path: Path) -> None:
             other.listen()
         port = other.getsockname()[1]
         with pytest.raises(UserError) as caught:
-            start(Tracking(tmp_path, None, "digits"), port, 5000, 8080)
+            start(Tracking(tmp_path, None, "digits"), Ports(prefect=port))
     assert (
         str(caught.value) == f"port {port}, for prefect, is taken by another program; give another with --prefect-port"
     )
