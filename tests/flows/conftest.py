@@ -32,6 +32,7 @@ SMALL = (
     "selection.learning_rates=[0.1]",
     "execution.workers=2",
     "tracking.enabled=false",
+    "report.classes=none",
 )
 LONGER = ("training.epochs=20", "training.batch_size=5")
 """Over `SMALL`: a second or so of training a run."""
