@@ -84,7 +84,9 @@ def main() -> int:
     if (judgement := None if given.no_labels else judge(model.model, said)) is not None:
         _report(judgement, given.to)
     elif refused := sum(answer.known is False for answer in said):
-        print(f"predict: {refused:,} of {len(said) - len(faults):,} pictures are none of the classes (`known` is false)")
+        print(
+            f"predict: {refused:,} of {len(said) - len(faults):,} pictures are none of the classes (`known` is false)"
+        )
     if (moved := drift(model.model, said, aware=given.task is not None)) is not None:
         print(f"predict: {moved.said}")
     return 0
