@@ -63,11 +63,10 @@ def _constants(name: Name) -> dict[str, Any]:
     (node,) = (n for n in _tree(name[0]).body if isinstance(n, ast.ClassDef) and n.name == name[1])
     found: dict[str, Any] = {}
     for line in node.body:
-        targets = (
-            line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
-        )
-        if isinstance(getattr(line, "value", None), ast.Constant):
-            found |= {ast.unparse(target): line.value.value for target in targets}  # type: ignore[union-attr]
+        if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant):
+            found |= {ast.unparse(target): line.value.value for target in line.targets}
+        elif isinstance(line, ast.AnnAssign) and isinstance(line.value, ast.Constant):
+            found[ast.unparse(line.target)] = line.value.value
     return found
 
 

@@ -90,6 +90,7 @@ def _register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> 
     moves, why = decide(champion.tags if champion else None, str(held), ruled_out, tags, number, digests, match)
     if choice.near_chance and held != number:
         moves, why = False, f"mean average accuracy {choice.score:.4f} is near chance, so this does not become {ALIAS}."
+        why = why if match is None else f"{match.said}; {why}"
     if moves:
         client.set_registered_model_alias(name, ALIAS, number)
     drifted = match.drifted if match is not None else None
