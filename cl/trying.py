@@ -11,7 +11,7 @@ from cl.data import Sequence
 from cl.learner import Learner
 from cl.method import Method
 from cl.params import Params
-from cl.results import Matrix
+from cl.results import Matrix, matrix_of
 from cl.train import Snapshot
 
 
@@ -34,12 +34,11 @@ def learn(method: Method, params: Params, sequence: Sequence, seed: int = 0) -> 
     """
     learner = _Trying(params, method, seed, sequence)
     learner.name = type(method).__name__
-    rows: Matrix = []
+    rows: list[list[float]] = []
     for task in learner.experiences:
         learner.open(task)
         rate = params.training.learning_rate if learner.trains else None
         trained = learner.train("learn", 0, rate, learner.knobs, plain=False)
         learner.consolidate("learn", 0, rate, learner.knobs, trained)
-        reached = learner.test()
-        rows.append([*reached, *[None] * (len(sequence.tasks) - len(reached))])
-    return rows
+        rows.append(learner.test())
+    return matrix_of(rows, len(sequence.tasks))
