@@ -34,7 +34,7 @@ define FETCH
 @dvc pull -r embedded data.dvc >/dev/null
 endef
 
-.PHONY: help setup run serve stop test test-all lint bench clean
+.PHONY: help setup run serve stop test test-all lint bench docs clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo "make run TORCH_INDEX=URL takes torch from that package index, for instance one with builds for CPUs only"
@@ -79,6 +79,11 @@ lint: $(READY)  ## format the code, mend what ruff can mend, check types
 bench: $(READY) data/digits  ## measure the loop beside a hand-written one, and where a run's time goes
 	python -m benchmarks.loop
 	python -m benchmarks.whole_run
+
+docs: $(READY)  ## the pages as a site with search, in out/site; fails where a link leads nowhere
+	@python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+	@echo "docs: out/site/index.html; with search: python -m http.server --directory out/site 8000"
 
 clean:  ## remove `out`: results, checkpoints, unfinished work, MLflow's database
 	rm -rf out

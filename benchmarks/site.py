@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 MOVED = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages of the root, and what they are on the site; the pages of `docs` stand beside them there."""
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
-LIST_AFTER_TEXT = re.compile(r"^(?!\s*(?:[-*|#>]|\d+\.|$| {4}))(.+)\n(?=(?:[-*]|\d+\.) )", re.MULTILINE)
+LIST_AFTER_TEXT = re.compile(r"^(?!\s|[-*|#>]|\d+\. )(.+)\n(?=(?:[-*]|\d+\.) )", re.MULTILINE)
 """A list that follows a paragraph without an empty line, which MkDocs takes for more of the paragraph."""
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
@@ -58,6 +58,11 @@ def outside_code(text: str, change: Any) -> str:
     return "".join(part if part.startswith("```") else change(part) for part in parts)
 
 
+def anchor(heading: str, separator: str) -> str:
+    """Of a heading, as the repository's page has it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", separator)
+
+
 def in_mathml(content: str) -> str:
     """A page's HTML with its formulas in MathML, which browsers draw without a script."""
     from latex2mathml.converter import convert
@@ -74,6 +79,7 @@ def in_mathml(content: str) -> str:
 
 def on_config(config: Any) -> Any:
     """In `nav`, a folder stands for all of its pages that are not named elsewhere, README.md first."""
+    config.mdx_configs["toc"]["slugify"] = anchor
     named = {page for section in config.nav for pages in section.values() if isinstance(pages, list) for page in pages}
     for section in config.nav:
         for title, folder in section.items():

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.notebook import NOTEBOOK, PAGE, notebook
 from cl import cli, new_method
 from cl.errors import UserError
 from cl.files import write_whole
@@ -232,6 +233,7 @@ def main() -> int:
     for (page, block), content in blocks().items():
         fill(page, block, content)
     write_whole(GLOSSARY, glossary.page().encode())
+    write_whole(NOTEBOOK, notebook(PAGE.read_text(encoding="utf-8")).encode())
     template = with_looks(json.loads(PLOTS.read_text(encoding="utf-8")))
     write_whole(PLOTS, (json.dumps(template, indent=1, ensure_ascii=False) + "\n").encode())
     return 0

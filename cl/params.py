@@ -230,7 +230,7 @@ class Params(Section):
 
     @property
     def title(self) -> str:
-        """The benchmark or its folder, with scenario and search if they are not the default: each has its own ranking."""
+        """The benchmark or its folder, and scenario and search if they are not the default: each has a ranking."""
         scenario = self.scenario.title if self.scenario.title != Scenario().title else ""
         drawn = self.benchmark.title
         return ", ".join(filter(None, [self.benchmark.called, drawn, scenario, self.selection.title, self.model.title]))

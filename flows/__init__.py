@@ -1,5 +1,6 @@
 """The pipeline around the learning: Prefect, MLflow and DVC are known in this package only.
 
+`unforgetting` is the one command, which starts the others, and `repro` is `dvc repro` with a word on how far it is.
 At the top are the stages (`prepare`, `train`, `report`) and the commands that use them: `compare` chains the stages,
 `nightly` repeats them each night, `champion` registers the best model, `predict` and `export` use it; `provenance`,
 `study`, `serve`, `pages`, `notify` help.

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from cl import embedded
 from cl.data import load
 from cl.data.benchmarks import tiny_imagenet
 from cl.data.prepare import benchmark_file, damaged, is_current, prepare, read_manifest
@@ -263,7 +264,8 @@ def test_missing_and_damaged_manifest(tmp_path: Path) -> None:
     assert contents(made(folder)) == whole
 
 
-def test_missing_and_damaged_raw_data(tmp_path: Path) -> None:
+def test_missing_and_damaged_raw_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "COPIES", tmp_path)  # nothing came with the package
     with pytest.raises(UserError, match=r"digits\.csv\.gz: not there; .*dvc pull"):
         prepare(Benchmark(), tmp_path, tmp_path / "p", say=print)
     raw = tmp_path / "digits" / "digits.csv.gz"

@@ -51,7 +51,8 @@ def _fetching() -> str:
 
 def file_in(raw: Path) -> Path:
     """The one raw file: below the folder of raw data or, where it is not there, as it came with the package."""
-    return raw / FILE if (raw / FILE).exists() else embedded.found(Path("data", FILE))
+    ours = embedded.root() / "data" / FILE
+    return ours if ours.exists() and not (raw / FILE).exists() else raw / FILE
 
 
 def read(raw: Path) -> tuple[Images, Labels]:
