@@ -19,7 +19,8 @@ from cl import cli
 from flows.deadline import finish
 
 HOST = "127.0.0.1"
-SERVED = re.compile(r"(?:[^/]+/)*(?:report|nights)/(?:[^/]+/)*[^/]+\.(?:html|png|csv|json|md)")
+PART = r"[^/.][^/]*"  # no hidden folder, and no way up
+SERVED = re.compile(rf"(?:{PART}/)*(?:report|nights)/(?:{PART}/)*{PART}\.(?:html|png|csv|json|md)")
 PATTERNS = ("report/index.html", "*/report/index.html", "*/*/report/index.html", "*/nights/latest.html")
 STYLE = "body{font:16px/1.6 system-ui,sans-serif;max-width:46rem;margin:3rem auto;padding:0 1rem}"
 
@@ -61,7 +62,7 @@ class Handler(SimpleHTTPRequestHandler):
             self._say("ok\n", "text/plain")
         elif path == "":
             self._say(listing(self.root), "text/html")
-        elif SERVED.fullmatch(path) and not {"..", "."} & {*path.split("/")} and (self.root / path).is_file():
+        elif SERVED.fullmatch(path) and (self.root / path).is_file():
             return super().send_head()
         else:
             self.send_error(HTTPStatus.NOT_FOUND, "no report")

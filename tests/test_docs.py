@@ -169,7 +169,7 @@ def test_counts_are_those_of_the_code() -> None:
     params = cli.params_of(cli.parser("cl", "").parse_args([]))
     methods, seeds = len(params.methods), len(params.seeds)
     assert f"{methods} methods, {seeds} seeds: {methods * seeds} runs" in text_of("docs/scaling.md")
-    assert f"`{params.title}: {methods} methods, {seeds} seeds`" in text_of("docs/running.md")
+    assert f"`{params.title}: {methods} methods; {seeds} seeds`" in text_of("docs/running.md")
 
 
 def test_readme_names_every_benchmark() -> None:

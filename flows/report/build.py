@@ -44,10 +44,10 @@ def report(params: Params, out: Path, engine: Engine, failed: Collection[str] = 
         engine.link("report", link_to(page), "the report, on the machine that made it")
         engine.say(f"report: {page}")
         engine.outcome(summary.headline)
-        if params.tracking.enabled:
-            tags = {**versions, **source_tags(command(out)), "benchmark": summary.benchmark}
-            send_report(tracking_of(params, out), summary.folder, summary.headline, tags)
-        origin.point(params, out)
+        tags = {**versions, **source_tags(command(out)), "benchmark": summary.benchmark}
+        where = tracking_of(params, out)
+        if params.tracking.enabled and send_report(where, summary.folder, summary.headline, tags):
+            origin.point(params, out)
         return summary
 
     return engine.flow("report", f"report {params.benchmark.name}", [params.benchmark.name, *origin.labels()], body)

@@ -17,21 +17,24 @@ FILES = ("index.html", "leaderboard.md", "summary.json", "accuracy.csv", "plots/
 SHA256 = "report.sha256"
 
 
-def send_report(tracking: Tracking, folder: Path, headline: str, tags: Mapping[str, str]) -> None:
-    """Show the report in this folder in MLflow, unless that very report is there.
+def send_report(tracking: Tracking, folder: Path, headline: str, tags: Mapping[str, str]) -> bool:
+    """Show the report in this folder in MLflow, beside runs of ours, unless that very report is there.
 
-    Trouble with MLflow must not fail the report: one line says what is missing.
+    Trouble with MLflow must not fail the report: one line says what is missing. Returns whether there was none.
     """
     files = [path for pattern in FILES for path in sorted(folder.glob(pattern))]
     sha256 = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
     ledger = Ledger(tracking)
-    if ledger.report() == sha256 and (tracking.uri is not None or tracking.has_database):
-        return
+    is_there = ledger.report() == sha256 and (tracking.uri is not None or tracking.has_database)
+    if is_there or ledger.experiment() is None:
+        return True
     try:
         _send(tracking, ledger, folder, files, {**tags, "headline": headline, SHA256: sha256})
     except Exception as error:  # whatever MLflow, a network or a database makes of it
         why = said_of(error)
         say(f"MLflow ({tracking.target}) lacks the report: {why}; `python -m flows.report` sends it")
+        return False
+    return True
 
 
 def _send(tracking: Tracking, ledger: Ledger, folder: Path, files: list[Path], tags: dict[str, str]) -> None:

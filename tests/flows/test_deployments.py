@@ -52,7 +52,7 @@ def test_what_the_form_gives_is_set() -> None:
         ([], None, None, "out", "permuted-digits: 17 methods; 3 seeds"),
         ([], ["ewc"], [0], "out", "permuted-digits: ewc; 1 seed"),
         (["training.epochs=20"], ["ewc"], [0], "out", "permuted-digits: ewc; 1 seed; epochs=20"),
-        (["methods.ewc.strength=5"], ["ewc", "gss"], [0], "out", "permuted-digits: ewc, gss; 1 seed; ewc.strength=5.0"),
+        (["methods.ewc.strength=5"], ["ewc", "gss"], [0], "out", "permuted-digits: ewc, gss; 1 seed; ewc.strength=5"),
         (["benchmark.name=split-digits"], ["si"], [1], "out/try", "split-digits: si; 1 seed; in out/try"),
         (["execution.workers=1"], ["si"], [1], "out", "permuted-digits: si; 1 seed"),
         (

@@ -179,7 +179,8 @@ def test_a_follower_shows_the_settings_but_not_those_that_change_no_number(
     monkeypatch.setattr(follower, "Tracker", lambda *arguments: given.extend(arguments) or Recorder())
     params = Params.model_validate({"methods": {"ewc": {}}, "training": {"epochs": 7}})
     Follower.of(params, tmp_path, {"git.commit": "abc"})
-    where, tags, settings = given
+    where, tags, settings, datasets, _ = given
+    assert datasets(0) == {}, "nothing is prepared there"
     assert where == Tracking(tmp_path, None, "permuted-digits")
     assert tags == {"git.commit": "abc"}
     assert settings["training"]["epochs"] == 7

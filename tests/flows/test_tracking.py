@@ -360,8 +360,12 @@ def test_the_report_is_a_run_with_its_figures_sent_once(out: Path, capfd: pytest
     for name in ("index.html", "leaderboard.md", "summary.json", "accuracy.csv", "plots/course.png", "plots/notes.txt"):
         (folder / name).write_text(name)
 
+    assert send_report(embedded(out), folder, "ewc leads.", TAGS)
+    assert query(out, "SELECT * FROM runs") == [], "no run of ours was sent"
+    ensure(embedded(out))
+
     def sent() -> list[Any]:
-        send_report(embedded(out), folder, "ewc leads.", TAGS)
+        assert send_report(embedded(out), folder, "ewc leads.", TAGS)
         return query(out, "SELECT run_uuid, status, end_time FROM runs WHERE name = 'report'")
 
     ((run, status, _),) = first = sent()
@@ -379,7 +383,7 @@ def test_the_report_is_a_run_with_its_figures_sent_once(out: Path, capfd: pytest
     assert capfd.readouterr() == ("", "")
     (folder / "index.html").write_text("again")
     embedded(out).database.write_bytes(b"no database")
-    send_report(embedded(out), folder, "ewc leads.", TAGS)
+    assert not send_report(embedded(out), folder, "ewc leads.", TAGS)
     (line,) = capfd.readouterr().err.splitlines()
     assert "lacks the report: " in line
     assert line.endswith("`python -m flows.report` sends it")
