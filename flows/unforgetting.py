@@ -40,6 +40,7 @@ LEARN = (
     Command("status", "cl.status", "how far each run is, what would be learned, and why", "--out out"),
     Command("report", "flows.report", "build the report anew, or show the leaderboard", "--show"),
     Command("nightly", "flows.nightly", "learn all anew and compare with the last good night", "--minutes 60"),
+    Command("watch", "flows.watch", "learn each new task once its folder has arrived", "PICTURES"),
     Command("anytime", "cl.anytime", "accuracy while a task is being learned", "--methods er"),
 )
 USE = (
@@ -110,10 +111,9 @@ def completion(shell: str) -> str:
         made = below.add_parser(command.name, help=command.does)
         for action in options:
             if action.dest in by_name:
-                action.complete = by_name[action.dest]  # type: ignore[attr-defined]
+                action.complete = by_name[action.dest]
             made._add_action(action)
-    script: str = shtab.complete(whole, shell, preamble={"bash": METHODS_IN_BASH.format(known=known)})
-    return script
+    return shtab.complete(whole, shell, preamble=METHODS_IN_BASH.format(known=known) if shell == "bash" else "")
 
 
 def start(command: Command, arguments: Sequence[str]) -> None:
