@@ -8,7 +8,7 @@ give the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from cl.chance import Chance, chance, counts_of
@@ -23,7 +23,7 @@ from flows.engine.plain import Engine
 from flows.report.headline import headline
 from flows.report.leaderboard import leaderboard, table
 from flows.report.made import command, made_of
-from flows.report.rows import compare
+from flows.report.rows import Row, compare
 from flows.report.summary import Summary, long_form
 from flows.servers import link_to
 from flows.tracking import origin
@@ -74,22 +74,10 @@ def build(
     folder = check_folder(out)
     sweep(folder, below=True)
     absent = tuple(name for name in methods or () if name not in {run.method for run in runs})
-    other = "task-aware" if "class-incremental" in runs[0].scenario else "task-agnostic"
-    counts = counts_of_tasks(out, runs[0])
-    of: Chance | None = None
-    of_other: Chance | None = None
-    so_far: tuple[float, ...] = ()
-    if counts:
-        of, of_other = (chance(counts, runs[0].scenario, other) for other in (False, True))
-        so_far = tuple(chance(counts[:k], runs[0].scenario).accuracy for k in range(1, len(counts) + 1))
-    told = headline(rows, of)
-    benchmark = runs[0].benchmark_as_run
-    if params is not None and params.benchmark.name == runs[0].benchmark:  # a folder's own name
-        benchmark = params.benchmark.called + benchmark.removeprefix(runs[0].benchmark)
-    summary = Summary(benchmark, runs[0].tasks, rows, told, folder, absent, other, of, of_other, so_far)
+    summary = _summed_up(out, runs, rows, absent, params)
 
-    from flows.report.classes import CONFUSION, classes, drawn  # matplotlib takes a moment to import
-    from flows.report.figures import FIGURES, draw
+    from flows.report.classes import classes, drawn  # matplotlib takes a moment to import
+    from flows.report.figures import draw
     from flows.report.page import page
 
     models = classes(params, out, summary, say) if params is not None else []
@@ -102,20 +90,45 @@ def build(
     files["leaderboard.md"] = leaderboard(summary).encode()
     files["index.html"] = page(summary, figures, versions or {}, made, models).encode()
     try:
-        for name, content in files.items():
-            write_whole(folder / name, content)
-        ours = {*FIGURES, *(f"{CONFUSION}{name}" for name in names_in("methods"))}
-        for stale in ours - {*figures}:
-            (folder / "plots" / f"{stale}.png").unlink(missing_ok=True)
-        for file in (folder / FOR_DVC).glob("*.json"):
-            if file.relative_to(folder).as_posix() not in files:
-                file.unlink()
+        _write(folder, files)
     except OSError as error:
         raise UserError(
             f"cannot write the report into {folder}: {error.strerror or error}. The results are untouched: "
             "free some space or make the folder writable, then run `python -m flows.report` again."
         ) from error
     return summary
+
+
+def _summed_up(
+    out: Path, runs: Sequence[RunResult], rows: tuple[Row, ...], absent: tuple[str, ...], params: Params | None
+) -> Summary:
+    first = runs[0]
+    other = "task-aware" if "class-incremental" in first.scenario else "task-agnostic"
+    of: Chance | None = None
+    of_other: Chance | None = None
+    so_far: tuple[float, ...] = ()
+    if counts := counts_of_tasks(out, first):
+        of, of_other = (chance(counts, first.scenario, other) for other in (False, True))
+        so_far = tuple(chance(counts[:k], first.scenario).accuracy for k in range(1, len(counts) + 1))
+    benchmark = first.benchmark_as_run
+    if params is not None and params.benchmark.name == first.benchmark:  # a folder's own name
+        benchmark = params.benchmark.called + benchmark.removeprefix(first.benchmark)
+    told, folder = headline(rows, of), out / "report"
+    return Summary(benchmark, first.tasks, rows, told, folder, absent, other, of, of_other, so_far)
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write these files, and remove figures and small files of methods that an earlier report had."""
+    from flows.report.classes import CONFUSION
+    from flows.report.figures import FIGURES
+
+    for name, content in files.items():
+        write_whole(folder / name, content)
+    ours = {*FIGURES, *(f"{CONFUSION}{name}" for name in names_in("methods"))}
+    earlier = [folder / "plots" / f"{name}.png" for name in ours]
+    for file in (*earlier, *(folder / FOR_DVC).glob("*.json")):
+        if file.relative_to(folder).as_posix() not in files:
+            file.unlink(missing_ok=True)
 
 
 def counts_of_tasks(out: Path, run: RunResult) -> list[list[int]] | None:

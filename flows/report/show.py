@@ -76,7 +76,9 @@ def where_to_look_next(where: Tracking) -> str:
         blocks["Prefect"] = [running["prefect"].address]
     else:
         blocks["Prefect"] = [start, f"then {PREFECT}"]
-    lines = [f"  {name if i == 0 else '':8} {line}" for name, block in blocks.items() for i, line in enumerate(block)]
+    lines = [
+        f"    {line}" if i else f"  {name:8} {line}" for name, block in blocks.items() for i, line in enumerate(block)
+    ]
     return "\n".join(["Where to look next", *lines, *unknown])
 
 

@@ -422,7 +422,7 @@ def test_where_to_look_next_without_servers(monkeypatch, tmp_path):
     assert "  Prefect  .venv/bin/python -m flows.serve start --out 'my out'\n" in text
     (tmp_path / "Makefile").touch()
     text = where_to_look_next(Tracking(Path("out"), None, "digits"))
-    assert "  MLflow   make serve\n           then http://127.0.0.1:5000/#/experiments" in text
+    assert "  MLflow   make serve\n    then http://127.0.0.1:5000/#/experiments" in text
     assert max(map(len, text.splitlines())) < 80
     text = where_to_look_next(Tracking(Path("out"), "postgresql://db.example/mlflow", "digits"))
     assert "-m mlflow server" in text, "`serve` starts none"
@@ -439,7 +439,7 @@ def test_where_to_look_next_knows_what_runs(monkeypatch, tmp_path):
     servers.STATE.parent.mkdir()
     servers.STATE.write_text(json.dumps({"servers": [{**record, **one} for one in (mlflow, prefect)]}))
     text = where_to_look_next(here)
-    assert "  MLflow   http://127.0.0.1:5001/#/experiments\n" in text
+    assert "  MLflow   http://127.0.0.1:5001/#/experiments?workflowType=machine_learning\n" in text
     assert text.endswith("  Prefect  http://127.0.0.1:4201")
     text = where_to_look_next(Tracking(Path("other"), None, "digits"))
     assert "-m mlflow server" in text, "the one that runs shows another database"
@@ -459,7 +459,7 @@ def test_where_to_look_next_with_servers(monkeypatch, tmp_path):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4300/api")
     text = where_to_look_next(Tracking(tmp_path, "http://tracking.example:5000", "digits")) + "\n"
     assert " http://127.0.0.1:4300\n" in text
-    assert " http://tracking.example:5000/#/experiments\n" in text
+    assert " http://tracking.example:5000/#/experiments?workflowType=machine_learning\n" in text
     assert "server start" not in text
     assert "-m mlflow" not in text
 
