@@ -44,7 +44,7 @@ class Follower:
         """A follower for the runs of these params; it does nothing where tracking is off."""
         if not params.tracking.enabled:
             return Follower(None)
-        settings = params.model_dump(mode="json", exclude={"seeds", "tracking", "champion", "execution"})
+        settings = params.model_dump(mode="json", exclude={"seeds", "tracking", "champion", "execution", "report"})
         where = tracking_of(params, out)
         seconds = LEAVE_SECONDS["embedded" if where.uri is None else "server"]
         return Follower(Tracker(where, tags, settings), seconds)
