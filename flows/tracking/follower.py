@@ -62,7 +62,7 @@ class Follower:
         """
         if not params.tracking.enabled:
             return Follower(None)
-        settings = params.model_dump(mode="json", exclude={"seeds", "tracking", "champion", "execution"})
+        settings = params.model_dump(mode="json", exclude={"seeds", "tracking", "champion", "execution", "report"})
         where = tracking_of(params, out)
         seconds = LEAVE_SECONDS["embedded" if where.uri is None else "server"]
         return Follower(Tracker(where, tags, settings, datasets_of(params, out), flow_run), seconds, sent)
