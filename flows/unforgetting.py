@@ -110,9 +110,10 @@ def completion(shell: str) -> str:
         made = below.add_parser(command.name, help=command.does)
         for action in options:
             if action.dest in by_name:
-                action.complete = by_name[action.dest]  # type: ignore[attr-defined]
+                action.complete = by_name[action.dest]
             made._add_action(action)
-    script: str = shtab.complete(whole, shell, preamble={"bash": METHODS_IN_BASH.format(known=known)})
+    preamble: Any = {"bash": METHODS_IN_BASH.format(known=known)}
+    script: str = shtab.complete(whole, shell, preamble=preamble)
     return script
 
 
