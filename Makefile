@@ -52,7 +52,7 @@ $(READY): constraints.txt pyproject.toml
 
 run: $(READY)  ## the main job: data, training of every method, report, leaderboard
 	$(FETCH)
-	@python -m flows.repro; status=$$?; \
+	@python -m flows.repro; status=$$?; test $$status -ne 2 || exit 2; \
 	test $$status -eq 0 || python -m flows.report; \
 	python -m flows.report --show; exit $$status
 

@@ -17,6 +17,8 @@ from cl.children import Hear, RunId
 from cl.events import Event
 from cl.pool import Progress, chosen_of, time_left
 
+NARROW = 60
+"""Columns of a terminal below which the last decision is left out."""
 OTHER_LINES = 3
 """Of the table: its head, what stands below it, and the cursor's."""
 
@@ -63,9 +65,12 @@ class LiveTable:
         """The table as it is now; where a terminal has too few lines, those heard of last, and how many more."""
         table = Table(box=None, header_style="dim", pad_edge=False, expand=True)
         table.add_column("method", no_wrap=True)
-        table.add_column("", width=22)
-        table.add_column("accuracy so far", justify="right", no_wrap=True)
-        table.add_column("last", no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
+        narrow = self.console.width < NARROW
+        bar = 6 if narrow else 20
+        table.add_column("", width=bar + 2)
+        table.add_column("so far" if narrow else "accuracy so far", justify="right", no_wrap=True)
+        if not narrow:
+            table.add_column("last", no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
         fit = list(self._last)[-max(self.console.height - OTHER_LINES, 1) :]
         for method in dict.fromkeys(run.method for run in self._runs):
             if method not in fit:
@@ -74,7 +79,8 @@ class LiveTable:
             share = statistics.fmean(self._share[run] for run in own)
             reached = [self._accuracy[run] for run in own if run in self._accuracy]
             accuracy = f"{statistics.fmean(reached):.1%}" if reached else ""
-            table.add_row(method, ProgressBar(1.0, share, width=20), accuracy, self._last[method])
+            last = [] if narrow else [self._last[method]]
+            table.add_row(method, ProgressBar(1.0, share, width=bar), accuracy, *last)
         hidden = f"{len(self._last) - len(fit)} more methods" if len(fit) < len(self._last) else ""
         left = time_left(self._share.values(), self._before.values(), time.monotonic() - self._started)
         table.caption, table.caption_justify = "; ".join(filter(None, [hidden, left])), "left"

@@ -6,6 +6,7 @@ While DVC works it holds a lock, so a second one is told of it here before it st
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ from flows.stage import started_at
 
 TEMPORARY = Path(".dvc/tmp")
 LOCKS = TEMPORARY / "rwlock"
-"""What DVC's processes read and write: by path, their numbers."""
+"""What DVC's processes read and write: under `read` and `write`, by path, their numbers and commands."""
 HELD = (
     "dvc: keeps a lock while this runs. `dvc status` and `dvc repro` answer that files are busy until it has ended; "
     "`dvc metrics show`, `dvc plots show` and `unforgetting report --show` work"
@@ -38,8 +39,7 @@ def holders() -> dict[int, str]:
         locks = json.loads(LOCKS.read_text(encoding="utf-8") or "{}")
     except (FileNotFoundError, ValueError):  # none, or one that is being written; then DVC itself will tell
         return {}
-    entries = [lock["write"] for lock in locks.values() if lock.get("write")]
-    entries += [entry for lock in locks.values() for entry in lock.get("read") or ()]
+    entries = [*locks.get("write", {}).values(), *itertools.chain(*locks.get("read", {}).values())]
     return {entry["pid"]: entry["cmd"] for entry in entries if started_at(entry["pid"]) is not None}
 
 

@@ -119,6 +119,19 @@ def test_a_table_longer_than_the_terminal_shows_who_was_heard_last() -> None:
     assert len(lines) < console.height
 
 
+def test_forty_columns_show_accuracy_whole() -> None:
+    console = Console(width=40, height=12, record=True, force_terminal=False)
+    table = LiveTable([RunId("progressive_nets", 0)], console)
+    task = {"event": "task", "index": 0, "tasks": 2, "average_accuracy": 0.912, "learning_rate": 0.1, "decayed": {}}
+    table(RunId("progressive_nets", 0), task)
+    console.print(table)
+    text = console.export_text()
+    assert "progressive_nets" in text
+    assert "91.2%\n" in text
+    assert "seed 0" not in text
+    assert max(map(len, text.splitlines())) <= 40
+
+
 def test_time_left() -> None:
     assert time_left([0.5, 0.0], [0.0, 0.0], 10.0) == "30 s left"
     assert time_left([0.5, 0.0], [0.25, 0.0], 30.0) == "3 min left"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,15 +68,19 @@ def test_a_dvc_that_is_at_work_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["repro"])
-    repro.LOCKS.parent.mkdir(parents=True)
-    with subprocess.Popen(["sleep", "60"]) as gone:
-        gone.kill()
-    entry = {"pid": os.getpid(), "cmd": "dvc repro"}
-    locks = {"out/prepared": {"write": entry}, "data": {"read": [{"pid": gone.pid, "cmd": "dvc status"}]}, "x": {}}
-    repro.LOCKS.write_text(json.dumps(locks), encoding="utf-8")
-    assert cli.guarded(repro.main) == 2
-    said = capsys.readouterr().err
-    assert f"dvc repro (process {os.getpid()})" in said
-    assert "dvc status" not in said
-    repro.LOCKS.write_text("", encoding="utf-8")
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    Path("dvc.yaml").write_text("stages: {slow: {cmd: touch begun; sleep 60, outs: [made]}}\n", encoding="utf-8")
     assert repro.holders() == {}
+    with subprocess.Popen([sys.executable, "-m", "dvc", "repro"], start_new_session=True) as dvc:
+        deadline = time.monotonic() + 60
+        while not Path("begun").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert cli.guarded(repro.main) == 2
+        os.killpg(dvc.pid, signal.SIGKILL)
+    said = capsys.readouterr().err
+    assert "DVC is at work in this folder already" in said
+    assert f"(process {dvc.pid})" in said
+    assert repro.holders() == {}, "its lock is still there, but nobody holds it"
+    assert repro.LOCKS.read_text(encoding="utf-8")
