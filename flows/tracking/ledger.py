@@ -94,7 +94,9 @@ class Ledger:
 
     def _section(self, data: Json) -> Json:
         key = f"{self._tracking.target} {self._tracking.experiment}"
-        section: Json = data["targets"].setdefault(key, {"experiment": None, "created": None, "units": {}})
+        section: Json = data["targets"].setdefault(
+            key, {"experiment": None, "created": None, "report": None, "units": {}}
+        )
         return section
 
     def _read(self) -> Json:

@@ -102,7 +102,8 @@ def see(server: Server, home: Path, arguments: list[str]) -> Seen:
     deadline = time.monotonic() + 30
     while True:
         new = {kind: [row for row in server.rows(kind) if row["id"] not in ids] for kind, ids in before.items()}
-        ended = all(row["state_type"] in {"COMPLETED", "FAILED"} for row in new["task_runs"] + new["flow_runs"])
+        ends = {"COMPLETED", "FAILED", "CANCELLED"}
+        ended = all(row["state_type"] in ends for row in new["task_runs"] + new["flow_runs"])
         if (ended and new["task_runs"]) or time.monotonic() > deadline:
             break
         time.sleep(0.5)
