@@ -68,7 +68,8 @@ def tell(params: Params, out: Path, engine: Engine, summary: Summary) -> str:
     table = (summary.folder / "leaderboard.md").read_text(encoding="utf-8")
     engine.note("\n".join([table, f"report: {page}", *([f"MLflow: {comparison_url(base, where)}"] if base else [])]))
     links = [f"[the report]({page})", *([where_to_compare(where)] if params.tracking.enabled else [])]
-    engine.page("result", "\n".join([*(f"- {link}" for link in links), "", table]), summary.headline)
+    body = table.replace(f"{summary.headline}\n\n", "", 1)  # the headline is the description
+    engine.page("result", "\n".join([*(f"- {link}" for link in links), "", body]), summary.headline)
     engine.outcome(summary.headline)
     return summary.headline
 
