@@ -88,12 +88,13 @@ def _train(
     limit: Limit,
 ) -> None:
     mlflow, boards, show = listeners
+    folders = {run: run_folder(params, run.method, run.seed, out) for run in runs}
 
     def hear(run: RunId, event: Event) -> None:
         show(run, event)
         boards.hear(run, event)
         if event["event"] == "task":
-            mlflow.look(run_folder(params, run.method, run.seed, out))
+            mlflow.look(folders[run])
 
     at_once, trial_workers = width
     children: Children | cluster.Runs
@@ -109,8 +110,7 @@ def _train(
             if not limit.over:
                 raise KeyboardInterrupt
             raise Stopped(f"{run.name}: stopped at the limit; the same command goes on from here")
-        folder = run_folder(params, run.method, run.seed, out)
-        mlflow.look(folder, finished=reason is None, failed=reason)
+        mlflow.look(folders[run], finished=reason is None, failed=reason)
         if reason is not None:
             engine.say(f"{run.name}: failed: {reason}")
             raise UserError(f"{run.name}: {reason}")
