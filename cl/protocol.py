@@ -29,8 +29,8 @@ from cl.selection import (
 )
 from cl.trials import AttemptJob, Job, Searched, SearchJob, Trials
 
-Pool: TypeAlias = Callable[[Job], "Future[Outcome]"]
-"""Starts a trial in another process."""
+Pool: TypeAlias = Callable[[Job], "Future[tuple[Outcome, float]]"]
+"""Starts a trial in another process; gives its outcome, and its processor time in seconds."""
 
 
 @dataclass
@@ -81,6 +81,8 @@ class Protocol:
 
     def __init__(self, trials: Trials, journal: StudyJournal, say: Say, pool: Pool | None = None) -> None:
         self.trials, self.journal, self.say, self.pool = trials, journal, say, pool
+        self.beside = 0.0
+        """Processor time of all trials in other processes so far, in seconds."""
         self.learner = trials.learner
         self.params = trials.learner.params
 
@@ -168,8 +170,10 @@ class Protocol:
             begun = [study.begin(one.number, one.point, one.space) for one in missing]
             futures = [self.pool(one.job) for one in missing]
             for one, trial, future in zip(missing, begun, futures, strict=True):
-                self._tell(phase, one.job.index, one.shown, study.end(trial, future.result(), one.notes))
-        return [outcome for one in planned if (outcome := study.known(one.number)) is not None]
+                outcome, seconds = future.result()
+                self.beside += seconds
+                self._tell(phase, one.job.index, one.shown, study.end(trial, outcome, one.notes))
+        return [known for one in planned if (known := study.known(one.number)) is not None]
 
     def _stability(self, searched: Searched) -> tuple[list[tuple[Knobs, Outcome]], Knobs]:
         """Stability decay."""

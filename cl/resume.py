@@ -102,7 +102,7 @@ class Run:
 
     def _learn(self, index: int, experience: Task, knobs: Knobs) -> None:
         """Learn one experience, keep its checkpoint, and write the results so far."""
-        learner, clock, started = self.learner, Clock(), time.process_time()
+        learner, clock, started = self.learner, Clock(), time.process_time() + self.protocol.beside
         learner.open(experience)
         zero_shot = learner.zero_shot()
         learned = self.protocol.learn(index, knobs, clock)
@@ -112,7 +112,7 @@ class Run:
         cost: TaskCost = {
             "task": experience.name,
             "seconds": clock.seconds,
-            "process_seconds": time.process_time() - started + self._borrowed(clock),
+            "process_seconds": time.process_time() + self.protocol.beside - started + self._borrowed(clock),
             "step_seconds": clock.step_seconds,
         }
         self.peak_memory = max(peak_memory(), self.peak_memory)
@@ -135,11 +135,8 @@ class Run:
 
     def _borrowed(self, clock: Clock) -> float:
         """Add to the clock what other runs have spent on trials of this one, and return the processor seconds of it."""
-        if (shared := self.trials.first_task) is None or not shared.spent:
-            return 0.0
-        spent = list(shared.spent.values())
-        shared.spent.clear()
-        clock.seconds["plasticity"] += sum(one.wall for one in spent)
+        if spent := self.trials.borrowed():
+            clock.seconds["plasticity"] += sum(one.wall for one in spent)
         return sum(one.processor for one in spent)
 
     def _record(self, experience: Task, learned: Learned, evaluated: _Evaluated) -> Record:

@@ -13,6 +13,7 @@ import functools
 import os
 import signal
 import sys
+import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -109,14 +110,17 @@ def _start_trials(params: dict[str, Any], method: str, seed: int, out: str, fold
     _trials = Trials(learner, Path(folder), run_key(checked, method, seed), shared_folder(Path(out)))
 
 
-def _submit(executor: ProcessPoolExecutor, job: Job) -> Future[Outcome]:
+def _submit(executor: ProcessPoolExecutor, job: Job) -> Future[tuple[Outcome, float]]:
     return executor.submit(_run_trial, job)
 
 
-def _run_trial(job: Job) -> Outcome:
+def _run_trial(job: Job) -> tuple[Outcome, float]:
+    """The outcome, and what it cost in processor time, in seconds."""
     assert _trials is not None
+    started = time.process_time()
     _trials.go_to(job.index)
-    return job.run(_trials)
+    outcome = job.run(_trials)
+    return outcome, time.process_time() - started + sum(one.processor for one in _trials.borrowed())
 
 
 # The process.

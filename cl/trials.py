@@ -10,7 +10,7 @@ from typing import Protocol
 
 from cl import checkpoint
 from cl.checkpoint_files import DamagedCheckpoint, remove_checkpoint
-from cl.first_task import FirstTask
+from cl.first_task import FirstTask, Spent
 from cl.keys import chain_key
 from cl.learner import Learner
 from cl.selection import Knobs, Outcome
@@ -147,6 +147,14 @@ class Trials:
     def shared(self, job: SearchJob) -> FirstTask | None:
         """Where the trial is kept for all runs, if they share it."""
         return self.first_task if self.first_task is not None and self.first_task.has(job) else None
+
+    def borrowed(self) -> list[Spent]:
+        """What other runs have spent on trials that were run here since this was asked last."""
+        if self.first_task is None:
+            return []
+        spent = list(self.first_task.spent.values())
+        self.first_task.spent.clear()
+        return spent
 
     def train_shared(self, jobs: Iterable[Job]) -> None:
         """Train those of the trials that all runs share and no run is training, so that no run waits for another."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from cl.keys import run_folder, run_key
 from cl.machine import choose_device
 from cl.params import Benchmark, Params
 from cl.publish import publish_if_finished
-from tests.cl.small import OFF, REPOSITORY, output, params_for, published, run
+from cl.selection import Outcome
+from cl.trials import Job
+from tests.cl.small import OFF, REPOSITORY, learner_for, output, params_for, published, run, run_for
 from tests.conftest import RAW
 
 KILLED = (pytest.param("packnet", marks=pytest.mark.slow), "si")
@@ -205,6 +208,24 @@ def test_trials_in_parallel_give_the_same_bytes(method: str, prepared: dict[int,
     code, _, stderr = finished(params, parallel, "--trial-workers", "2")
     assert (code, stderr) == (0, "")
     assert published(parallel) == published(serial)
+
+
+def test_what_trials_in_other_processes_took_is_in_the_cost_of_their_task(
+    prepared: dict[int, Path], tmp_path: Path
+) -> None:
+    """With a pool that says that each trial took a thousand seconds."""
+    params = params_for("si")
+    one = run_for(params, learner_for(params, prepared[2]), tmp_path)
+
+    def beside(job: Job) -> Future[tuple[Outcome, float]]:
+        done: Future[tuple[Outcome, float]] = Future()
+        done.set_result((job.run(one.trials), 1000.0))
+        return done
+
+    one.protocol.pool = beside
+    one.run()
+    cost = json.loads((tmp_path / "cost.json").read_text(encoding="utf-8"))
+    assert [task["process_seconds"] // 1000 for task in cost["per_task"]] == [2, 2], "two learning rates a task"
 
 
 # What is there already, and what is damaged.
