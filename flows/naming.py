@@ -12,7 +12,7 @@ from flows.tracking import origin
 
 NAMED, CHANGES = 3, 3
 """So many methods are named, and so many changed settings."""
-APART = {"methods", "others", "seeds", "tracking", "execution", "champion"}
+APART = {"methods", "others", "seeds", "tracking", "execution", "champion", "report"}
 """Sections of the params that are not among the changed settings: shown otherwise, or without an effect on numbers."""
 
 

@@ -297,8 +297,9 @@ def test_interrupted_preparation_leaves_the_old_one(tmp_path: Path, monkeypatch:
 # What is not ours, and others at work.
 
 
-def test_what_was_not_prepared_is_never_removed(tmp_path: Path) -> None:
+def test_what_was_not_prepared_is_never_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is anything read for it: there are no raw data."""
+    monkeypatch.setattr(embedded, "COPIES", tmp_path)  # nothing came with the package
     target = tmp_path / "p"
     for name in ("thesis.txt", "task-000/notes.txt", "task-000/train-images.npy.old"):
         place = target / name

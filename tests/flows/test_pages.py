@@ -92,6 +92,8 @@ def test_a_link_is_to_the_server_where_it_runs_and_reaches(place: Path) -> None:
     noted = {
         "name": "report",
         "address": "http://127.0.0.1:4280",
+        "health": "",
+        "log": "",
         "pid": os.getpid(),
         "started": started_at(os.getpid()),
     }

@@ -956,8 +956,9 @@ def test_a_server_killed_between_two_syncs_costs_nothing(
 def test_a_server_that_never_answers_does_not_stall_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import mlflow  # noqa: F401  # that takes its time, too, but only once
+    import mlflow
 
+    mlflow.MlflowClient("http://127.0.0.1:9")  # what it imports takes its time, too, but only once
     out = tmp_path / "out"
     fake = FakeRun(out)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and leaves it at that
