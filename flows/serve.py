@@ -34,7 +34,7 @@ from flows.servers import HOME, STATE, Server, known
 from flows.stage import started_at
 from flows.tracking.addresses import comparison_url, server_command
 from flows.tracking.experiment import ensure
-from flows.tracking.notes import AS_RUNS
+from flows.tracking.notes import EXPERIMENTS
 from flows.tracking.settings import Tracking, tracking_of
 
 HOST = "127.0.0.1"
@@ -145,7 +145,7 @@ def _launch(
             start_new_session=True,
         )
     started = started_at(child.pid) or 0
-    server = Server(name, address, health, child.pid, started, str(log), shlex.join(command), shows)
+    server = Server(name, address, health, child.pid, started, str(log), shows)
     write_json(STATE, {"servers": [asdict(s) for s in {**known(), name: server}.values()]})
     return server
 
@@ -237,7 +237,7 @@ def main() -> int:
     else:
         servers = known()
     for server in servers.values():
-        pages = f"{server.address}/#/experiments?{AS_RUNS}" if server.name == "mlflow" else server.address
+        pages = f"{server.address}/{EXPERIMENTS}" if server.name == "mlflow" else server.address
         print(f"{server.name:<8} {pages}   (log: {server.log})")
     if not servers:
         print(f"nothing is running; start it with `{start_command(given.out)}`")

@@ -29,8 +29,6 @@ class Server:
     started: int
     """When the process was started, in clock ticks since boot: a pid may be used again, this pair is not."""
     log: str
-    command: str = ""
-    """What was started, as in a shell."""
     shows: str = ""
     """Of MLflow: the folder whose database it shows."""
 

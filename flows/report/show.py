@@ -13,7 +13,7 @@ from pathlib import Path
 from cl.errors import UserError
 from cl.redact import without_password
 from flows.servers import Server, known
-from flows.tracking.addresses import comparison_url, database_address, here, ui_command
+from flows.tracking.addresses import comparison_url, here, ui_command
 from flows.tracking.settings import Tracking
 
 MLFLOW, PREFECT = "http://127.0.0.1:5000", "http://127.0.0.1:4200"
@@ -84,7 +84,7 @@ def where_to_look_next(where: Tracking) -> str:
 
 def _shows(mlflow: Server, where: Tracking) -> bool:
     """Whether that server has the database of these runs."""
-    return database_address(where) in shlex.split(mlflow.command)
+    return bool(mlflow.shows) and Path(mlflow.shows).resolve() == where.folder.resolve()
 
 
 def start_command(out: Path) -> str:

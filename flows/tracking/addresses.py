@@ -9,7 +9,7 @@ from pathlib import Path
 from cl.redact import without_password
 from flows.servers import address, shown_folder
 from flows.tracking.ledger import Ledger
-from flows.tracking.notes import AS_RUNS, comparison_path, run_path
+from flows.tracking.notes import EXPERIMENTS, comparison_path, run_path
 from flows.tracking.settings import Tracking
 
 
@@ -40,7 +40,7 @@ def comparison_url(base: str, tracking: Tracking) -> str:
     As long as nothing was sent, the address is that of the list of experiments.
     """
     experiment = Ledger(tracking).experiment()
-    return f"{base.rstrip('/')}/{comparison_path(experiment) if experiment else f'#/experiments?{AS_RUNS}'}"
+    return f"{base.rstrip('/')}/{comparison_path(experiment) if experiment else EXPERIMENTS}"
 
 
 def run_url(tracking: Tracking, run: Path) -> str | None:

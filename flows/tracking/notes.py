@@ -15,6 +15,8 @@ REPORT = "report"
 """Name of the MLflow run that holds the report."""
 AS_RUNS = "workflowType=machine_learning"
 """In an address of MLflow: pages of runs and models, not of evaluations and traces."""
+EXPERIMENTS = f"#/experiments?{AS_RUNS}"
+"""The list of experiments, as an address within MLflow's pages."""
 
 
 def comparison_path(experiment: str) -> str:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +59,27 @@ def no_rest() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # of a connection that was left in the middle
         gc.collect()
+
+
+@pytest.fixture
+def called() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A URL, and what was POSTed there."""
+    bodies: list[dict[str, Any]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    hook = HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=hook.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{hook.server_port}/hook", bodies
+    hook.shutdown()
+    hook.server_close()
 
 
 def options(*overrides: str, out: Path, methods: str = "finetune,ewc", seeds: str = "0,1") -> list[str]:

@@ -5,7 +5,6 @@ import itertools
 import json
 import random
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -31,7 +30,6 @@ from flows.report.rows import Row, compare
 from flows.report.show import narrowed, where_to_look_next
 from flows.report.summary import REMARKS, Summary
 from flows.report.words import duration, listing, percent, size, times
-from flows.tracking.addresses import server_command
 from flows.tracking.settings import Tracking
 
 REPOSITORY = Path(__file__).parents[2]
@@ -434,7 +432,7 @@ def test_where_to_look_next_knows_what_runs(monkeypatch, tmp_path):
     monkeypatch.setattr(servers.Server, "alive", True)
     here = Tracking(Path("out"), None, "digits")
     record = {"health": "", "pid": 1, "started": 1, "log": ""}
-    mlflow = {"name": "mlflow", "address": "http://127.0.0.1:5001", "command": shlex.join(server_command(here))}
+    mlflow = {"name": "mlflow", "address": "http://127.0.0.1:5001", "shows": str(here.folder)}
     prefect = {"name": "prefect", "address": "http://127.0.0.1:4201"}
     servers.STATE.parent.mkdir()
     servers.STATE.write_text(json.dumps({"servers": [{**record, **one} for one in (mlflow, prefect)]}))

@@ -9,13 +9,11 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -246,23 +244,11 @@ def test_the_pages_show_the_night(served: Served) -> None:
         browser.quit()
 
 
-def test_a_url_is_called_when_a_night_fails(served: Served) -> None:
-    called: list[Json] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            called.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    hook = HTTPServer(("127.0.0.1", 0), Hook)
-    threading.Thread(target=hook.serve_forever, daemon=True).start()
+def test_a_url_is_called_when_a_night_fails(served: Served, called: tuple[str, list[Json]]) -> None:
+    url, bodies = called
     for _ in range(2):  # the second time replaces what the first made
         done = subprocess.run(
-            [sys.executable, "-m", "flows.notify", f"http://127.0.0.1:{hook.server_port}/night"],
+            [sys.executable, "-m", "flows.notify", url],
             cwd=served.folder,
             env=environment(PYTHONPATH=str(served.folder), PREFECT_API_URL=f"http://127.0.0.1:{served.ports[0]}/api"),
             capture_output=True,
@@ -273,13 +259,11 @@ def test_a_url_is_called_when_a_night_fails(served: Served) -> None:
         assert done.returncode == 0, done.stderr
     assert served.end_of(served.trigger("nightly", settings=["no.such=1"]))["state"]["type"] == "FAILED"
     deadline = time.monotonic() + 60
-    while not called:
+    while not bodies:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     time.sleep(2)
-    hook.shutdown()
-    hook.server_close()
-    (body,) = called
+    (body,) = bodies
     assert (body["run"], body["state"]) == ("refused", "Failed")
     assert "no: unknown key" in body["message"]
     assert body["url"].startswith(f"http://127.0.0.1:{served.ports[0]}/")

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -46,27 +43,6 @@ class Heard(Engine):
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     return animals.plant(tmp_path / "kept")
-
-
-@pytest.fixture
-def called() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A URL, and what was POSTed there."""
-    bodies: list[dict[str, Any]] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    hook = HTTPServer(("127.0.0.1", 0), Hook)
-    threading.Thread(target=hook.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{hook.server_port}/arrived", bodies
-    hook.shutdown()
-    hook.server_close()
 
 
 def words(root: Path, out: Path, *more: str) -> list[str]:
