@@ -29,9 +29,9 @@ def declared(method: str, attribute: str) -> Any:
     raise KeyError(f"{method}: {attribute}")
 
 
-def docstring(method: str) -> str:
-    """Of the method's file."""
-    return ast.get_docstring(_tree(f"cl.methods.{method}")) or ""
+def docstring(path: Path) -> str:
+    """Of a module, from its file."""
+    return ast.get_docstring(_parsed(path, path.stat().st_mtime_ns)) or ""
 
 
 def _own(module: str) -> Name:

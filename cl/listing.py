@@ -6,7 +6,6 @@ The lists are read from the files; nothing is imported for them, so they appear 
 from __future__ import annotations
 
 import argparse
-import ast
 import shutil
 import sys
 import textwrap
@@ -14,16 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cl import cli, embedded
+from cl.declared import docstring
 from cl.errors import UserError
 from cl.names import PACKAGE, closest, method_name, names_in
 
 NARROWEST = 30
 """Columns that the text gets beside the names at least."""
-
-
-def docstring(path: Path) -> str:
-    """Of a module, without importing it."""
-    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
 def first_paragraph(path: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cl.declared import docstring
+from cl.imports import path_of
 from cl.names import names_in
 from cl.reading import count
 from flows import glossary
@@ -98,7 +99,7 @@ def about(method: str, folder: Path) -> About:
         link = os.path.relpath(CHECKOUT / page, folder.resolve())
     if method not in names_in("methods"):  # results of another version
         return About("This version of the project does not have it.", "", "", None)
-    said, _, source = docstring(method).partition("\n\n")
+    said, _, source = docstring(path_of(f"cl.methods.{method}")).partition("\n\n")
     return About(" ".join(said.split()), " ".join(source.partition("\n\n")[0].split()), page, link)
 
 

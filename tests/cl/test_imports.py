@@ -97,6 +97,6 @@ def test_what_a_source_declares_is_what_the_class_has(method: str) -> None:
     assert {name: declared(method, name) for name in CAPABILITIES} == {
         name: getattr(own, name) for name in CAPABILITIES
     }
-    assert docstring(method) == inspect.getdoc(sys.modules[own.__module__])
+    assert docstring(path_of(f"cl.methods.{method}")) == inspect.getdoc(sys.modules[own.__module__])
     with pytest.raises(KeyError, match="no_such"):
         declared(method, "no_such")
