@@ -191,7 +191,7 @@ class Report(Section):
         "best", description="whose final model is looked at class by class: that of the best method, or of every one"
     )
     pictures: int = Field(
-        0, ge=0, le=100, description="how many test images the page holds of those that a model has most surely wrong"
+        0, ge=0, le=100, description="so many test images that the model gets wrong with the highest probability"
     )
 
 
