@@ -16,7 +16,7 @@ from flows.engine.with_prefect import configured_engine
 from flows.serving.choice import NothingLearned, choose
 from flows.serving.model_files import ALIAS
 from flows.serving.registry import register
-from flows.tracking.server import ENVIRONMENT, TIMEOUT, UPLOAD_TIMEOUT
+from flows.tracking.server import uploading
 from flows.tracking.settings import tracking_of
 
 
@@ -28,14 +28,10 @@ def crown(params: Params, out: Path, engine: Engine, method: str | None = None, 
     """
     if not params.tracking.enabled:
         raise UserError("tracking.enabled: is false, so there is no MLflow to register a model in; set it to true")
-    # MLflow reads some of these when it is imported.
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    if os.environ[TIMEOUT] == ENVIRONMENT[TIMEOUT]:  # ours, also from the tracking of this run: an upload takes longer
-        os.environ[TIMEOUT] = UPLOAD_TIMEOUT
     choice = choose(params, out, method, seed)
     tracking = tracking_of(params, out)
-    said = register(params, out, choice, tracking)
+    with uploading():
+        said = register(params, out, choice, tracking)
     # Without the password that an address may hold; the embedded database as seen from here.
     place = tracking.target if tracking.uri else f"sqlite:///{os.path.relpath(tracking.database)}"
     name = params.champion.name or params.title

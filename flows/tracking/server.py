@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,20 @@ def _request_seconds() -> float:
     """How long a whole request may take."""
     given = os.environ.get(TIMEOUT)
     return REQUEST_SECONDS if given in (None, ENVIRONMENT[TIMEOUT], UPLOAD_TIMEOUT) else 2 * float(str(given))
+
+
+@contextlib.contextmanager
+def uploading() -> Iterator[None]:
+    """In here MLflow waits for an upload; how long the user has it wait stays."""
+    for key, value in ENVIRONMENT.items():  # MLflow reads some of these when it is imported
+        os.environ.setdefault(key, value)
+    before = os.environ[TIMEOUT]
+    if before == ENVIRONMENT[TIMEOUT]:
+        os.environ[TIMEOUT] = UPLOAD_TIMEOUT
+    try:
+        yield
+    finally:
+        os.environ[TIMEOUT] = before
 
 
 def troubles() -> tuple[type[Exception], ...]:

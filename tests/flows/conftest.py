@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
+import functools
 import gc
 import json
 import os
@@ -12,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -24,6 +27,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.warm import Warm
 from flows import deadline
 
 REPOSITORY = Path(__file__).parents[2]
@@ -100,6 +104,14 @@ def environment(**more: str) -> dict[str, str]:
     return {**clean, **quiet, "PATH": path, "PYTHONUNBUFFERED": "1", **more}
 
 
+@functools.cache
+def warm() -> Warm:
+    """What `run` forks its commands from: reading torch anew would be most of what a small command does."""
+    interpreters = Warm(1)
+    atexit.register(interpreters.close)
+    return interpreters
+
+
 def run(
     module: str,
     arguments: Sequence[str],
@@ -108,18 +120,28 @@ def run(
     env: Mapping[str, str] | None = None,
     before: Callable[[], None] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m <module> <arguments>` to its end; `before` runs in the child, before the command."""
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment(**env or {}),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-        preexec_fn=before,
-    )
+    """`python -m <module> <arguments>` to its end, in a process that was forked where that makes no difference.
+
+    `before` runs in the child, before the command.
+    """
+    command, given = [sys.executable, "-m", module, *arguments], environment(**env or {})
+    if cwd != REPOSITORY or before is not None or any(name.startswith("PYTHON") for name in env or {}):
+        return subprocess.run(
+            command,
+            cwd=cwd,
+            env=given,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+            preexec_fn=before,
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("stdout", "stderr")]
+        code = warm().run(module, arguments, folder=cwd, environment=given, files=files, limit=SECONDS)
+        assert code is not None, f"no end after {SECONDS} s: {command}"
+        said = [file.read_text(encoding="utf-8") for file in files]
+    return subprocess.CompletedProcess(command, code, *said)
 
 
 class Started:

@@ -46,7 +46,7 @@ from flows.serving.model_files import ALIAS, REQUIREMENTS, card_of, facts_of, sa
 from flows.serving.registry import DESCRIPTION_LENGTH, SCORE, SEQUENCE, decide, register
 from flows.tracking import origin
 from flows.tracking.follower import Follower
-from flows.tracking.server import ENVIRONMENT, TIMEOUT, UPLOAD_TIMEOUT
+from flows.tracking.server import ENVIRONMENT, TIMEOUT
 from flows.tracking.settings import tracking_of
 from tests.conftest import RAW
 from tests.flows.conftest import REPOSITORY, SMALL, Started, environment, options, run
@@ -407,7 +407,7 @@ def test_a_run_registers_its_best_where_the_params_say_so(out: Path, monkeypatch
     compare(params_of(out, "champion.register_best=true", methods="finetune,icarl"), out, Engine())
     version = MlflowClient(f"sqlite:///{out}/mlflow/mlflow.db").get_model_version_by_alias("permuted-digits", ALIAS)
     assert version.tags["method"] in ("finetune", "icarl")
-    assert os.environ[TIMEOUT] == UPLOAD_TIMEOUT
+    assert os.environ[TIMEOUT] == ENVIRONMENT[TIMEOUT]  # what comes after it does not wait as long as an upload
 
 
 # The model.
