@@ -7,10 +7,14 @@ process does, takes as long as importing torch.
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+Moments = dict[str, dict[str, Tensor]]
+"""What an optimizer remembers of its steps, by the name of the parameter; Adam: both moments and the count."""
 
 
 class Optimizer(Protocol):
@@ -18,6 +22,10 @@ class Optimizer(Protocol):
 
     param_groups: list[dict[str, Any]]
     """Each with its tensors (`params`) and its learning rate (`lr`), which the loop may change."""
+
+    @property
+    def state(self) -> MutableMapping[Tensor, dict[str, Tensor]]:
+        """What it remembers of its steps, by tensor."""
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -43,7 +51,7 @@ class Descent:
         groups = parameters if parameters and isinstance(parameters[0], dict) else [{"params": parameters}]
         self.param_groups: list[dict[str, Any]] = [{"lr": lr, **group} for group in groups]
         self.momentum, self.weight_decay = momentum, weight_decay
-        self._moving: dict[Tensor, Tensor] = {}
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
 
     def zero_grad(self) -> None:
         """Forget all gradients: they are None afterwards."""
@@ -66,13 +74,27 @@ class Descent:
             torch._foreach_add_(moved, grads, alpha=-group["lr"])
 
     def _momentum(self, moved: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-        known = [parameter in self._moving for parameter in moved]
+        known = [parameter in self.state for parameter in moved]
         for parameter, grad, old in zip(moved, grads, known, strict=True):
             if not old:
-                self._moving[parameter] = grad.detach().clone()
-        moving = [self._moving[parameter] for parameter in moved]
+                self.state[parameter] = {"momentum_buffer": grad.detach().clone()}
+        moving = [self.state[parameter]["momentum_buffer"] for parameter in moved]
         buffers = [tensor for tensor, old in zip(moving, known, strict=True) if old]
         if buffers:
             torch._foreach_mul_(buffers, self.momentum)
             torch._foreach_add_(buffers, [grad for grad, old in zip(grads, known, strict=True) if old])
         return moving
+
+
+def remembered(optimizer: Optimizer, net: nn.Module) -> Moments:
+    """What the optimizer remembers of the network's parameters, by their names."""
+    state = optimizer.state
+    return {name: dict(state[p]) for name, p in net.named_parameters() if p in state}
+
+
+def go_on(optimizer: Optimizer, net: nn.Module, moments: Moments) -> None:
+    """Have a new optimizer go on from these moments. A parameter that was not there, or that has grown, begins anew."""
+    for name, parameter in net.named_parameters():
+        of = moments.get(name)
+        if of is not None and all(value.dim() == 0 or value.shape == parameter.shape for value in of.values()):
+            optimizer.state[parameter] = {key: value.clone() for key, value in of.items()}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cl.data import Sequence, Task, joined
 from cl.data.labels import check_classes
+from cl.descent import Moments
 from cl.errors import UserError
 from cl.evaluate import accuracy
 from cl.method import Method, add_task
@@ -28,7 +29,7 @@ from cl.nets.pretrained import backbone_parameters, checksum
 from cl.params import Params, Training, bytes_of, of_each_class
 from cl.register import cannot, make, unbounded, unfit
 from cl.results import Backbone
-from cl.rng import generator
+from cl.rng import Key, generator
 from cl.selection import Knobs, Outcome
 from cl.train import Fit, Snapshot, fit, show
 from cl.trainable import Trainable
@@ -129,7 +130,7 @@ class Learner:
         def own_fit(data: Task, purpose: str, other: Trainable | None = None, **settings: Any) -> Fit:
             if other is not None:
                 other.attach(other.net, self.task.index, self.training, settings["learning_rate"], key)
-            trained = fit(other or method, data, (*key, purpose), **settings)
+            trained = self._fit(other or method, data, (*key, purpose), purpose, **settings)
             # What became of a trainable of its own (an autoencoder) is for the method to say.
             self.extra.append(trained if other is None else dataclasses.replace(trained, diverged=False))
             return trained
@@ -197,7 +198,7 @@ class Learner:
         planned = self.training.schedule != "plateau"
         last = planned or self.params.scenario.online or self._classes_come
         keep: Literal["best", "last"] = "last" if last else "best"
-        trained = fit(learner, self.task, key, learning_rate=learning_rate, keep=keep, watch=watch)
+        trained = self._fit(learner, self.task, key, "task", learning_rate=learning_rate, keep=keep, watch=watch)
         reached = trained.accuracy
         if keep == "last" and not trained.diverged:
             judged = learner.judged_by == "inference"
@@ -210,6 +211,18 @@ class Learner:
             diverged=trained.diverged,
             instability=instability,
         )
+
+    def _fit(self, trainable: Trainable, data: Task, key: Key, purpose: str, **settings: Any) -> Fit:
+        """Train by the loop. Where the optimizer's state is kept, it goes on from the last training for this purpose.
+
+        The state then belongs to the method's.
+        """
+        if self.params.training.optimizer_state == "new":
+            return fit(trainable, data, key, **settings)
+        moments: Moments = dict(getattr(self.method, "moments_", {}).get(purpose, {}))
+        trained = fit(trainable, data, key, moments=moments, **settings)
+        self.method.moments_ = {**getattr(self.method, "moments_", {}), purpose: moments}
+        return trained
 
     @property
     def _classes_come(self) -> bool:

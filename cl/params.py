@@ -267,6 +267,15 @@ class Params(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_training_where_its_state_is_kept(self) -> Params:
+        if self.training.optimizer_state == "kept" and self.selection.enabled:
+            raise ValueError(
+                "training.optimizer_state: kept needs one training of each task, and the selection trains several; "
+                "set selection.enabled=false"
+            )
+        return self
+
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:

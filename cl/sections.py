@@ -259,7 +259,9 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Training(Section):
     """How one task is trained, the same for every method."""
 
-    younger = frozenset({"iterations", "optimizer", "betas", "schedule", "milestones", "milestone_factor"})
+    younger = frozenset(
+        {"iterations", "optimizer", "betas", "optimizer_state", "schedule", "milestones", "milestone_factor"}
+    )
 
     epochs: int = Field(70, ge=1, le=MOST)
     iterations: int | None = Field(
@@ -270,6 +272,9 @@ class Training(Section):
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
     betas: list[Beta] = Field([0.9, 0.999], min_length=2, max_length=2, description="of adam and adamw")
+    optimizer_state: Literal["new", "kept"] = Field(
+        "new", description="momentum or moments at the start of a task; kept: those that the task before ended with"
+    )
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["plateau", "constant", "step", "cosine"] = Field(
         "plateau",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cl.data import Task
 from cl.data.augment import Augment
+from cl.descent import Moments, go_on, remembered
 from cl.evaluate import accuracy
 from cl.method import Method
 from cl.nets import Dropout
@@ -79,6 +80,7 @@ def fit(
     may_stay: bool = False,
     keep: Literal["best", "last"] | None = None,
     watch: Callable[[int], None] | None = None,
+    moments: Moments | None = None,
 ) -> Fit:
     """Train the attached trainable's network on one task; end with the epoch of the best validation accuracy.
 
@@ -102,6 +104,7 @@ def fit(
         keep: last: all epochs are run and the last is kept, or the model as it was if the training diverges; no
             validation data are used. Default: best, or last with a schedule other than `plateau`.
         watch: called after every step with the number of steps so far; may look at the trainable, but change nothing.
+        moments: what the optimizer goes on from; afterwards, what it remembers. None: it begins anew.
     """
     training = trainable.training
     patience = trainable.patience or training.patience
@@ -109,6 +112,8 @@ def fit(
     keep = keep or ("last" if planned else "best")
     parameters: list[Tensor] = [p for p in trainable.net.parameters() if p.requires_grad]
     optimizer = trainable.optimizer(parameters, learning_rate)
+    if moments is not None:
+        go_on(optimizer, trainable.net, moments)
     changes = trainable.augmentation
     dropouts = [layer for layer in trainable.net.modules() if isinstance(layer, Dropout)]
     judged = trainable.judged_by == "inference"
@@ -177,6 +182,8 @@ def fit(
         epoch += 1
     if keep == "best" or diverged:
         best.restore(trainable)
+    if moments is not None:
+        moments.update(remembered(optimizer, trainable.net))
     return Fit(0.0 if diverged else best_accuracy, epoch, steps, step_seconds, diverged)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cl import checkpoint
+from cl.descent import Moments
 from cl.errors import UserError
 from cl.learner import Learner
 from cl.methods.finetune import Finetune
@@ -18,8 +21,8 @@ from cl.nets import build, resnet
 from cl.params import Model, Training, validate
 from cl.register import checked
 from cl.rng import generator
-from cl.train import fit
-from tests.cl.small import CPU, attach, mlp, params_for, toy_task
+from cl.train import Snapshot, fit
+from tests.cl.small import CPU, attach, learn_tasks, learner_for, mlp, params_for, same, toy_task
 from tests.cl.tiny import images
 
 DATA = toy_task(torch.randint(0, 4, (20, 4), generator=torch.Generator().manual_seed(1)).tolist(), [0, 1, 2, 0, 1] * 4)
@@ -92,6 +95,59 @@ CASES: dict[str, tuple[dict[str, Any], int, Any, Any]] = {
 def test_a_training_is_that_of_a_plain_loop(case: str) -> None:
     settings, steps, optimizer, scheduler = CASES[case]
     torch.testing.assert_close(trained(**settings), by_hand(steps, optimizer, scheduler), rtol=1e-5, atol=1e-6)
+
+
+KEPT: dict[str, tuple[dict[str, Any], Any]] = {
+    "adam": ({"optimizer": "adam"}, lambda p: torch.optim.Adam(p, lr=0.05, foreach=True)),
+    "sgd": ({}, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, foreach=True)),
+}
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_where_moments_are_kept_two_trainings_are_one_loop_with_one_optimizer(kind: str) -> None:
+    settings, optimizer = KEPT[kind]
+    learner = attach(Finetune(), mlp(), batch_size=8, schedule="constant", iterations=5, **settings)
+    moments: Moments = {}
+    for _ in range(2):
+        fit(learner, DATA, KEY, learning_rate=0.05, moments=moments)
+    net = mlp()
+    chosen = optimizer(net.parameters())
+    for x, y in [*batches(5), *batches(5)]:
+        chosen.zero_grad()
+        F.cross_entropy(net(x, 0), y).backward()
+        chosen.step()
+    kept = [p.detach().clone() for p in learner.net.parameters()]
+    torch.testing.assert_close(kept, [p.detach() for p in net.parameters()], rtol=1e-5, atol=1e-6)
+
+
+def test_kept_moments_come_with_the_checkpoint(prepared: dict[int, Path], tmp_path: Path) -> None:
+    """Those of the network and of the generator beside it. What a new task adds begins without."""
+    ended = {}
+    for state in ("kept", "new"):
+        training = {"optimizer": "adam", "learning_rate": 0.01, "schedule": "constant", "optimizer_state": state}
+        params = params_for("dgr", {"generator_epochs": 2}, training=training, selection={"enabled": False})
+        live, restored = learner_for(params, prepared[2]), learner_for(params, prepared[2])
+        learn_tasks(live, 1)
+        checkpoint.save(tmp_path / state, Snapshot.of(live.method), {}, "key")
+        restored.resume(0, checkpoint.load(tmp_path / state, "key")[0])
+        for learner in (live, restored):
+            learner.open(learner.experiences[1])
+            trained = learner.train("learn", 0, 0.01, learner.knobs, plain=False)
+            learner.consolidate("learn", 0, 0.01, learner.knobs, trained)
+        assert same(Snapshot.of(live.method).net, Snapshot.of(restored.method).net)
+        assert same(Snapshot.of(live.method).state, Snapshot.of(restored.method).state)
+        ended[state] = live.method
+    moments = ended["kept"].state()["moments_"]
+    assert moments.keys() == {"task", "generator"}
+    steps = {name: int(of["step"]) for name, of in moments["task"].items()}
+    assert steps["heads.0.weight"] == steps["backbone.1.weight"] == 2 * steps["heads.1.weight"], "replay trains head 0"
+    assert "moments_" not in ended["new"].state()
+    assert not same(Snapshot.of(ended["kept"]).net, Snapshot.of(ended["new"]).net)
+
+
+def test_moments_are_kept_only_where_a_task_is_trained_once() -> None:
+    with pytest.raises(UserError, match=r"training\.optimizer_state: kept needs one training .* selection\.enabled"):
+        validate({"training": {"optimizer_state": "kept"}, "methods": {"ewc": {}}}, "params.yaml")
 
 
 def test_iterations_are_as_many_steps_whatever_the_epochs() -> None:
