@@ -19,6 +19,7 @@ from cl.metrics import average_accuracy, average_forgetting, interval
 from cl.params import Params
 from cl.pool import advice, check_out, explain, run_all, runs_of
 from cl.reading import read_run
+from cl.register import checked
 
 
 def run(params: Params, out: Path, limit: Limit | None = None) -> dict[str, str]:
@@ -26,8 +27,6 @@ def run(params: Params, out: Path, limit: Limit | None = None) -> dict[str, str]
 
     Raises `Unfinished` where the limit, by default that of the params from now on, has stopped runs.
     """
-    from cl.register import checked
-
     limit = limit or Limit(params.execution.minutes)
     check_out(out, params.benchmark)
     params = checked(params)

@@ -30,7 +30,7 @@ from cl.keys import chain_key, run_folder, run_key
 from cl.metrics import largest_change, worst_case_accuracy
 from cl.params import Params
 from cl.pool import runs_of
-from cl.register import checked, method_class
+from cl.register import checked, declares
 from cl.rng import generator
 from cl.run import learner_of
 from cl.work import DamagedFile, finished
@@ -153,7 +153,7 @@ def main() -> int:
 
 def traced(params: Params, run: RunId, out: Path, every: int) -> dict[str, Any] | None:
     """The run's trace and its measures, written beside its results; None where all tasks were learned at once."""
-    if method_class(run.method).sees_all_tasks:
+    if declares(run.method, "sees_all_tasks"):
         return None
     moments = trace(params, run, out, every)
     tasks = max(moment.task for moment in moments) + 1

@@ -28,6 +28,7 @@ PASS = ("cl.data.feature_pass", "cl.nets.pretrained")
 """What turns pictures into vectors."""
 PREPARED = "the data are in each checkpoint's key by digest"
 NO_PART = {
+    "cl.declared": "reads what the methods themselves say",
     "cl.errors": "words",
     "cl.events": "what a run tells while it learns",
     "cl.checkpoint_files": "whole folders or none, whatever is in them",

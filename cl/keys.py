@@ -19,6 +19,7 @@ from cl.files import read_object, sha256_unless_changed
 from cl.imports import code_of
 from cl.names import PACKAGE
 from cl.params import Params
+from cl.register import declares
 from cl.renamed import with_new_keys
 from cl.work import RUN, copy_cost
 
@@ -140,9 +141,7 @@ def adopt(params: Params, method: str, seed: int, out: Path) -> int:
     what this version would have learned from the start, which is why it is only done when asked for
     (`execution.after_upgrade: continue`). Returns how many tasks were taken over.
     """
-    from cl.register import method_class
-
-    at_once = method_class(method).sees_all_tasks
+    at_once = declares(method, "sees_all_tasks")
     parts = parts_of(params, method, seed)
     folder = run_folder(params, method, seed, out)
     tasks = [task["digest"] for task in read_manifest(place(params, out, seed))["tasks"]]

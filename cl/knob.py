@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from cl.errors import UserError, shown
+from cl.names import closest
 
 Scalar: TypeAlias = bool | int | float | str
 Value: TypeAlias = Scalar | list[Any]
 Decay: TypeAlias = Callable[[float, float], float]
 """(value, alpha) to the value after one failed attempt."""
+DECAYING = ("stability-decay", "consolidation-decay")
+"""The ways of choosing hyperparameters (`Method.selection`) in which knobs decay."""
 TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 
 
@@ -85,6 +88,16 @@ def knob(
     `younger`.
     """
     return Knob(default, decay, range, choices, help, younger=younger)
+
+
+def checked(knobs: Mapping[str, Knob], owner: str, name: str, value: Value, place: str) -> Value:
+    """The value of one of these knobs in the knob's own type; raises `UserError`, which names the place.
+
+    `owner`: the class that they belong to.
+    """
+    if name not in knobs:
+        raise UserError(f"{place}: {owner} has no such knob; {closest(name, knobs)}")
+    return knobs[name].check(place, value)
 
 
 def typed(declared: Knob, annotation: str) -> Knob:

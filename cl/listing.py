@@ -16,6 +16,7 @@ from cl import cli, embedded
 from cl.declared import docstring
 from cl.errors import UserError
 from cl.names import PACKAGE, closest, method_name, names_in
+from cl.register import declares
 
 NARROWEST = 30
 """Columns that the text gets beside the names at least."""
@@ -70,20 +71,17 @@ def columns(rows: dict[str, str], width: int) -> str:
 
 def of_method(name: str) -> str:
     """What a method says of itself: the docstring of its file, its knobs, and what it needs."""
-    from cl.register import method_class  # imports torch
-
-    made = method_class(name)
     rows = {
         f"methods.{name}.{knob}": f"{spec.help or ''} (default {spec.default})".strip()
-        for knob, spec in made.knobs.items()
+        for knob, spec in declares(name, "knobs").items()
     }
     needs = {
-        "needs the task of an image at test": made.needs_task_id,
-        "keeps training images": made.stores_samples,
-        "can learn from a stream": made.online,
+        "needs the task of an image at test": declares(name, "needs_task_id"),
+        "keeps training images": declares(name, "stores_samples"),
+        "can learn from a stream": declares(name, "online"),
     }
     said = [f"{text}: {'yes' if holds else 'no'}" for text, holds in needs.items()]
-    said.append(f"scenarios: {', '.join(sorted(made.scenarios))}")
+    said.append(f"scenarios: {', '.join(sorted(declares(name, 'scenarios')))}")
     knobs = columns(rows, width()) if rows else "no knobs"
     return "\n".join([docstring(methods()[name]), "", *said, "", knobs])
 

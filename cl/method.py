@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from cl.data.augment import Augment
 from cl.descent import Optimizer
-from cl.errors import UserError, brief
-from cl.knob import Knob, Value, typed
-from cl.names import closest
+from cl.errors import brief
+from cl.knob import DECAYING, Knob, Value, checked, typed
 from cl.nets.multihead import Increment
 from cl.ops import cross_entropy
 from cl.params import Training
@@ -112,14 +111,12 @@ class Method(Trainable):
     @classmethod
     def checked(cls, name: str, value: Value, place: str) -> Value:
         """A knob's value in the knob's own type; raises `UserError` naming the place where it is impossible."""
-        if name not in cls.knobs:
-            raise UserError(f"{place}: {cls.__name__} has no such knob; {closest(name, cls.knobs)}")
-        return cls.knobs[name].check(place, value)
+        return checked(cls.knobs, cls.__name__, name, value, place)
 
     @classmethod
     def decays_knobs(cls) -> bool:
         """Whether the protocol's second phase is run for it."""
-        return cls.selection in ("stability-decay", "consolidation-decay")
+        return cls.selection in DECAYING
 
     # The hooks beside those of a training, in the order a run comes to them.
 

@@ -24,6 +24,7 @@ from cl.machine import processors
 from cl.params import Benchmark, Params
 from cl.paths import apart, expanded
 from cl.reading import count
+from cl.register import declares
 
 
 def runs_of(params: Params) -> list[RunId]:
@@ -56,9 +57,7 @@ def advice(params: Params, prepared: Path) -> str | None:
     images, task = min((task["splits"]["train"]["samples"], task["name"]) for task in read_manifest(prepared)["tasks"])
     if params.scenario.online or images > params.training.batch_size:
         return None
-    from cl.register import method_class  # which needs torch, and takes a moment
-
-    if all(method_class(name).selection == "one-pass" for name in params.methods):
+    if all(declares(name, "selection") == "one-pass" for name in params.methods):
         return None
     return (
         f"{task} has {count(images, 'training image')}, and a batch holds {params.training.batch_size}: an epoch is a "

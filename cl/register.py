@@ -1,16 +1,24 @@
-"""The register of methods: each by its name, the scenarios it can run in, and the check of its knobs."""
+"""The register of methods: each by its name, the scenarios it can run in, and the check of its knobs.
+
+What a method declares is read from its source, so that a command which only checks it does not wait for torch.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
+from cl import knob
+from cl.declared import class_name, declared
 from cl.errors import UserError
-from cl.knob import Knob, Value
-from cl.method import Method
+from cl.knob import DECAYING, Knob, Value
 from cl.names import method_name
-from cl.nets.multihead import Increment
 from cl.params import Model, Params, Scenario, Training, of_each_class
+
+if TYPE_CHECKING:
+    from cl.method import Method
+    from cl.nets.multihead import Increment
 
 OF_TRAINING = {"learning_rate": Knob(0.05, range=(1e-9, 100.0))}
 """What may stand beside the knobs of any method: settings of the training, for this method alone."""
@@ -18,6 +26,8 @@ OF_TRAINING = {"learning_rate": Knob(0.05, range=(1e-9, 100.0))}
 
 def method_class(name: str) -> type[Method]:
     """The class in `cl/methods/<name>.py`: the one subclass of `Method` that the file itself defines."""
+    from cl.method import Method
+
     module = importlib.import_module(f"cl.methods.{method_name(name)}")
     own = [
         value
@@ -27,6 +37,19 @@ def method_class(name: str) -> type[Method]:
     if len(own) != 1:
         raise UserError(f"{module.__file__}: has to define exactly one subclass of Method, not {len(own)}")
     return own[0]
+
+
+def declares(name: str, attribute: str) -> Any:
+    """The value of a class attribute of this method; its class is loaded only where its source does not say."""
+    try:
+        return declared(method_name(name), attribute)
+    except (KeyError, SyntaxError):
+        return getattr(method_class(name), attribute)
+
+
+def decays_knobs(name: str) -> bool:
+    """Whether the protocol's second phase is run for this method."""
+    return declares(name, "selection") in DECAYING
 
 
 def make(name: str, knobs: Mapping[str, Value]) -> Method:
@@ -39,31 +62,29 @@ def make(name: str, knobs: Mapping[str, Value]) -> Method:
 
 def cannot(name: str, scenario: Scenario) -> str | None:
     """Why a method cannot run in a scenario, by what it declares; None if it can."""
-    method = method_class(name)
-    if method.needs_task_id and scenario.name != "task":
+    if declares(name, "needs_task_id") and scenario.name != "task":
         return f"{name} needs the task of an image at test, which {scenario.name}-incremental learning does not give"
-    if scenario.name not in method.scenarios:
-        return f"{name} is for {listed(method.scenarios)} learning, not for {scenario.name}-incremental"
-    if scenario.online and method.sees_all_tasks:
+    if scenario.name not in (scenarios := declares(name, "scenarios")):
+        return f"{name} is for {listed(scenarios)} learning, not for {scenario.name}-incremental"
+    if scenario.online and declares(name, "sees_all_tasks"):
         return f"{name} learns all tasks at once, and an online stream shows them one after the other"
-    if scenario.online and not method.online:
+    if scenario.online and not declares(name, "online"):
         return f"{name} does its work at the boundaries between tasks, which an online stream does not announce"
     return None
 
 
 def unfit(name: str, model: Model) -> str | None:
     """Why a method cannot work on a network; None where it can."""
-    method = method_class(name)
-    if method.needs_shared_layers and not model.hidden and model.on_features:
+    if declares(name, "needs_shared_layers") and not model.hidden and model.on_features:
         return f"{name} works on hidden layers that the tasks share, and there are none; set model.hidden=[256]"
-    if method.takes_layers_apart and model.name == "features" and not model.frozen:
+    if declares(name, "takes_layers_apart") and model.name == "features" and not model.frozen:
         return f"{name} replaces single layers, which it cannot in a pretrained network; set model.frozen=true"
     return None
 
 
 def unstable(name: str, training: Training) -> str | None:
     """Why a method cannot be trained so; None where it can."""
-    if training.optimizer == "adamw" and training.weight_decay and method_class(name).corrects_decay:
+    if training.optimizer == "adamw" and training.weight_decay and declares(name, "corrects_decay"):
         return (
             f"{name} corrects weight decay in the gradient, and adamw applies it elsewhere; set training.optimizer=adam"
         )
@@ -72,10 +93,12 @@ def unstable(name: str, training: Training) -> str | None:
 
 def _pictured(params: Params) -> None:
     """Raise `UserError` for a method that would change pictures where only their features are seen."""
+    if not params.model.on_features:
+        return
     for name, knobs in params.methods.items():
         method = make(name, knobs)
         method.training = params.training
-        if params.model.on_features and method.augmentation.active:
+        if method.augmentation.active:
             raise UserError(
                 f"{params.written(f'methods.{name}')}: changes pictures in training, and a frozen backbone has seen "
                 "each once, as it is; switch that off, or set model.frozen=false"
@@ -84,15 +107,22 @@ def _pictured(params: Params) -> None:
 
 def unbounded(name: str, budget: int | str) -> str | None:
     """Why the one `memory_budget` for all cannot bound a method's memory; None where it can, or there is no memory."""
-    method = method_class(name)
-    if not method.stores_samples or method.sees_all_tasks or "memory_budget" in method.knobs:
+    knobs = declares(name, "knobs")
+    if not declares(name, "stores_samples") or declares(name, "sees_all_tasks") or "memory_budget" in knobs:
         return None
-    if of_each_class(budget) is not None and "memory_per_task" in method.knobs:
+    if of_each_class(budget) is not None and "memory_per_task" in knobs:
         return None
     return (
         f"memory_budget: {name} keeps a fixed number of samples of each task, however many tasks there are"
-        f"{'; a budget such as 13 a class can hold it' if 'memory_per_task' in method.knobs else ''}"
+        f"{'; a budget such as 13 a class can hold it' if 'memory_per_task' in knobs else ''}"
     )
+
+
+def _class_name(name: str) -> str:
+    try:
+        return class_name(method_name(name))
+    except (KeyError, SyntaxError):
+        return method_class(name).__name__
 
 
 def listed(increments: frozenset[Increment]) -> str:
@@ -110,7 +140,7 @@ def checked(params: Params, say: Callable[[str], None] = print) -> Params:
         for which, value in knobs.items():
             place = params.written(f"methods.{name}.{which}")
             if which not in OF_TRAINING:
-                method_class(name).checked(which, value, place)
+                knob.checked(declares(name, "knobs"), _class_name(name), which, value, place)
             elif params.selection.enabled:
                 raise UserError(f"{place}: the selection chooses the learning rate; set selection.enabled=false")
             else:
@@ -122,7 +152,7 @@ def checked(params: Params, say: Callable[[str], None] = print) -> Params:
         reasons |= {name: why for name in params.methods if (why := unbounded(name, params.memory_budget))}
     if params.selection.strategy == "pareto" and params.selection.stability_on == "memory":
         for name in params.methods:
-            if method_class(name).decays_knobs() and not method_class(name).stores_samples:
+            if decays_knobs(name) and not declares(name, "stores_samples"):
                 reasons[name] = (
                     f"{name} keeps no samples on which to measure stability (set selection.stability_on=holdout)"
                 )

@@ -22,6 +22,7 @@ from cl.data.prepare import is_current, read_manifest
 from cl.keys import chain, differences, earlier, learned, noted, parts_of, run_folder
 from cl.params import Params
 from cl.pool import runs_of
+from cl.register import declares
 from cl.work import RUN, finished
 
 FEATURES = "features  would run, for what is new or changed; so the runs would learn anew what was learned from that"
@@ -52,9 +53,7 @@ class Status:
 
 def status_of(params: Params, run: RunId, out: Path, tasks: Sequence[Mapping[str, Any]]) -> Status:
     """How far the run is on these prepared tasks (the manifest's entries), and why it is no further."""
-    from cl.register import method_class
-
-    at_once = method_class(run.method).sees_all_tasks
+    at_once = declares(run.method, "sees_all_tasks")
     parts = parts_of(params, run.method, run.seed)
     folder = run_folder(params, run.method, run.seed, out)
     keys = chain(parts, [task["digest"] for task in tasks], at_once)

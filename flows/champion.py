@@ -10,6 +10,7 @@ from pathlib import Path
 from cl import cli
 from cl.errors import UserError
 from cl.params import Params
+from cl.register import checked
 from flows.deadline import finish
 from flows.engine.plain import Engine
 from flows.engine.with_prefect import configured_engine
@@ -74,7 +75,6 @@ def main() -> int:
     given = parser().parse_args()
     params = cli.params_of(given)
     from cl.names import method_name
-    from cl.register import checked  # imports torch, so after the cheap checks
 
     params = checked(params)
     try:

@@ -11,6 +11,7 @@ from cl import cli
 from cl.errors import UserError
 from cl.limit import Limit, Unfinished, how_far
 from cl.params import Params, read
+from cl.register import checked
 from flows.champion import crown_best
 from flows.deadline import finish
 from flows.engine.plain import Engine
@@ -91,8 +92,6 @@ def main() -> int:
     given = parser().parse_args()
     params = cli.params_of(given)
     limit = Limit(params.execution.minutes, began)
-    from cl.register import checked  # imports torch, so after the cheap checks
-
     params = checked(params)
     engine = configured_engine()
     name, tags = named(params, read(given.params), given.out)

@@ -21,6 +21,7 @@ from cl.machine import processors
 from cl.names import names_in
 from cl.params import Params, read
 from cl.paths import option
+from cl.register import checked
 from flows import compare as comparison
 from flows import nightly as nights
 from flows.engine.plain import Engine
@@ -64,8 +65,6 @@ def chosen(
     **others: Any,
 ) -> Params:
     """params.yaml, changed by what the form gives; raises `UserError` for values that cannot be."""
-    from cl.register import checked
-
     del others
     overrides = [f"benchmark.name={Benchmark(benchmark).value}"] if benchmark is not None else []
     overrides += [f"benchmark.tasks={'null' if tasks == ALL else tasks}"] if tasks is not None else []

@@ -15,6 +15,7 @@ from cl import cli
 from cl.data.places import prepared
 from cl.errors import UserError
 from cl.params import Params
+from cl.register import checked
 from flows.deadline import finish
 from flows.serving.source import Used, add_options, used
 
@@ -54,8 +55,6 @@ def main() -> int:
         raise UserError(f"--onnx: {', '.join(missing)} not installed; pip install 'unforgetting[onnx]'")
     params = cli.params_of(given)
     import torch
-
-    from cl.register import checked  # imports torch, so after the cheap checks
 
     params = checked(params)
     one = used(params, given)

@@ -17,6 +17,7 @@ from typing import Any
 from cl import cli
 from cl.errors import UserError, plain
 from cl.files import write_whole
+from cl.register import checked
 from flows.deadline import finish
 from flows.report.words import share
 from flows.serving.confusion import draw
@@ -59,8 +60,6 @@ def main() -> int:
     if given.to.suffix not in (".csv", ".parquet"):
         raise UserError(f"--to {given.to}: has to end in .csv or .parquet")
     params = cli.params_of(given)
-    from cl.register import checked  # imports torch, so after the cheap checks
-
     root, pictures = found(given.pictures)
     model = used(checked(params), given)
     print(f"predict: {len(pictures):,} files with {model.said}", flush=True)

@@ -27,6 +27,7 @@ from cl.locks import alone
 from cl.params import Params
 from cl.paths import option
 from cl.pool import check_out, runs_of
+from cl.register import checked
 from flows.compare import compare
 from flows.deadline import finish
 from flows.engine.plain import Engine
@@ -194,8 +195,6 @@ def watched(given: argparse.Namespace) -> Watch:
     params = cli.params_of(given)
     if params.benchmark.order is not None or params.benchmark.tasks is not None:
         raise UserError("benchmark.order and benchmark.tasks: tasks are learned as they arrive; leave both null")
-    from cl.register import checked  # imports torch, so after the cheap checks
-
     check_out(given.out, params.benchmark)
     return Watch(checked(params), given.folder, given.out, configured_engine(), given.still, given.webhook)
 

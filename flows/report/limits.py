@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from cl.declared import declared
 from cl.names import names_in
 from cl.reading import RunResult
+from cl.register import declares
 from flows.report.headline import above_chance, unlearned
 from flows.report.rows import Row, best_at_other, first_ranked, values_of
 from flows.report.standing import ranks
@@ -77,7 +77,7 @@ def _needs(row: Row) -> Needs:
     if row.method not in names_in("methods"):  # results of another version
         return Needs(None, None, growth)
     stores, sees_all, needs_task = (
-        declared(row.method, name) for name in ("stores_samples", "sees_all_tasks", "needs_task_id")
+        declares(row.method, name) for name in ("stores_samples", "sees_all_tasks", "needs_task_id")
     )
     return Needs(stores or sees_all, needs_task, growth)
 

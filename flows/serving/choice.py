@@ -24,6 +24,7 @@ from cl.files import from_json, read_object
 from cl.keys import chain, parts_of
 from cl.params import Champion, Params
 from cl.reading import RunResult, read_run
+from cl.register import declares
 
 ONE_BENCHMARK = (
     "benchmark.seed: run gives each seed tasks of its own, so no model is the best at the same tasks; "
@@ -37,14 +38,11 @@ class NothingLearned(UserError):
 
 def barred(method: str, limits: Champion) -> str | None:
     """Why a method cannot be deployed where the limits hold; None where it can."""
-    from cl.register import method_class
-
-    of_method = method_class(method)
-    if of_method.sees_all_tasks:
+    if declares(method, "sees_all_tasks"):
         return "learns all tasks at once, so is no continual learner"
-    if limits.no_task_id and of_method.needs_task_id:
+    if limits.no_task_id and declares(method, "needs_task_id"):
         return "needs the task id (champion.no_task_id)"
-    if limits.no_stored_samples and of_method.stores_samples:
+    if limits.no_stored_samples and declares(method, "stores_samples"):
         return "stores training samples (champion.no_stored_samples)"
     return None
 

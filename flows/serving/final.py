@@ -16,12 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 from cl.data import features
 from cl.data.places import place
 from cl.data.prepare import digest
-from cl.declared import declared
 from cl.errors import UserError
 from cl.files import read_json, read_object, sealed, sha256_of, unsealed, write_json
 from cl.imports import closure, path_of
 from cl.params import Params
 from cl.reading import RunResult
+from cl.register import declares
 from flows.serving.judgement import Judgement, class_of, is_right, judge, name_of
 from flows.serving.learned import deployed, key_of
 from flows.serving.pictures import Answer, Picture, named
@@ -76,7 +76,7 @@ def final_of(params: Params, out: Path, run: RunResult, say: Callable[[str], Non
     """
     if params.benchmark.drawn:
         raise UserError("each seed draws a benchmark of its own, so no model is the model of them all")
-    index = 0 if declared(run.method, "sees_all_tasks") else len(run.tasks) - 1
+    index = 0 if declares(run.method, "sees_all_tasks") else len(run.tasks) - 1
     folder = out / "checkpoints" / run.method / f"seed-{run.seed}" / f"task-{index}"
     manifest = read_object(folder / "manifest.json")
     if not manifest:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from cl.data import features
 from cl.data.places import place, side
 from cl.data.prepare import columns_in, read_manifest
-from cl.declared import declared
 from cl.errors import UserError
 from cl.files import read_object
 from cl.keys import chain, parts_of
 from cl.params import Params
 from cl.reading import RunResult, read_run
+from cl.register import declares
 
 if TYPE_CHECKING:
     from cl.deployed import Deployed
@@ -109,7 +109,7 @@ def checkpoint_of(params: Params, folder: Path) -> tuple[Path, RunResult, int]:
 def key_of(params: Params, out: Path, method: str, seed: int, index: int) -> str | None:
     """The key of the checkpoint after the experience of this index, of these params, data and code; None: no such."""
     tasks = [task["digest"] for task in read_manifest(place(params, out, seed))["tasks"]]
-    keys = chain(parts_of(params, method, seed), tasks, declared(method, "sees_all_tasks"))
+    keys = chain(parts_of(params, method, seed), tasks, declares(method, "sees_all_tasks"))
     return keys[index] if index < len(keys) else None
 
 
@@ -123,10 +123,9 @@ def deployed(params: Params, out: Path, run: RunResult, index: int, *, pictures:
     from cl.checkpoint_files import DamagedCheckpoint
     from cl.deployed import Deployed
     from cl.nets.pretrained import pretrained
-    from cl.register import method_class
 
     facts = facts_of(params, out, run)
-    if not method_class(run.method).sees_all_tasks:
+    if not declares(run.method, "sees_all_tasks"):
         facts = {**facts, "tasks": facts["tasks"][: index + 1], "knobs": run.per_task[index]["knobs"]}
     folder = out / "checkpoints" / run.method / f"seed-{run.seed}" / f"task-{index}"
     try:
@@ -144,7 +143,6 @@ def calibrate(params: Params, out: Path, run: RunResult, model: Deployed) -> Cal
     """
     from cl.calibrate import calibrated, unknown
     from cl.data import load
-    from cl.register import method_class
 
     kept = params.champion.known_share
     crop, own = params.training.augmentation.crop, features.numbers(params)
@@ -152,7 +150,7 @@ def calibrate(params: Params, out: Path, run: RunResult, model: Deployed) -> Cal
     numbers, tensors = calibrated(model, tasks, kept)
     half = (len(tasks) + 1) // 2
     earlier = out / "checkpoints" / run.method / f"seed-{run.seed}" / f"task-{half - 1}"
-    whole = half < len(tasks) and not method_class(run.method).sees_all_tasks
+    whole = half < len(tasks) and not declares(run.method, "sees_all_tasks")
     key = key_of(params, out, run.method, run.seed, half - 1)
     if kept is None or not whole or read_object(earlier / "manifest.json").get("key") != key:
         return Calibrated(numbers, tensors)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import inspect
 import shutil
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from cl import imports, names
-from cl.declared import declared, docstring
+from cl import imports, methods, names
+from cl.declared import class_name, declared, docstring
+from cl.errors import UserError
 from cl.imports import NO_PART, code_of, path_of, with_dependencies
 from cl.names import names_in
-from cl.register import method_class
+from cl.register import declares, method_class
 from tests.conftest import REPOSITORY
 
 MINE = '''"""A method of a contributor's."""
@@ -88,7 +91,10 @@ def test_what_is_named_as_no_part_exists() -> None:
     assert all(path_of(module).is_file() for module in NO_PART)
 
 
-CAPABILITIES = ("stores_samples", "sees_all_tasks", "needs_task_id", "selection", "exports", "online", "judged_by")
+CAPABILITIES = (
+    *("stores_samples", "sees_all_tasks", "needs_task_id", "selection", "exports", "online", "judged_by", "scenarios"),
+    *("needs_shared_layers", "takes_layers_apart", "corrects_decay"),
+)
 
 
 @pytest.mark.parametrize("method", names_in("methods"))
@@ -97,6 +103,54 @@ def test_what_a_source_declares_is_what_the_class_has(method: str) -> None:
     assert {name: declared(method, name) for name in CAPABILITIES} == {
         name: getattr(own, name) for name in CAPABILITIES
     }
+    assert class_name(method) == own.__name__
+    knobs = declared(method, "knobs")
+    assert list(knobs) == list(own.knobs)
+    for name, knob in own.knobs.items():
+        assert replace(knobs[name], decay=None) == replace(knob, decay=None)
+        assert (knobs[name].decay is None) is (knob.decay is None)
     assert docstring(path_of(f"cl.methods.{method}")) == inspect.getdoc(sys.modules[own.__module__])
     with pytest.raises(KeyError, match="no_such"):
         declared(method, "no_such")
+
+
+ODD = """
+from __future__ import annotations
+from cl.knob import knob
+from cl.methods.ewc import EWC
+
+def found():
+    return 3.0
+
+class Odd(EWC):
+    stores_samples = bool(found())
+    extra: float = knob(found(), range=(0, 10))
+"""
+
+
+def test_what_a_source_does_not_say_the_class_is_asked(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (package / "methods/odd.py").write_text(ODD, encoding="utf-8")
+    with pytest.raises(KeyError, match="found"):
+        declared("odd", "knobs")
+    assert declares("mine", "knobs").keys() == method_class("ewc").knobs.keys()
+    monkeypatch.setattr("cl.methods.__path__", [*methods.__path__, str(package / "methods")])
+    assert declares("odd", "stores_samples") is True
+    assert declares("odd", "knobs")["extra"].default == 3.0
+    (package / "methods/two.py").write_text("from cl.method import Method\n\nA = B = 1\n", encoding="utf-8")
+    with pytest.raises(UserError, match="exactly one subclass of Method, not 0"):
+        declares("two", "knobs")
+
+
+QUICK = """
+import sys
+from pathlib import Path
+from cl.params import read
+from cl.register import checked
+checked(read(Path("params.yaml"), ["methods.ewc.strength=3"]))
+print("torch" in sys.modules)
+"""
+
+
+def test_knobs_are_checked_without_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", QUICK], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
