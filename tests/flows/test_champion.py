@@ -55,7 +55,7 @@ from tests.flows.conftest import REPOSITORY, SMALL, Started, environment, option
 pytestmark = pytest.mark.filterwarnings("ignore:.*type hint:UserWarning:mlflow")
 METHODS = "finetune,ewc,packnet,icarl,joint"
 CPU = torch.device("cpu")
-LEARNS = ("training.epochs=10", "training.batch_size=20")
+LEARNS = ("training.epochs=10", "training.batch_size=10")
 """Over `SMALL`, with which nothing is learned, and so nothing becomes champion."""
 QUICK = {
     "dgr": "generator_epochs=2",
@@ -426,8 +426,9 @@ def test_answers_are_those_of_the_test_bit_for_bit(method: str, tmp_path: Path) 
     import mlflow
 
     out = tmp_path / "out"
-    quick = [f"methods.{method}.{QUICK[method]}"] if method in QUICK else []
-    params = params_of(out, "tracking.enabled=false", "training.epochs=3", *quick, methods=method, seeds="0")
+    quick = ["training.epochs=3", "training.batch_size=20"]
+    quick += [f"methods.{method}.{QUICK[method]}"] if method in QUICK else []
+    params = params_of(out, "tracking.enabled=false", *quick, methods=method, seeds="0")
     learn_all(params, out)
     folder, choice = saved(params, out, tmp_path / "model", method)
     model = mlflow.pyfunc.load_model(str(folder))
