@@ -180,22 +180,6 @@ def furnish(out: Path, database: Path) -> Path:
     return out
 
 
-def emptied(out: Path, database: Path) -> None:
-    """Make an output folder as it was furnished; MLflow stays connected to its database, which takes a while to do."""
-    for path in [*out.iterdir(), *(out / "mlflow").iterdir()]:
-        if path.is_dir() and path.name != "mlflow":
-            shutil.rmtree(path)
-        elif path.is_file() and not path.name.startswith("mlflow.db"):
-            path.unlink()
-    pour(database, out / "mlflow" / "mlflow.db")
-
-
-def pour(source: Path, target: Path) -> None:
-    """Make a database what another one is."""
-    with contextlib.closing(sqlite3.connect(source)) as one, contextlib.closing(sqlite3.connect(target)) as other:
-        one.backup(other)
-
-
 def embedded(out: Path, **settings: Any) -> Tracking:
     return Tracking(out, None, "digits", **settings)
 
@@ -644,27 +628,27 @@ def test_a_lost_answer_anywhere_doubles_nothing(
     monkeypatch.setattr(mlflow, "MlflowClient", Lossy)
     monkeypatch.setattr(server, "METRICS", 15)  # so that a task takes several requests
 
-    out = furnish(tmp_path / "out", database)
-
-    def done(lost: int | None) -> tuple[bool, list[object]]:
-        emptied(out, database)
+    def done(lost: int | None) -> tuple[Path, bool]:
+        out = furnish(tmp_path / f"lost-{lost}", database)
         Lossy.asked, Lossy.lost = 0, lost
         track = Tracker(embedded(out, retry_seconds=0.0), TAGS, PARAMS, data_of("permutation-01", "permutation-02"))
         complete = track.sync(FakeRun(out, tasks=2).learn(), finished=True)
         assert complete or track.sync(FakeRun(out, tasks=2).folder, finished=True)
         track.close()
-        return complete, [runs(out), points(out), inputs(out)]
+        return out, complete
 
-    complete, undisturbed = done(None)
+    undisturbed, complete = done(None)
     assert complete
-    assert set(points(out).values()) == {1}
     requests_made = Lossy.asked
     assert requests_made > 15
     for lost in range(1, requests_made + 1):
-        complete, found = done(lost)
+        out, complete = done(lost)
         assert not complete
-        assert found == undisturbed
+        assert runs(out) == runs(undisturbed)
+        assert points(out) == points(undisturbed)
+        assert inputs(out) == inputs(undisturbed)
         assert "the answer was lost" in capfd.readouterr().err
+    assert set(points(undisturbed).values()) == {1}
 
 
 def test_processes_that_start_at_once_share_a_new_database(tmp_path: Path) -> None:
