@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ PACKAGE = Path(__file__).parent
 
 def names_in(folder: str) -> list[str]:
     """The public module names of a room of this package: one method, or one benchmark, is one file."""
-    return sorted(p.stem for p in (PACKAGE / folder).glob("*.py") if not p.stem.startswith("_"))
+    files = os.listdir(PACKAGE / folder)
+    return sorted(name.removesuffix(".py") for name in files if name.endswith(".py") and not name.startswith("_"))
 
 
 def closest(name: str, known: Iterable[str]) -> str:

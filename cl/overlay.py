@@ -99,7 +99,8 @@ class Layers:
                 raise UserError(f"{label}: {'.'.join(parts[: depth + 1])} is a value, not a section")
             tree = below
         tree[parts[-1]] = value
-        _canonical(self.tree, label)
+        if parts[0] in ("methods", "others"):
+            _canonical(self.tree, label)
         self.laid.pop(".".join(parts), None)
         self.laid[".".join(parts)] = label
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -59,6 +60,13 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[str]:
             yield from _walk(path, below)
         else:
             yield path.relative_to(REPOSITORY).as_posix()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect() -> None:
+    """What there is before a module's tests stays for good: each collection would look at millions of objects again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -28,15 +29,22 @@ LOST = 2.5
 """Seconds that a bad server may cost where `hasty` holds."""
 
 
+@pytest.fixture(scope="module")
+def imported() -> None:
+    """Prefect, which takes its time, but only once; and so does looking at all its objects for some to collect."""
+    import prefect  # noqa: F401
+
+    gc.freeze()
+
+
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def hasty(monkeypatch: pytest.MonkeyPatch, imported: None) -> None:
     """Seconds as tenths of seconds."""
     monkeypatch.setattr(teller, "REQUEST_SECONDS", 0.6)
     monkeypatch.setattr(teller, "END_SECONDS", (0.8, 5.0))
     monkeypatch.setattr(teller, "QUIET_SECONDS", 0.2)
     monkeypatch.setattr(teller, "WAITS", (0.1, 0.2))
     monkeypatch.setattr(with_prefect, "HEALTH_SECONDS", 0.6)
-    import prefect  # noqa: F401  # that takes its time, too, but only once
 
 
 def work(engine: Engine, meanwhile: Callable[[], object] = lambda: None) -> list[Any]:

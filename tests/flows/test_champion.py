@@ -57,6 +57,14 @@ METHODS = "finetune,ewc,packnet,icarl,joint"
 CPU = torch.device("cpu")
 LEARNS = ("training.epochs=10", "training.batch_size=10")
 """Over `SMALL`, with which nothing is learned, and so nothing becomes champion."""
+QUICK = {
+    "dgr": "generator_epochs=2",
+    "ebll": "code_epochs=2",
+    "expert_gate": "gate_epochs=2",
+    "vcl": "test_samples=3",
+    "vcl_coreset": "test_samples=3",
+}
+"""By method, the knob that costs the most: what is learned is of no account where two answers are compared."""
 
 
 def params_of(out: Path, *overrides: str, methods: str = METHODS, seeds: str = "0,1") -> Params:
@@ -418,17 +426,18 @@ def test_answers_are_those_of_the_test_bit_for_bit(method: str, tmp_path: Path) 
     import mlflow
 
     out = tmp_path / "out"
-    params = params_of(out, "tracking.enabled=false", methods=method, seeds="0")
+    quick = ["training.epochs=3", "training.batch_size=20"]
+    quick += [f"methods.{method}.{QUICK[method]}"] if method in QUICK else []
+    params = params_of(out, "tracking.enabled=false", *quick, methods=method, seeds="0")
     learn_all(params, out)
     folder, choice = saved(params, out, tmp_path / "model", method)
     model = mlflow.pyfunc.load_model(str(folder))
     learner = learner_of(params, out, method, 0)
     for task in learner.experiences:
         images, labels = task.test.images.numpy(), task.test.y.tolist()
-        files = [{"image": png(image, 16.0), "task": task.name} for image in images]
-        numbers = [{"image": image.tolist(), "task": task.index} for image in images]
-        answers = model.predict(files)
-        assert answers == model.predict(numbers)
+        files = [{"image": png(image, 16.0), "task": task.name} for image in images[:20]]
+        numbers = [{"image": image.tolist(), "task": task.index} for image in images[20:]]
+        answers = model.predict([*files, *numbers])  # an image is the same in either form
         assert [list(answer["probabilities"].values()) for answer in answers] == expected(learner, task).tolist()
         assert {answer["task"] for answer in answers} == {task.name}
         assert all(answer["probability"] == answer["probabilities"][answer["class"]] for answer in answers)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks import pages
 from cl import cli, metrics
@@ -173,6 +174,22 @@ def small(tmp_path: Path) -> Path:
     return fake_results(tmp_path / "out", ("joint", "ewc", "finetune"), (0, 1), tasks=2)
 
 
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Figures are `sketched`, until `undo`."""
+    sketched(monkeypatch)
+    return monkeypatch
+
+
+def sketched(patch: pytest.MonkeyPatch) -> None:
+    """Figures are made as ever, but no pixel and no path is written, which takes most of the time."""
+
+    def savefig(figure: Figure, file: Any, *, format: str, **how: object) -> None:
+        file.write('<svg viewBox="0 0 1 1"></svg>' if format == "svg" else b"\x89PNG")
+
+    patch.setattr(Figure, "savefig", savefig)
+
+
 def row(summary: Summary, method: str) -> Row:
     return next(row for row in summary.rows if row.method == method)
 
@@ -227,6 +244,7 @@ def test_a_failed_seed_is_said(built):
     assert "lwf has no result for seed 1" in (built.folder / "index.html").read_text()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_what_failed_is_not_shown_as_an_earlier_run_left_it(small):
     """Its files are of other params, or of an earlier state of the sequence."""
     fake_results(small, ("gem",), (0, 1), tasks=3)
@@ -237,6 +255,7 @@ def test_what_failed_is_not_shown_as_an_earlier_run_left_it(small):
     assert row(found, "finetune").missing == (1,)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_what_has_to_be_known_of_a_task_stands_above_the_numbers(small):
     assert "Read with care" not in leaderboard(build(small))
     path = small / "results/ewc/seed-1.json"
@@ -524,6 +543,7 @@ def test_unreadable_and_incomplete_files_are_named(small, kind):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_works_without_costs_and_trials_and_drops_the_stale_figure(small):
     build(small)
     for path in [*small.glob("results/*/*.cost.json"), *small.glob("results/*/*.trials.json")]:
@@ -556,6 +576,7 @@ def test_intervals_wider_than_there_can_be_are_drawn_as_far_as_there_is(tmp_path
     assert (out / "report" / "plots" / "tradeoff.png").exists()
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("name", ["index.html", "summary.json", "accuracy.csv"])
 def test_a_page_of_somebody_else_is_not_replaced(name, small):
     (small / "report").mkdir()
@@ -571,6 +592,7 @@ def test_a_page_of_somebody_else_is_not_replaced(name, small):
     assert digests(folder) == whole, "of ours, a damaged file is made whole"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_report_that_cannot_be_written_leaves_the_results_alone(small):
     (small / "report").write_text("in the way")
     before = digests(small / "results")
@@ -637,6 +659,7 @@ def changed(out: Path, method: str, kind: str = "", seed: int = 0, **fields: Any
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_other_setting_is_a_ranking_of_its_own(tmp_path):
     out = fake_results(tmp_path, ("ewc", "si", "hat", "joint"), (0,), 2)
     changed(out, "ewc", task_agnostic_accuracy=[[0.5, None], [0.2, 0.4]])
@@ -658,6 +681,7 @@ def test_the_other_setting_is_a_ranking_of_its_own(tmp_path):
     assert "Without the methods that need the task: hat." in page
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_results_of_two_scenarios_are_never_ranked_together(tmp_path):
     out = fake_results(tmp_path, ("ewc", "si"), (0,), 2)
     changed(out, "si", scenario="class-incremental")
@@ -672,6 +696,7 @@ def test_results_of_two_scenarios_are_never_ranked_together(tmp_path):
         build(out)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_what_an_interval_covers_is_said(tmp_path):
     out = fake_results(tmp_path, ("ewc",), (0, 1), 2)
     rows = compare(read_runs(out))
@@ -688,6 +713,7 @@ def test_what_an_interval_covers_is_said(tmp_path):
     assert page.count(covers) == 2, "above the leaderboard, and under how it was run"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_more_measures_with_their_formulas(tmp_path):
     out = fake_results(tmp_path, ("ewc", "joint"), (0,), 2)
     page = (build(out).folder / "index.html").read_text()
@@ -708,6 +734,7 @@ def test_more_measures_with_their_formulas(tmp_path):
     assert "Forward transfer" in (out / "report/index.html").read_text()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_knobs_as_given_are_said_to_be_so(tmp_path):
     out = fake_results(tmp_path, ("ewc", "finetune"), (0,), 2)
     assert "how they were found" in (build(out).folder / "index.html").read_text()
@@ -720,7 +747,7 @@ def test_knobs_as_given_are_said_to_be_so(tmp_path):
     assert "how they were found" not in page
 
 
-def test_a_front_is_drawn_where_one_was_searched_for(tmp_path):
+def test_a_front_is_drawn_where_one_was_searched_for(tmp_path, unrendered):
     out = fake_results(tmp_path, ("ewc", "joint"), (0,), 3)
     build(out)
     assert not (out / "report/plots/fronts.png").exists()
@@ -733,12 +760,14 @@ def test_a_front_is_drawn_where_one_was_searched_for(tmp_path):
     changed(out, "ewc", ".trials", trials=kept)
     changed(out, "ewc", search="pareto search, stability on holdout")
     changed(out, "joint", search="pareto search, stability on holdout")
+    unrendered.undo()
     page = (build(out).folder / "index.html").read_text()
     assert (out / "report/plots/fronts.png").exists()
     assert "more information than a continual learner has" in page
     assert '<a href="#fronts">' in page
     changed(out, "ewc", search="pareto search, stability on memory")
     changed(out, "joint", search="pareto search, stability on memory")
+    sketched(unrendered)
     assert "more information" not in (build(out).folder / "index.html").read_text()
 
 
