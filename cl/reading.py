@@ -7,7 +7,7 @@ fields that it does not know.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def read_runs(
     """The finished runs under `out` by method and seed, of the given methods and seeds (None: all there are).
 
     `failed`: runs, as `ewc/seed-0`, whose files are not read, being those of an earlier run. Raises `UserError` where
-    there is none, and unless all are of one task sequence.
+    there is none, and unless all are of one task sequence, or those of a seed where each seed draws one.
     """
     candidates = [(path, re.fullmatch(r"seed-(\d+)", path.stem)) for path in out.glob("results/*/seed-*.json")]
     paths = sorted(
@@ -97,9 +97,11 @@ def read_runs(
     if not paths:
         raise UserError(f"no results under {out / 'results'}: run `python -m flows.compare --out {out}` first.")
     runs = [read_run(path, method, seed) for method, seed, path in paths]
-    first = runs[0]
+    first, of_seed = runs[0], {run.seed: run for run in reversed(runs)}
     for run in runs:
-        if (run.benchmark_as_run, run.tasks) != (first.benchmark_as_run, first.tasks):
+        alike = of_seed[run.seed] if first.drawn else first
+        same = run.tasks == alike.tasks and len(run.tasks) == len(first.tasks)
+        if run.benchmark_as_run != first.benchmark_as_run or not same:
             raise UserError(
                 f"{first.path} and {run.path} are of different task sequences or scenarios ({first.benchmark_as_run}, "
                 f"{count(len(first.tasks), 'task')}; {run.benchmark_as_run}, {count(len(run.tasks), 'task')}) "
@@ -107,6 +109,12 @@ def read_runs(
                 "what is out of date."
             )
     return runs
+
+
+def task_names(runs: Sequence[RunResult]) -> tuple[str, ...]:
+    """Of runs that are ranked together: their tasks, in order, by number where each seed has tasks of its own."""
+    names = {run.tasks for run in runs}
+    return names.pop() if len(names) == 1 else tuple(f"task {k + 1}" for k in range(len(runs[0].tasks)))
 
 
 def read_run(path: Path, method: str, seed: int) -> RunResult:

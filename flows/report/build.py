@@ -18,7 +18,7 @@ from cl.keys import run_folder
 from cl.names import names_in
 from cl.params import Params
 from cl.pool import runs_of
-from cl.reading import RunResult, read_runs
+from cl.reading import RunResult, read_runs, task_names
 from flows.engine.plain import Engine
 from flows.report.headline import headline
 from flows.report.leaderboard import leaderboard, table
@@ -114,7 +114,7 @@ def _summed_up(
     if params is not None and params.benchmark.name == first.benchmark:  # a folder's own name
         benchmark = params.benchmark.called + benchmark.removeprefix(first.benchmark)
     told, folder = headline(rows, of), out / "report"
-    return Summary(benchmark, first.tasks, rows, told, folder, absent, other, of, of_other, so_far)
+    return Summary(benchmark, task_names(runs), rows, told, folder, absent, other, of, of_other, so_far)
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

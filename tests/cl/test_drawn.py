@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cl.errors import UserError
 from cl.keys import run_folder
 from cl.params import Params
 from cl.publish import publish_if_finished
-from cl.reading import read_runs
+from cl.reading import read_runs, task_names
 from tests.cl.small import OFF, REPOSITORY, params_for, published, run
 
 RAW = REPOSITORY / "data"
@@ -96,6 +97,15 @@ def test_runs_learn_what_their_seed_drew_and_go_on_after_a_kill(tmp_path: Path) 
     found = read_runs(out)
     assert {run.benchmark_as_run for run in found} == {"permuted-digits (train_per_class 10), drawn by each seed"}
     assert found[0].over_seeds.endswith("and the benchmark's own draws (splits, permutations)")
+    assert task_names(found) == found[0].tasks
+    text = json.dumps(mine | {"benchmark_seed": "run"})
+    (out / "results/finetune/seed-1.json").write_text(text.replace("permutation-01", "another"))
+    assert task_names(read_runs(out)) == ("task 1", "task 2"), "each seed draws tasks of its own"
+    (out / "results/ewc").mkdir()
+    (out / "results/ewc/seed-1.json").write_text(text.replace("finetune", "ewc"))
+    with pytest.raises(UserError, match="different task sequences"):  # but the same for all methods
+        read_runs(out)
+    shutil.rmtree(out / "results/ewc")
     (out / "results/finetune/seed-0.json").write_bytes(json.dumps(theirs | {"seed": 0}).encode())
     with pytest.raises(UserError, match="cannot be ranked together"):
         read_runs(out)
