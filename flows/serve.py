@@ -30,7 +30,7 @@ from cl.paths import option
 from flows import QUIET
 from flows.deadline import finish
 from flows.report.show import start_command
-from flows.servers import HOME, STATE, Server, known
+from flows.servers import HOME, STATE, Server, known, shown_folder
 from flows.stage import started_at
 from flows.tracking.addresses import comparison_url, server_command
 from flows.tracking.experiment import ensure
@@ -230,6 +230,9 @@ def main() -> int:
     if given.what == "stop":
         print(f"stopped: {', '.join(stop()) or 'nothing was running'}")
         return 0
+    shown = shown_folder() if given.what == "status" else None
+    if shown is not None and shown.name == "mlflow":
+        given.out = shown.parent  # the link to the comparison is that of the folder which the servers were started for
     tracking = tracking_of(read(given.params), given.out)
     if given.what == "start":
         ports = Ports(given.prefect_port, given.mlflow_port, given.worker_port, given.report_port)

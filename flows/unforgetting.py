@@ -183,3 +183,7 @@ def console() -> int:
     except KeyboardInterrupt:  # while a command is being imported
         return INTERRUPTED
     return streams.READER_GONE if isinstance(streams.fault(), BrokenPipeError) else status
+
+
+if __name__ == "__main__":
+    sys.exit(console())

@@ -218,7 +218,8 @@ def _go_on(watch: Watch, every: float | None, clock: Callable[[], float] = time.
     trouble = ""
     while True:
         try:
-            watch.look(clock())
+            if not watch.look(clock()) and every is None:
+                watch.engine.say("watch: no task to learn now")
             trouble = ""
         except UserError as error:
             if every is None:
