@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from cl import checkpoint, cli
+from cl.called import program
 from cl.children import RunId
 from cl.data import Split, Task
 from cl.errors import UserError
@@ -64,9 +65,11 @@ def trace(params: Params, run: RunId, out: Path, every: int) -> list[Moment]:
     try:
         trials = from_json(done.read(folder, "trials.json"))["trials"] if done is not None else None
     except DamagedFile as error:
-        raise UserError(f"{error}; repair it first: python -m flows.compare, with the same options") from None
+        raise UserError(f"{error}; repair it first: {program('flows.compare')}, with the same options") from None
     if trials is None:
-        raise UserError(f"{run.name} is not learned under {out} with these params; first run python -m flows.compare")
+        raise UserError(
+            f"{run.name} is not learned under {out} with these params; first run {program('flows.compare')}"
+        )
     learner = learner_of(params, run.method, run.seed, out)
     learner.sequence = replace(learner.sequence, tasks=tuple(map(_few, learner.sequence.tasks)))
     key = run_key(params, run.method, run.seed)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cl import embedded, streams
+from cl.called import program
 from cl.errors import TRY_AGAIN, Stopped, UserError, brief
 from cl.literal import NUMBER, WHOLE
 from cl.names import names_in
@@ -22,13 +23,6 @@ from cl.paths import option
 from cl.redact import without_password
 
 RAW = Path("data")
-called_as: dict[str, str] = {}
-"""By module, the command that a user typed instead of `python -m MODULE`; its help and its errors name that."""
-
-
-def program(module: str) -> str:
-    """What the user typed to start the command of this module."""
-    return called_as.get(module, f"python -m {module}")
 
 
 def parser(module: str, description: str | None, *, trains: bool = False) -> argparse.ArgumentParser:

@@ -10,9 +10,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from cl import cli, embedded
+from cl.called import called_as, program
 from cl.declared import docstring
 from cl.errors import UserError
 from cl.names import PACKAGE, closest, method_name, names_in
@@ -23,13 +25,12 @@ NARROWEST = 30
 
 
 def first_paragraph(path: Path) -> str:
-    """What a file says of itself first, on one line: of a module its docstring, of a params file its comment."""
+    """What a file says of itself first, on one line: of a module its docstring, of a params file its first line."""
     if path.suffix == ".py":
-        text = docstring(path)
-    else:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        text = "\n".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
-    return " ".join(text.split("\n\n")[0].split())
+        said = " ".join(docstring(path).split("\n\n")[0].split())
+        said = said.removeprefix(f"{path.stem.replace('_', '-')}: ")  # of a benchmark, beside whose name it stands
+        return said[0].upper() + said[1:]
+    return path.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("#").strip()
 
 
 def methods() -> dict[str, Path]:
@@ -48,9 +49,12 @@ def studies() -> dict[str, Path]:
 
 
 KINDS: dict[str, tuple[Callable[[], dict[str, Path]], str]] = {
-    "methods": (methods, "compare some with: unforgetting run --methods A,B"),
-    "benchmarks": (benchmarks, "take one with: unforgetting run --set benchmark.name=NAME"),
-    "studies": (studies, "run one with: unforgetting run --params STUDY"),
+    "methods": (methods, "more about one: unforgetting methods NAME\ncompare some: unforgetting run --methods A,B"),
+    "benchmarks": (
+        benchmarks,
+        "more about one: unforgetting benchmarks NAME\ntake one: unforgetting run --set benchmark.name=NAME",
+    ),
+    "studies": (studies, "print one: unforgetting studies NAME\nrun one: unforgetting run --params STUDY"),
 }
 
 
@@ -83,7 +87,17 @@ def of_method(name: str) -> str:
     said = [f"{text}: {'yes' if holds else 'no'}" for text, holds in needs.items()]
     said.append(f"scenarios: {', '.join(sorted(declares(name, 'scenarios')))}")
     knobs = columns(rows, width()) if rows else "no knobs"
-    return "\n".join([docstring(methods()[name]), "", *said, "", knobs])
+    bounds = ",".join(bound for bound in ("finetune", "joint") if bound != name)
+    tried = f"try it: unforgetting run --methods {name},{bounds} --out out/{name}"
+    return "\n".join([docstring(methods()[name]), "", *said, "", knobs, "", tried])
+
+
+def of_benchmark(name: str) -> str:
+    """What a benchmark says of itself, and the settings that it reads."""
+    options = import_module(f"cl.data.benchmarks.{name.replace('-', '_')}").OPTIONS
+    settings = "settings: " + ", ".join(f"benchmark.{option}" for option in sorted(options))
+    tried = f"take it: unforgetting run --set benchmark.name={name} --out out/{name}"
+    return "\n".join([docstring(benchmarks()[name]), "", *textwrap.wrap(settings, width()), "", tried])
 
 
 def about(kind: str, name: str) -> str:
@@ -97,8 +111,7 @@ def about(kind: str, name: str) -> str:
     near = [key for key in known if name in (key, Path(key).stem)]
     if not near:
         raise UserError(f"unknown {kind[:-1] if kind != 'studies' else 'study'} {name}; {closest(name, known)}")
-    path = known[near[0]]
-    return docstring(path) if path.suffix == ".py" else path.read_text(encoding="utf-8").rstrip()
+    return of_benchmark(near[0]) if kind == "benchmarks" else known[near[0]].read_text(encoding="utf-8").rstrip()
 
 
 def width() -> int:
@@ -108,8 +121,11 @@ def width() -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    made = argparse.ArgumentParser(prog=cli.program("cl.listing"), description=main.__doc__)
-    made.add_argument("kind", choices=KINDS)
+    typed = called_as.get("cl.listing")  # which says the kind already
+    made = argparse.ArgumentParser(
+        prog=program("cl.listing"), description=main.__doc__, usage=f"{typed} [--help] [name]" if typed else None
+    )
+    made.add_argument("kind", choices=KINDS, help=argparse.SUPPRESS if typed else None)
     made.add_argument("name", nargs="?", help="say more about this one")
     return made
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from cl import cli
+from cl.called import program
 from cl.errors import UserError, brief
 from cl.files import write_whole
 from cl.names import PACKAGE
@@ -162,7 +163,7 @@ def write(name: str, title: str, paper: str, root: Path) -> list[Path]:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    made = argparse.ArgumentParser(prog=cli.program("cl.new_method"), description=main.__doc__)
+    made = argparse.ArgumentParser(prog=program("cl.new_method"), description=main.__doc__)
     made.add_argument("name", help="of the method and its files, such as elastic_anchor")
     made.add_argument("--title", help="its name in words; default: the name without underscores")
     made.add_argument("--paper", help="authors, title, where and when it appeared")

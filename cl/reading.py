@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from cl.called import program
 from cl.errors import UserError
 from cl.files import from_json
 from cl.results import (
@@ -29,6 +30,9 @@ from cl.results import (
     Trials,
 )
 from cl.sections import DRAWN
+
+SHOWN = 3
+"""So many names of a long list are shown."""
 
 RESULT: TypeAdapter[Any] = TypeAdapter(Result)
 TRIALS: TypeAdapter[Any] = TypeAdapter(Trials)
@@ -95,7 +99,7 @@ def read_runs(
         if f"{path.parent.name}/seed-{int(name[1])}" not in failed
     )
     if not paths:
-        raise UserError(f"no results under {out / 'results'}: run `python -m flows.compare --out {out}` first.")
+        raise UserError(f"no results under {out / 'results'}: run `{program('flows.compare')} --out {out}` first.")
     runs = [read_run(path, method, seed) for method, seed, path in paths]
     first, of_seed = runs[0], {run.seed: run for run in reversed(runs)}
     for run in runs:
@@ -117,9 +121,15 @@ def task_names(runs: Sequence[RunResult]) -> tuple[str, ...]:
     return names.pop() if len(names) == 1 else tuple(f"task {k + 1}" for k in range(len(runs[0].tasks)))
 
 
+def some(names: Sequence[str]) -> str:
+    """Names between commas; of many the first, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:SHOWN])} and {more} more"
+
+
 def read_run(path: Path, method: str, seed: int) -> RunResult:
     """One result file with its two companions; UserError naming the file that is damaged or incomplete."""
-    again = f"delete it and run `python -m flows.compare --methods {method} --seeds {seed}` again."
+    again = f"delete it and run `{program('flows.compare')} --methods {method} --seeds {seed}` again."
     if path.stem != f"seed-{seed}":
         raise UserError(f"{path} does not have the name of a result: rename it to seed-{seed}.json, or {again}")
     data = _read(path, RESULT, again)

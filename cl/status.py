@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cl import cli
+from cl.called import program
 from cl.children import RunId
 from cl.data.features import features_current
 from cl.data.places import draws, of_seed, pictures, place, prepare_all, prepared
@@ -91,6 +92,17 @@ def table(states: Sequence[Status]) -> str:
     return "\n".join([*lines, "", f"{work} of {len(states)} runs have something to learn"])
 
 
+def hint(states: Sequence[Status], given: argparse.Namespace) -> str:
+    """What to do with that."""
+    if all(state.learned == state.stages for state in states):
+        return f"the leaderboard: {program('flows.report')} with the same options and --show"
+    said = f"to learn that: {program('flows.compare')} with the same options"
+    page = given.out / "report" / "index.html"
+    if page.exists() and not any(state.learned for state in states):
+        said += f"\nother options learned what is under {given.out}: {page} has their command"
+    return said
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     return cli.parser("cl.status", main.__doc__)
@@ -118,7 +130,9 @@ def main() -> int:
         tasks = {seed: read_manifest(place)["tasks"] for seed, place in folders.items()}
         by_method = sorted(runs_of(params), key=lambda run: list(params.methods).index(run.method))
         of_run = {run: tasks[run.seed] if params.benchmark.drawn else tasks[own[0]] for run in by_method}
-        print(table([status_of(params, run, given.out, of_run[run]) for run in by_method]))
+        states = [status_of(params, run, given.out, of_run[run]) for run in by_method]
+        print(table(states))
+        print(hint(states, given))
     return 0
 
 

@@ -53,7 +53,7 @@ def stages(
         engine.say(str(far))
     try:
         headline = tell(params, out, engine, report(params, out, engine, without))
-        print(show(tracking_of(params, out)))
+        print(show(tracking_of(params, out), params))
     except UserError:  # there is nothing to report, and why is known
         if failure is None:
             raise

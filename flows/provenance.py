@@ -45,7 +45,7 @@ def describe(params: Params, out: Path) -> str:
         for seed, run in ids.items():
             address = f"{base}/{run_path(experiment, run)}" if experiment and run else "no run in this MLflow"
             lines.append(f"  {seed:16} {address}")
-    if params.tracking.enabled and not served and where.database.exists():
+    if params.tracking.enabled and not served and where.database.exists() and pages(where) is None:
         lines += ["these pages of MLflow can be opened while this command runs:", f"  {ui_command(where)}"]
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from cl import cli
+from cl.called import program
 from cl.data.features import features_current
 from cl.data.places import draws, place
 from cl.data.prepare import read_manifest
@@ -61,7 +62,7 @@ def work(params: Params, out: Path) -> dict[str, float]:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    return argparse.ArgumentParser(prog=cli.program("flows.repro"), description=main.__doc__)
+    return argparse.ArgumentParser(prog=program("flows.repro"), description=main.__doc__)
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cl import cli, embedded
+from cl.called import program
 from cl.errors import UserError
 from cl.files import write_json
 from cl.params import read
@@ -187,6 +188,12 @@ def stop() -> list[str]:
     return sorted(servers)
 
 
+def stop_command() -> str:
+    """The command that ends them, as the user started them."""
+    typed = program("flows.serve")
+    return "make stop" if typed.startswith("python") and Path("Makefile").exists() else f"{typed} stop"
+
+
 def _unusable(number: int) -> str | None:
     """Why no server can have the port."""
     with socket.socket() as probe:
@@ -208,7 +215,7 @@ def port(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    made = argparse.ArgumentParser(prog=cli.program("flows.serve"), description=main.__doc__)
+    made = argparse.ArgumentParser(prog=program("flows.serve"), description=main.__doc__)
     made.add_argument("what", choices=("start", "stop", "status"), nargs="?", default="start", help="default: start")
     made.add_argument("--params", type=embedded.params_file, default=embedded.PARAMS, help=embedded.OPTION_HELP)
     made.add_argument(
@@ -250,6 +257,7 @@ def main() -> int:
     if "prefect" in servers:
         api = f"{servers['prefect'].address}/api"
         print(f"runs from this shell show up with: export PREFECT_API_URL={shlex.quote(api)}")
+    print(f"stop them with: {stop_command()}")
     return 0
 
 

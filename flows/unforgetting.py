@@ -20,6 +20,7 @@ ALONE = "cl"
 """The module that compares without them."""
 INSTALL = "pip install 'unforgetting[flows]'"
 INTERRUPTED, UNUSABLE = 130, 2
+HELP = {"--help", "-h"}
 SHELLS = ("bash", "zsh", "tcsh")
 
 
@@ -118,7 +119,7 @@ def completion(shell: str) -> str:
 
 def start(command: Command, arguments: Sequence[str]) -> None:
     """Run the module of a command as `python -m` does; it ends the process with a status of its own."""
-    from cl import cli
+    from cl.called import called_as
 
     module = command.module
     missing = [name for name in ORCHESTRATION if find_spec(name) is None]
@@ -129,9 +130,16 @@ def start(command: Command, arguments: Sequence[str]) -> None:
         _note(f"without a report, MLflow and Prefect, which {INSTALL} adds")
     if command.name == "run" and not any(word.split("=")[0] == "--params" for word in arguments):
         _say_whose_settings()
-    cli.called_as[module] = " ".join(["unforgetting", command.name])
+    called_as[module] = f"unforgetting {command.name}"
+    for other in COMMANDS.values():
+        called_as.setdefault(other.module, f"unforgetting {other.name}")
     sys.argv = [f"unforgetting {command.name}", *command.first, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if ended.code in (0, None) and HELP & {*arguments}:
+            print(f"\nexample:\n  unforgetting {command.name} {command.example}")
+        raise
 
 
 def _say_whose_settings() -> None:
@@ -154,7 +162,7 @@ def _refuse(why: str) -> int:
 def main(arguments: Sequence[str]) -> int:
     """Run the command that the arguments name; returns the exit status of what it answers itself."""
     name, *rest = arguments or ["--help"]
-    if name in ("--help", "-h", "help"):
+    if name in HELP | {"help"}:
         print(listing(shutil.get_terminal_size((100, 24)).columns))
     elif name == "--version":
         from importlib.metadata import version
@@ -180,6 +188,8 @@ def console() -> int:
     streams.settle()
     try:
         status = main(sys.argv[1:])
+    except BrokenPipeError:  # said at once, without a buffer
+        return streams.READER_GONE
     except KeyboardInterrupt:  # while a command is being imported
         return INTERRUPTED
     return streams.READER_GONE if isinstance(streams.fault(), BrokenPipeError) else status

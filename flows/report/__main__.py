@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser().parse_args(argv)
     params = cli.params_of(given)
     if given.show:
-        print(show(tracking_of(params, given.out)))
+        print(show(tracking_of(params, given.out), params))
     else:
         from flows.engine.with_prefect import configured_engine
         from flows.report.build import report

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from cl.called import program
 from cl.chance import Chance, chance, counts_of
 from cl.errors import UserError
 from cl.files import sweep, write_whole
@@ -82,7 +83,7 @@ def build(
 
     models = classes(params, out, summary, say) if params is not None else []
     figures = {**draw(summary), **drawn(models)}
-    made = made_of(params, out, (run.path for run in runs)) if params is not None else None
+    made = made_of(params, out, (run.path for run in runs), summary.learned) if params is not None else None
     files = {f"plots/{name}.png": figure.png for name, figure in figures.items()}
     files["summary.json"] = to_json(summary.metrics())
     files |= {f"{FOR_DVC}/{name}.json": to_json(values) for name, values in summary.short_metrics().items()}
@@ -94,7 +95,7 @@ def build(
     except OSError as error:
         raise UserError(
             f"cannot write the report into {folder}: {error.strerror or error}. The results are untouched: "
-            "free some space or make the folder writable, then run `python -m flows.report` again."
+            f"free some space or make the folder writable, then run `{program('flows.report')}` again."
         ) from error
     return summary
 

@@ -13,8 +13,7 @@ TO_THE_BEST = (
     "to the best: average accuracy minus that of the best method with the same seed, in percentage points.",
     "≈: the interval of that difference contains 0, so these seeds do not tell the two methods apart.",
 )
-
-
+ONE_SEED = "One seed each (n = 1, no interval): nothing tests whether methods differ."
 RANKS = "rank: one more than the number of methods that are better by a paired test over the seeds, so some share one."
 
 
@@ -44,11 +43,12 @@ def leaderboard(summary: Summary) -> str:
             cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, width, strict=True))
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    several = any(len(row.runs) > 1 for row in summary.rows)
     notes = [
-        f"Mean ± half width of the 95 % t-interval over n seeds ({summary.of_intervals}).",
+        f"Mean ± half width of the 95 % t-interval over n seeds ({summary.of_intervals})." if several else ONE_SEED,
         f"over seeds: {summary.over_seeds}.",
-        *TO_THE_BEST * (summary.best is not None),
-        *[RANKS] * (summary.best is not None and any(len(row.runs) > 1 for row in summary.rows)),
+        *TO_THE_BEST[: 2 if several else 1] * (summary.best is not None),
+        *[RANKS] * (summary.best is not None and several),
         "forgetting: average, in percentage points.",
         "time: processor time relative to finetune, selection included. state: what is carried on besides the network.",
     ]
@@ -73,16 +73,18 @@ def second_ranking(summary: Summary) -> list[str]:
     if not rows:
         return []
     width = max(len(name) for name in ["method", *(row.method for row in rows)])
+    best = first_ranked(rows)
+    told = {row.method: to_best(row, best, summary.other_learned, other=True) for row in rows}
+    wide = max(16, *map(len, told.values()))
     lines = [
         f"The same models, {summary.other_setting}:",
         "",
-        f"| rank | {'method'.ljust(width)} | average accuracy % |      to the best |",
+        f"| rank | {'method'.ljust(width)} | average accuracy % | {'to the best':>{wide}} |",
     ]
-    lines.append(f"| ---: | :{'-' * (width - 1)} | -----------------: | ---------------: |")
-    best = first_ranked(rows)
+    lines.append(f"| ---: | :{'-' * (width - 1)} | -----------------: | {'-' * (wide - 1)}: |")
     for row in rows:
         mark = place(row, summary.other_learned, other=True)
-        cells = f"{percent(row.other_accuracy):>18} | {to_best(row, best, summary.other_learned, other=True):>16}"
+        cells = f"{percent(row.other_accuracy):>18} | {told[row.method]:>{wide}}"
         lines.append(f"| {mark:>4} | {row.method.ljust(width)} | {cells} |")
     if aware_only := [row.method for row in summary.rows if row.other_accuracy is None]:
         lines += ["", f"Left out, as they need the task of an image: {', '.join(aware_only)}."]

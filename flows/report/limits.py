@@ -12,7 +12,7 @@ from cl.reading import RunResult
 from cl.register import declares
 from flows.report.headline import above_chance, unlearned
 from flows.report.rows import Row, best_at_other, first_ranked, values_of
-from flows.report.standing import ranks
+from flows.report.standing import better, ranks
 from flows.report.summary import Summary
 from flows.report.words import Estimate
 
@@ -61,7 +61,7 @@ class Card:
     """None: no method is left, or none learned."""
     accuracy: Estimate | None
     tied: tuple[str, ...]
-    """The other methods that share the first rank among those that are left."""
+    """The others that share the first rank among those that are left; and the lower bound if the best may equal it."""
     other: bool
     """Whether the accuracy is that in the other setting."""
 
@@ -127,5 +127,8 @@ def _card(title: str, limits: Sequence[Limit], summary: Summary, needs: dict[str
     if best is None or trouble:
         return Card(title, None, None, (), other)
     first = [method for method, rank in ranks(values_of(left, other)).items() if rank == 1]
-    tied = tuple(method for method in first if method != best.method)
-    return Card(title, best, best.other_accuracy if other else best.accuracy, tied, other)
+    tied = [method for method in first if method != best.method]
+    lower = next((row for row in rows if row.bound == "lower bound"), None)
+    if lower is not None and not better(best.by_seed(other), lower.by_seed(other)):
+        tied.append(lower.method)
+    return Card(title, best, best.other_accuracy if other else best.accuracy, tuple(tied), other)

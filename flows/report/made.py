@@ -11,9 +11,10 @@ from pathlib import Path
 
 import yaml
 
-from cl import cli
+from cl.called import called_as, program
 from cl.params import Params
 from cl.redact import without_password
+from flows.report.steps import Step, steps
 
 
 @dataclass(frozen=True)
@@ -25,21 +26,37 @@ class Made:
     command: str
     params: str
     """As YAML, without passwords."""
+    steps: tuple[Step, ...] = ()
+    """What a reader may do next."""
 
 
-def made_of(params: Params, out: Path, paths: Iterable[Path]) -> Made:
-    """Of this process, and of the results in these files."""
+def made_of(params: Params, out: Path, paths: Iterable[Path], learned: bool) -> Made:
+    """Of this process, and of the results in these files; `learned`: whether a model of them is worth using."""
     last = max(path.stat().st_mtime for path in paths)
     date = datetime.fromtimestamp(last, UTC).strftime("%Y-%m-%d %H:%M UTC")
     text = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)
-    return Made(date, without_password(command(out)), without_password(text))
+    found = tuple(Step(one.title, without_password(one.command)) for one in steps(params, out, learned, options()))
+    return Made(date, without_password(command(out)), without_password(text), found)
+
+
+def typed() -> str | None:
+    """The command of this process without its options; None where no person can give it."""
+    if known := next(iter(called_as.values()), None):
+        return known
+    given = sys.orig_argv
+    if "-m" in given[:-1] and (name := given[given.index("-m") + 1]).startswith("flows."):
+        return f"python -m {name}"
+    return None
+
+
+def options() -> list[str] | None:
+    """The options of this process, where a comparison or its report was asked for by a person; else None."""
+    compares = typed() in {program("flows.compare"), program("flows.report")}
+    return sys.argv[1:] if compares else None
 
 
 def command(out: Path) -> str:
     """The command of this process, where a person can give it; else the one that does the same with the params."""
-    if typed := next(iter(cli.called_as.values()), None):
-        return shlex.join([*typed.split(), *sys.argv[1:]])
-    given = sys.orig_argv
-    if "-m" in given[:-1] and (name := given[given.index("-m") + 1]).startswith("flows."):
-        return shlex.join(["python", "-m", name, *sys.argv[1:]])
+    if known := typed():
+        return shlex.join([*known.split(), *sys.argv[1:]])
     return f"python -m flows.compare --params FILE --out {shlex.quote(str(out))}  # FILE: the params below"

@@ -22,7 +22,7 @@ from flows.report.limits import LIMITS, asks_other, cards, needs_of, offered
 from flows.report.made import Made
 from flows.report.rows import first_ranked
 from flows.report.summary import MARKS, MEASURES, Summary
-from flows.report.words import difference, duration, number, percent, share, size, student, times, yes
+from flows.report.words import difference, duration, formula, number, percent, share, size, student, times, yes
 from flows.templates import template
 
 CHECKOUT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def page(
     """The report as one HTML document that needs no other file."""
     runs = [run for row in summary.rows for run in row.runs]
     machines = sorted({describe(run.cost["machine"]) for run in runs if run.cost})
-    filters = (percent, share, number, size, duration, times, count, difference, student, shared, yes)
+    filters = (percent, share, formula, number, size, duration, times, count, difference, student, shared, yes)
     needs, others = needs_of(summary), summary.other_ranking()
     limits = offered(summary, needs)
     with_other = bool(others) and asks_other(summary, limits)
@@ -57,7 +57,7 @@ def page(
         seeds=sorted({run.seed for run in runs}),
         machines=machines,
         total_seconds=sum(run.cost["process_seconds"] or 0.0 for run in runs if run.cost),
-        versions=dict(sorted(versions.items())),
+        versions={name_of(version): versions[version] for version in sorted(versions)},
         made=made,
         models=models,
         figures={name: figure.svg for name, figure in figures.items()},
@@ -78,6 +78,21 @@ def page(
         csv_link=csv_link(summary, data),
     )
     return html
+
+
+VERSIONS = {
+    "data.sha256": "data, SHA-256",
+    "dvc.data": "data, in DVC",
+    "dvc.stage": "stage of DVC",
+    "dvc.experiment": "experiment of DVC",
+    "git.commit": "git commit",
+    "backbone.sha256": "backbone, SHA-256",
+}
+
+
+def name_of(version: str) -> str:
+    """What the page calls one of the versions of code and data."""
+    return VERSIONS.get(version, version)
 
 
 @dataclass(frozen=True)

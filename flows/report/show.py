@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cl.called import program
 from cl.errors import UserError
+from cl.params import Params
 from cl.redact import without_password
+from flows.report.made import options
+from flows.report.steps import steps, told
 from flows.servers import Server, known
 from flows.tracking.addresses import comparison_url, here, ui_command
 from flows.tracking.settings import Tracking
@@ -22,15 +27,22 @@ LEAST_COLUMNS = 3
 """Of a table: rank, method, accuracy."""
 
 
-def show(where: Tracking) -> str:
-    """The last leaderboard, and where to look next; raises `UserError` where no report was built yet."""
+def show(where: Tracking, params: Params | None = None) -> str:
+    """The last leaderboard, where to look next and, with params, what to do next.
+
+    Raises `UserError` where no report was built yet.
+    """
     file = where.out / "report" / "leaderboard.md"
     if not file.exists():
-        raise UserError(f"no report under {file.parent}: run `python -m flows.report --out {where.out}` first.")
+        raise UserError(f"no report under {file.parent}: run `{program('flows.report')} --out {where.out}` first.")
     table = file.read_text(encoding="utf-8")
     if sys.stdout.isatty():
         table = narrowed(table, shutil.get_terminal_size().columns)
-    return table + "\n" + where_to_look_next(where)
+    parts = [table, where_to_look_next(where)]
+    if params is not None and (given := options()) is not None:
+        learned = re.search(r"^\| +– \|", table, re.MULTILINE) is None  # else methods have no rank
+        parts.append("\n" + told(list(steps(params, where.out, learned, given))))
+    return "\n".join(parts)
 
 
 def narrowed(text: str, columns: int) -> str:

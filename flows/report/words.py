@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,13 @@ def difference(value: Difference | None) -> str:
 def student(n: int) -> str:
     """The number of seeds of an interval, and the t that it was made with: "n = 3, t = 4.30"."""
     return f"n = {n}, t = {quantile(n):.2f}" if n > 1 else f"n = {n}, no interval"
+
+
+def formula(text: str) -> str:
+    """A formula with its indices, as in `a_{T,j}`, set below the line."""
+    from markupsafe import Markup, escape  # comes with Jinja, which `--show` does not need
+
+    return Markup(re.sub(r"_\{([^}]*)\}|_(\w)", lambda found: f"<sub>{found[1] or found[2]}</sub>", escape(text)))
 
 
 def share(value: float | None) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl import metrics
+from cl.called import program
 from cl.chance import Chance, chance, counts_of
 from cl.checkpoint_files import DamagedCheckpoint, verify
 from cl.data.features import numbers
@@ -23,7 +24,7 @@ from cl.errors import UserError
 from cl.files import from_json, read_object
 from cl.keys import chain, parts_of
 from cl.params import Champion, Params
-from cl.reading import RunResult, read_run
+from cl.reading import RunResult, read_run, some
 from cl.register import declares
 
 ONE_BENCHMARK = (
@@ -101,8 +102,9 @@ def choose(params: Params, out: Path, method: str | None = None, seed: int | Non
     places = {(name, s): _checkpoint(params, out, name, s) for name in allowed for s in params.seeds}
     if missing := [f"{name}/seed-{s}" for (name, s), place in places.items() if place is None]:
         raise UserError(
-            f"not learned under {out} with these params, data and code: {', '.join(missing)}; learn them with "
-            "`python -m flows.compare` and the same options (what is there stays), or leave them out (--methods)"
+            f"not learned under {out} with these params, data and code: {some(missing)}; give the options of the "
+            f"comparison ({out}/report/index.html has its command), or learn them with `{program('flows.compare')}` "
+            "and the same options (what is there stays), or leave them out (--methods)"
         )
     runs = {
         (name, s): read_run(out / "results" / name / f"seed-{s}.json", name, s)
@@ -170,7 +172,7 @@ def _as_learned(run: RunResult, checkpoint: Path | None) -> None:
     The model is chosen by these numbers, so they have to be of that model.
     """
     assert checkpoint is not None
-    again = f"run `python -m flows.compare` with the same options, which puts it right (--methods {run.method})"
+    again = f"run `{program('flows.compare')}` with the same options, which puts it right (--methods {run.method})"
     try:
         record = from_json(verify(checkpoint, only="record.json")["record.json"])
         noted = [record["accuracy"], record["other_accuracy"], record["per_task"]]

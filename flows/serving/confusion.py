@@ -19,7 +19,10 @@ NAMED = 60
 """With more classes than that, their names would be too small to be read."""
 WRITTEN = 20
 """With more classes than that, so would the numbers in the cells."""
-LETTERS = 24
+LETTERS, SHORT = 24, 3
+"""The longest name that is written whole, and the longest that fits beside others without being turned."""
+AS_DRAWN = 6.5
+"""Inches; larger figures are shown smaller, so that their letters have to be larger."""
 Groups = Sequence[tuple[str, int]]
 """Tasks in their order, each with the number of its classes among the columns."""
 
@@ -48,12 +51,15 @@ def confusion(found: Judgement, groups: Groups = ()) -> Figure:
     axes.imshow(shares, cmap=HEAT, vmin=0, vmax=1, extent=extent, aspect="auto", interpolation="none")
     axes.set_xlabel("the model's answer")
     axes.set_ylabel("class")
-    small: dict[str, Any] = {"fontsize": 7}
+    larger = max(1.0, side / AS_DRAWN)  # a page shows a large figure smaller
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_fontsize(8 * larger)
     if len(columns) <= NAMED:
-        axes.set_xticks(
-            [k + 0.5 for k in range(len(columns))], [brief(n, LETTERS) for n in columns], rotation=90, **small
-        )
-        axes.set_yticks([k + 0.5 for k in range(len(rows))], [brief(n, LETTERS) for n in rows], **small)
+        of_rows, of_columns = (_within_tasks(names, groups) for names in (rows, columns))
+        short = max(map(len, of_columns)) <= SHORT
+        small: dict[str, Any] = {"fontsize": 7 * larger if short else 7}
+        axes.set_xticks([k + 0.5 for k in range(len(columns))], of_columns, rotation=0 if short else 90, **small)
+        axes.set_yticks([k + 0.5 for k in range(len(rows))], of_rows, **small)
     else:
         axes.set_xticks([])
         axes.set_yticks([])
@@ -63,11 +69,19 @@ def confusion(found: Judgement, groups: Groups = ()) -> Figure:
                 if count:
                     written: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6, "color": ON_HEAT}
                     axes.text(j + 0.5, i + 0.5, str(count), **written)
-    _divide(axes, [(name, size) for name, size in groups if size], len(columns), len(rows))
+    _divide(axes, [(name, size) for name, size in groups if size], len(columns), len(rows), larger)
     return figure
 
 
-def _divide(axes: Axes, groups: Groups, columns: int, rows: int) -> None:
+def _within_tasks(names: Sequence[str], groups: Groups) -> list[str]:
+    """Names in brief; without that of the task, as in `task/class`, where tasks are named beside them."""
+    tasks = [task for task, size in groups if size]
+    if len(tasks) < 2 or not all(any(name.startswith(f"{task}/") for task in tasks) for name in names):
+        return [brief(name, LETTERS) for name in names]
+    return [brief(name.partition("/")[2], LETTERS) for name in names]
+
+
+def _divide(axes: Axes, groups: Groups, columns: int, rows: int, larger: float) -> None:
     """Mark where the classes of a task end; one task alone needs no mark."""
     if len(groups) < 2:
         return
@@ -76,5 +90,5 @@ def _divide(axes: Axes, groups: Groups, columns: int, rows: int) -> None:
         axes.plot([end, end], [0, rows], color=ON_HEAT, linewidth=0.5)
         axes.plot([0, columns], [end, end], color=ON_HEAT, linewidth=0.5)
     for (name, size), end in zip(groups, ends, strict=True):
-        axes.text(1.01 * columns, end - size / 2, brief(name, LETTERS), va="center", fontsize=7, color=MUTED)
+        axes.text(1.01 * columns, end - size / 2, brief(name, LETTERS), va="center", fontsize=7 * larger, color=MUTED)
     axes.set(xlim=(0, columns), ylim=(rows, 0))

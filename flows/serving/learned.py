@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl.called import program
 from cl.data import features
 from cl.data.places import place, side
 from cl.data.prepare import columns_in, read_manifest
@@ -131,7 +132,7 @@ def deployed(params: Params, out: Path, run: RunResult, index: int, *, pictures:
     try:
         learned = checkpoint.load(folder)[0]
     except DamagedCheckpoint as error:
-        raise UserError(f"{error}; learn it again: python -m flows.compare --methods {run.method}") from None
+        raise UserError(f"{error}; learn it again: {program('flows.compare')} --methods {run.method}") from None
     backbone = pretrained(params.model, side(params), facts["scale"]) if pictures and params.model.on_features else None
     return Deployed(facts, learned, backbone)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl.called import program
 from cl.checkpoint_files import DamagedCheckpoint
 from cl.errors import UserError
 from cl.files import from_json
@@ -73,8 +74,8 @@ def registered(tracking: Tracking, name: str) -> Used:
         os.environ.setdefault(key, value)
     if tracking.uri is None and not tracking.has_database:
         raise UserError(
-            f"{tracking.database}: is not there, so no model is registered; register one (python -m flows.champion), "
-            "or name a checkpoint (--checkpoint)"
+            f"{tracking.database}: is not there, so no model is registered; register one "
+            f"({program('flows.champion')}), or name a checkpoint (--checkpoint)"
         )
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -87,7 +88,7 @@ def registered(tracking: Tracking, name: str) -> Used:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             raise UserError(
-                f"MLflow ({tracking.target}) has no model {name}; register one: python -m flows.champion"
+                f"MLflow ({tracking.target}) has no model {name}; register one: {program('flows.champion')}"
             ) from None
         return _read(Path(folder), name)
 

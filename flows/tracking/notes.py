@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import itertools
 from collections.abc import Mapping
 
 from cl.redact import without_password
@@ -48,7 +49,8 @@ def experiment_tags(experiment: str) -> dict[str, str]:
 def source_tags(command: str) -> dict[str, str]:
     """By which command, and by whom; in MLflow's column Source without options, of which it shows the last path."""
     whole = without_password(command).partition("  #")[0]
-    tags = {"mlflow.source.name": " ".join(whole.split()[:3]), "mlflow.source.type": "LOCAL", "command": whole}
+    name = itertools.takewhile(lambda word: not word.startswith("--"), whole.split()[:3])
+    tags = {"mlflow.source.name": " ".join(name), "mlflow.source.type": "LOCAL", "command": whole}
     try:
         return {**tags, "mlflow.user": getpass.getuser()}
     except (OSError, KeyError):  # in a container, a user who is in no table of users

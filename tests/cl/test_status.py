@@ -127,5 +127,6 @@ def test_the_command_changes_nothing(tmp_path: Path) -> None:
         "joint/seed-0     learn all tasks     never run",
         "",
         "2 of 2 runs have something to learn",
+        "to learn that: python -m flows.compare with the same options",
     ]
     assert list(tmp_path.iterdir()) == []

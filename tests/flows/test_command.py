@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from cl import cli, embedded, listing
+from cl import embedded, listing
+from cl.called import called_as
 from cl.names import names_in
 from flows import unforgetting
 from flows.unforgetting import COMMANDS, main
@@ -34,10 +35,10 @@ TINY = "--set benchmark.tasks=2 --set benchmark.train_per_class=5 --set training
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "argv", sys.argv)
-    before = dict(cli.called_as)
+    before = dict(called_as)
     yield
-    cli.called_as.clear()
-    cli.called_as.update(before)
+    called_as.clear()
+    called_as.update(before)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

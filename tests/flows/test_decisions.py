@@ -248,14 +248,20 @@ def test_it_says_how_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     params = cli.params_of(cli.parser("test", None).parse_args(given))
     monkeypatch.setattr(sys, "orig_argv", ["/bin/python3", "-X", "dev", "-m", "flows.compare", *given])
     monkeypatch.setattr(sys, "argv", ["/somewhere/flows/compare.py", *given])
-    made = made_of(params, out, paths)
+    made = made_of(params, out, paths, learned=True)
     assert made.command.startswith("python -m flows.compare --params ")
     assert "secret" not in str(dataclasses.astuple(made))
     assert "http://host:1" in made.params
+    champion = next(step.command for step in made.steps if "champion" in step.command)
+    assert champion == made.command.replace("flows.compare", "flows.champion")
+    assert not [step for step in made_of(params, out, paths, learned=False).steps if "champion" in step.command]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", made.date)
     monkeypatch.setattr(sys, "orig_argv", ["/bin/python3", "-m", "prefect", "worker", "start"])
-    assert made_of(params, out, paths).command.startswith(f"python -m flows.compare --params FILE --out {out}")
+    assert made_of(params, out, paths, learned=True).command.startswith(
+        f"python -m flows.compare --params FILE --out {out}"
+    )
     text = (build(out, params=params).folder / "index.html").read_text()
     assert made.date in text
     assert "epochs: 70" in text
+    assert 'id="next"' in text
     assert "secret" not in text
