@@ -82,6 +82,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return {tasks: folder / f"tasks-{tasks}" for tasks in (2, 3)}
 
 
+def pytest_unconfigure() -> None:
+    """At its end the interpreter collects everything; libraries complain of what stays."""
+    gc.unfreeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that open a browser are skipped, and say so, where there is none."""
     browsers = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
