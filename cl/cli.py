@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import difflib
 import math
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from cl import embedded, streams
 from cl.called import program
@@ -25,9 +27,21 @@ from cl.redact import without_password
 RAW = Path("data")
 
 
+class Parser(argparse.ArgumentParser):
+    """Suggests the option that was meant, where there is none as it was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2, after the usage and the message."""
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        _, unrecognized, words = message.partition("unrecognized arguments: ")
+        typed = [word.partition("=")[0] for word in words.split() if word.startswith("--")] if unrecognized else []
+        near = [found for word in typed for found in difflib.get_close_matches(word, known, n=1)]
+        super().error(f"{message}; did you mean {' '.join(near)}?" if near else message)
+
+
 def parser(module: str, description: str | None, *, trains: bool = False) -> argparse.ArgumentParser:
     """The options of a whole comparison; of a command that `trains` also its limit of time."""
-    made = argparse.ArgumentParser(prog=program(module), description=description)
+    made = Parser(prog=program(module), description=description)
     made.add_argument("--params", type=embedded.params_file, default=embedded.PARAMS, help=embedded.OPTION_HELP)
     made.add_argument(
         "--set",

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cl.cli import minutes_of
+from cl.cli import minutes_of, parser
 from cl.errors import UserError
 from tests.conftest import REPOSITORY
 
@@ -34,6 +34,18 @@ def test_an_interrupt_after_the_end_makes_no_failure_of_it() -> None:
         assert child.stdout.readline() == "torn down\n"
         child.send_signal(signal.SIGINT)
         assert child.wait(60) == 0
+
+
+def test_an_option_that_is_none_is_told_from_the_one_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    for typed, said in (
+        (["--methds", "ewc"], "unrecognized arguments: --methds ewc; did you mean --methods?\n"),
+        (["--seds=0", "--ouput", "x"], "unrecognized arguments: --seds=0 --ouput x; did you mean --seeds --out?\n"),
+        (["--nothing-like-it"], "unrecognized arguments: --nothing-like-it\n"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            parser("cl", None).parse_args(typed)
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.endswith(said)
 
 
 def test_minutes_are_a_number_above_0() -> None:
