@@ -38,7 +38,7 @@ def show(where: Tracking, params: Params | None = None) -> str:
     table = file.read_text(encoding="utf-8")
     if sys.stdout.isatty():
         table = narrowed(table, shutil.get_terminal_size().columns)
-    parts = [table, where_to_look_next(where)]
+    parts = [table, where_to_look_next(where, tracked=params is None or params.tracking.enabled)]
     if params is not None and (given := options()) is not None:
         learned = re.search(r"^\| +– \|", table, re.MULTILINE) is None  # else methods have no rank
         parts.append("\n" + told(list(steps(params, where.out, learned, given))))
@@ -65,8 +65,11 @@ def _narrow(lines: list[str], columns: int) -> str:
     return "\n".join([*(f"|{'|'.join(row[:fitting])}|" for row in cells), f"(too narrow for: {left_out})"])
 
 
-def where_to_look_next(where: Tracking) -> str:
-    """The report, and MLflow and Prefect: their addresses where they run, otherwise the command that starts them."""
+def where_to_look_next(where: Tracking, *, tracked: bool = True) -> str:
+    """The report, and MLflow and Prefect: their addresses where they run, otherwise the command that starts them.
+
+    `tracked`: whether MLflow has the runs.
+    """
     unknown = []
     try:
         running = known()
@@ -74,7 +77,9 @@ def where_to_look_next(where: Tracking) -> str:
         running, unknown = {}, [f"  ({error})"]
     start = start_command(where.out)
     blocks = {"report": [str(where.out / "report" / "index.html")]}
-    if (where.uri or "").startswith("http"):
+    if not tracked:
+        pass
+    elif (where.uri or "").startswith("http"):
         blocks["MLflow"] = [comparison_url(where.target, where)]
     elif "mlflow" in running and _shows(running["mlflow"], where):
         blocks["MLflow"] = [comparison_url(running["mlflow"].address, where)]

@@ -37,7 +37,7 @@ def steps(params: Params, out: Path, learned: bool, options: Sequence[str] | Non
         seeds = [*params.seeds, *more][:ENOUGH]
         title = f"Use {ENOUGH} seeds, so that methods can be told apart; what is learned stays"
         yield Step(title, typed("flows.compare", [*words, "--seeds", ",".join(map(str, seeds))]))
-    if learned and not params.benchmark.drawn:
+    if learned and params.tracking.enabled and not params.benchmark.drawn:
         yield Step("Register the best model in MLflow", typed("flows.champion", [*words, *same]))
         yield Step("Then classify pictures with it", typed("flows.predict", ["PICTURES", *words, *same]))
     yield Step("See how far each run is, and what a change would cost", typed("cl.status", [*words, *same]))
