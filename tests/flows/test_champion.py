@@ -249,7 +249,7 @@ def test_where_the_task_will_not_be_known_models_are_compared_without_it(learned
 
 def test_a_comparison_that_is_not_finished_or_of_other_settings_is_refused(out: Path) -> None:
     shutil.rmtree(out / "checkpoints" / "ewc" / "seed-1")
-    with pytest.raises(UserError, match=r"not learned .*: ewc/seed-1; learn them with"):
+    with pytest.raises(UserError, match=r"not learned .*: ewc/seed-1; give the options .*, or learn them with"):
         choose(params_of(out), out)
     assert choose(params_of(out, methods="finetune,icarl"), out).run.method in ("finetune", "icarl")
     with pytest.raises(UserError, match="finetune/seed-0, finetune/seed-1"):

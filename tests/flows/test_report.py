@@ -717,7 +717,7 @@ def test_what_an_interval_covers_is_said(tmp_path):
 def test_more_measures_with_their_formulas(tmp_path):
     out = fake_results(tmp_path, ("ewc", "joint"), (0,), 2)
     page = (build(out).folder / "index.html").read_text()
-    assert "1/(T−1) Σ_{j&lt;T} (a_{T,j} − a_{j,j})" in page
+    assert "1/(T−1) Σ<sub>j&lt;T</sub> (a<sub>T,j</sub> − a<sub>j,j</sub>)" in page
     assert "Intransigence" in page
     assert "Forward transfer" not in page, "was not measured"
     data = json.loads((out / "results/ewc/seed-0.json").read_text())
