@@ -50,13 +50,14 @@ TASKS = ALL if usual.benchmark.tasks is None else str(usual.benchmark.tasks)
 METHODS = [Method(name) for name in usual.methods]
 SETTINGS: list[str] = []
 WORKERS = usual.execution.workers or processors()
-Tasks = Annotated[str, Field(pattern=rf"^({ALL}|[1-9][0-9]*)$")]
 Number = Annotated[int, Field(ge=1)]
+Tasks = Annotated[str, Field(pattern=rf"^({ALL}|[1-9][0-9]*)$")] | Number
+"""The form sends text, and `prefect deployment run --param tasks=3` a number."""
 
 
 def chosen(
     benchmark: Any = None,
-    tasks: str | None = None,
+    tasks: str | int | None = None,
     methods: Any = None,
     epochs: int | None = None,
     workers: int | None = None,
