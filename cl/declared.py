@@ -30,15 +30,12 @@ def declared(method: str, attribute: str) -> Any:
     own = _own(f"cl.methods.{method}")
     if attribute == "knobs":
         return _knobs(own)
+    if attribute == "__name__":
+        return own[1]
     for found in _ancestry(own):
         if attribute in (said := _said(found)):
             return _value(said[attribute], found[0])
     raise KeyError(f"{method}: {attribute}")
-
-
-def class_name(method: str) -> str:
-    """What the class in `cl/methods/<method>.py` is called; raises `KeyError` where there is not exactly one."""
-    return _own(f"cl.methods.{method}")[1]
 
 
 def docstring(path: Path) -> str:

@@ -219,9 +219,10 @@ class Learner:
         """
         if self.params.training.optimizer_state == "new":
             return fit(trainable, data, key, **settings)
-        moments: Moments = dict(getattr(self.method, "moments_", {}).get(purpose, {}))
+        kept: dict[str, Moments] = getattr(self.method, "moments_", {})
+        moments: Moments = dict(kept.get(purpose, {}))
         trained = fit(trainable, data, key, moments=moments, **settings)
-        self.method.moments_ = {**getattr(self.method, "moments_", {}), purpose: moments}
+        self.method.moments_ = {**kept, purpose: moments}
         return trained
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cl import knob
-from cl.declared import class_name, declared
+from cl.declared import declared
 from cl.errors import UserError
 from cl.knob import DECAYING, Knob, Value
 from cl.names import method_name
@@ -118,13 +118,6 @@ def unbounded(name: str, budget: int | str) -> str | None:
     )
 
 
-def _class_name(name: str) -> str:
-    try:
-        return class_name(method_name(name))
-    except (KeyError, SyntaxError):
-        return method_class(name).__name__
-
-
 def listed(increments: frozenset[Increment]) -> str:
     """`task- and class-incremental`."""
     return " and ".join(f"{name}-" for name in ("task", "domain", "class") if name in increments) + "incremental"
@@ -140,7 +133,7 @@ def checked(params: Params, say: Callable[[str], None] = print) -> Params:
         for which, value in knobs.items():
             place = params.written(f"methods.{name}.{which}")
             if which not in OF_TRAINING:
-                knob.checked(declares(name, "knobs"), _class_name(name), which, value, place)
+                knob.checked(declares(name, "knobs"), declares(name, "__name__"), which, value, place)
             elif params.selection.enabled:
                 raise UserError(f"{place}: the selection chooses the learning rate; set selection.enabled=false")
             else:

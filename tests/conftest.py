@@ -64,7 +64,7 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def little_to_collect() -> None:
-    """What there is before a module's tests stays for good: each collection would look at millions of objects again."""
+    """A module's garbage collections leave out the objects from before it. There are millions of them."""
     gc.collect()
     gc.freeze()
 
@@ -83,7 +83,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 
 def pytest_unconfigure() -> None:
-    """At its end the interpreter collects everything; libraries complain of what stays."""
+    """The interpreter collects everything at its end. Libraries complain of what is left."""
     gc.unfreeze()
 
 

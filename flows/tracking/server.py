@@ -209,7 +209,7 @@ def _request_seconds() -> float:
 
 @contextlib.contextmanager
 def uploading() -> Iterator[None]:
-    """In here MLflow waits for an upload; how long the user has it wait stays."""
+    """Within this block MLflow waits as long as an upload may take. A time that the user has set stays."""
     for key, value in ENVIRONMENT.items():  # MLflow reads some of these when it is imported
         os.environ.setdefault(key, value)
     before = os.environ[TIMEOUT]

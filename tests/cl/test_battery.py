@@ -52,7 +52,7 @@ SWITCHES = [(name, knob, value) for name, knob in KNOBS for value in method_clas
 """Every named variant of a method that is not its default."""
 OPTIMIZERS: tuple[Any, ...] = (Descent, torch.optim.Adadelta, torch.optim.Adam)
 KILLS = 4
-"""How often a run of each method is killed. From one kill to the next it makes a fifth of its way, more or less."""
+"""How often a run of each method is killed. Between two kills it does about a fifth of its work."""
 
 
 def params_for(method: str, knobs: dict[str, Any] | None = None, **sections: Any) -> Params:

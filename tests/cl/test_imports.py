@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cl import imports, methods, names
-from cl.declared import class_name, declared, docstring
+from cl.declared import declared, docstring
 from cl.errors import UserError
 from cl.imports import NO_PART, code_of, path_of, with_dependencies
 from cl.names import names_in
@@ -103,7 +103,7 @@ def test_what_a_source_declares_is_what_the_class_has(method: str) -> None:
     assert {name: declared(method, name) for name in CAPABILITIES} == {
         name: getattr(own, name) for name in CAPABILITIES
     }
-    assert class_name(method) == own.__name__
+    assert declared(method, "__name__") == own.__name__
     knobs = declared(method, "knobs")
     assert list(knobs) == list(own.knobs)
     for name, knob in own.knobs.items():

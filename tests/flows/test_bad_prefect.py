@@ -31,7 +31,7 @@ LOST = 2.5
 
 @pytest.fixture(scope="module")
 def imported() -> None:
-    """Prefect, which takes its time, but only once; and so does looking at all its objects for some to collect."""
+    """Prefect is imported once, and garbage collections leave out its objects. Both would take seconds in each test."""
     import prefect  # noqa: F401
 
     gc.freeze()
