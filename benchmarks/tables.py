@@ -37,6 +37,7 @@ WHEN = {
     "wrap": "once, on the fresh network",
     "grow": "once a task, after the network got the task's head",
     "attach": "before `begin_task`, and again before `end_task`",
+    "starts_as_finetuning": "before the first task is learned",
     "trains": "before a task is learned",
     "begin_task": "at the start of every trial; not in a stream",
     "stiffness": "after `begin_task`, once a trial",

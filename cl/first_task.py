@@ -61,7 +61,7 @@ class FirstTask:
     def has(self, job: SearchJob) -> bool:
         """Whether this trial is one that other runs train too."""
         method = self.learner.method
-        alike = method.shares_first_task and not method.sees_all_tasks and not self.learner.params.scenario.online
+        alike = method.starts_as_finetuning() and not method.sees_all_tasks and not self.learner.params.scenario.online
         return job.index == 0 and job.own and alike and self.learner.trains
 
     def train(self, job: SearchJob) -> None:

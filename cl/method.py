@@ -127,6 +127,10 @@ class Method(Trainable):
     def grow(self, net: MultiHead, task: int, draw: torch.Generator) -> None:
         """Add to the network what this task needs besides its head, which is there; structure only, no data."""
 
+    def starts_as_finetuning(self) -> bool:
+        """Whether it trains the first task as plain finetuning does, with the knobs that it has."""
+        return self.shares_first_task
+
     def trains(self, *, first: bool, online: bool) -> bool:
         """Whether it learns the next task by gradient steps; if not, it is shown the data once."""
         return self.selection != "one-pass"

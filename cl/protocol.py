@@ -93,7 +93,7 @@ class Protocol:
         if not self.params.selection.enabled:
             return self._learn_as_given(index, self.params.learning_rate(self.learner.name), knobs, clock)
         method, is_first = self.learner.method, self.learner.is_first
-        own = not method.decays_knobs() or (is_first and method.shares_first_task)
+        own = not method.decays_knobs() or (is_first and method.starts_as_finetuning())
         with clock.phase("plasticity"):
             outcomes = self._plasticity(index, knobs, own=own)
         eta, best = best_learning_rate(outcomes)

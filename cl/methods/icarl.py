@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
 
 from cl.data import Split, Task, TaskIds, held
 from cl.data.task import Normalise
@@ -20,7 +21,7 @@ from cl.gpu import sent
 from cl.knob import knob, shrink
 from cl.memory import herd
 from cl.method import Method
-from cl.ops import distances, occurrences
+from cl.ops import Tensors, distances, occurrences, snapshot
 from cl.rehearsal import draw, per_step
 
 FLOOR = -1e9
@@ -33,6 +34,8 @@ class ICaRL(Method):
 
     Both terms stay within a task's classes. In class-incremental learning the cross-entropy is that of new samples and
     exemplars among all classes seen, and old answers are kept among all old classes.
+    With `losses: sigmoid`, as in the paper, L is the sum of the classes' binary cross-entropies: with the labels where
+    the task has the class, and lambda times with the old network's answers where it has not.
     """
 
     stores_samples = True
@@ -49,6 +52,9 @@ class ICaRL(Method):
     )
     features: str = knob("unit", choices=("unit", "raw"), help="length of the features whose means classify")
     layer: str = knob("last", choices=("last", "convolutional"), help="layer whose output the features are")
+    losses: str = knob(
+        "softmax", choices=("softmax", "sigmoid"), help="one answer among the classes, or one for each", younger=True
+    )
 
     exemplars_: list[list[Tensor]] | None = None
     """Per task and class that came first with it: images (K, C, H, W) uint8, the first chosen first."""
@@ -62,9 +68,19 @@ class ICaRL(Method):
     """Which of them are in this step."""
     _tasks: Tensor
     """The tasks that these are of, each once."""
+    _teacher: Tensors | None = None
+    """The network as the last task left it, where it has to answer for new samples."""
+    _old: Tensor | None = None
+    """The columns (classes seen,) that are not the task's, where the losses are sigmoid."""
+
+    def starts_as_finetuning(self) -> bool:
+        """Not with a loss of its own."""
+        return self.losses == "softmax"
 
     def begin_task(self, data: Task) -> None:
         """The exemplars as the network takes them, and the answers to them that are to be kept."""
+        own = torch.tensor(self.net.columns_of(self.task))
+        self._old = ~torch.isin(torch.arange(self.net.width), own).to(data.train.normalise.device)
         if not self.exemplars_ or self.strength == 0:
             return
         counts = torch.tensor([sum(len(images) for images in task) for task in self.exemplars_])
@@ -89,6 +105,8 @@ class ICaRL(Method):
         kept, y = kept.to(x.device), y.to(x.device)
         counts = counts[counts > 0]  # a task of old classes alone has brought none
         self._replay = {"images": kept, "y": y, "t": t, "logits": logits, "counts": counts, "wanted": wanted}
+        if self.losses == "sigmoid" and self.net.increment == "class":
+            self._teacher = snapshot(self.net.state_dict())
 
     def batch(self, x: Tensor, y: Tensor, t: TaskIds) -> tuple[Tensor, Tensor, TaskIds]:
         """The new samples, then exemplars, equally many of the classes that each old task brought."""
@@ -105,6 +123,8 @@ class ICaRL(Method):
 
     def loss(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
         """Cross-entropy on the new samples, or among all classes on all samples; distillation on the exemplars."""
+        if self.losses == "sigmoid":
+            return self._sigmoid(x, y, t)
         if self._replay is None or self._drawn is None:
             return super().loss(x, y, t)
         assert isinstance(t, Tensor)
@@ -122,6 +142,36 @@ class ICaRL(Method):
         of_task = (of_task / counts[self._tasks]).clamp(min=0)
         combine = accumulated if self.distillation == "accumulated" else mean
         return learned + combine(of_task, self.strength)
+
+    def _sigmoid(self, x: Tensor, y: Tensor, t: TaskIds) -> Tensor:
+        """The paper's loss (its algorithm 3): the mean over the samples of the classes' binary cross-entropies.
+
+        In task-incremental learning these are the classes of the sample's task. The old answers are then those to the
+        exemplars alone.
+        """
+        assert self._old is not None
+        ids = t if isinstance(t, Tensor) else torch.full_like(y, t)
+        logits = self.net(x, self.net.scope(ids)).clamp(min=FLOOR)
+        columns = torch.arange(logits.shape[1], device=x.device)
+        targets = (columns == self.net.column(y, ids).unsqueeze(1)).to(logits)
+        old = self._old if self.net.increment == "class" else (ids != self.task).unsqueeze(1)
+        if self._replay is not None:
+            targets = torch.where(old, torch.sigmoid(self._before(x, logits) / self.temperature), targets)
+        weights = torch.where(old, self.strength, 1.0)
+        return F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum") / len(x)
+
+    def _before(self, x: Tensor, logits: Tensor) -> Tensor:
+        """What the old network answered where that is asked for, as wide as `logits`."""
+        assert self._replay is not None
+        assert self._drawn is not None
+        kept = self._replay["logits"][self._drawn]
+        before = torch.zeros_like(logits)
+        before[len(x) - len(kept) :, : kept.shape[1]] = kept
+        if self._teacher is not None:
+            new = x[: len(x) - len(kept)]
+            with torch.no_grad(), self.net.at_rest():
+                before[: len(new)] = functional_call(self.net, self._teacher, (new,))
+        return before
 
     def end_task(self, data: Task) -> None:
         """Cut the old classes to their share of the budget, herd those of the task, and compute the means anew.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 from cl.errors import UserError
 from cl.memory import herd
 from cl.methods.icarl import ICaRL, accumulated, divergence, mean
+from cl.nets import MultiHead
 from tests.cl.small import attach, dark_and_bright, linear_net, mlp, toy_task
 
 
@@ -312,3 +314,67 @@ def test_class_incremental_answers_that_were_first_stay() -> None:
     now = method.net(torch.cat(method.exemplars_[0]).float()).detach()
     torch.testing.assert_close(found[:6, 2:], now[:, 2:4])
     assert not torch.allclose(found[:6, :2], now[:, :2])
+
+
+def moved(net: MultiHead) -> None:
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 0.2 * torch.rand(p.shape, generator=torch.Generator().manual_seed(0))
+
+
+def binary(z: float, wanted: float) -> float:
+    g = 1 / (1 + math.exp(-z))
+    return -wanted * math.log(g) - (1 - wanted) * math.log(1 - g)
+
+
+@pytest.mark.parametrize("strength", [1.0, 3.0])
+def test_sigmoid_losses_are_the_papers(strength: float) -> None:
+    """A sigmoid a class: the label for the new classes, the old network's answer for the old, on every sample."""
+    method = class_incremental(losses="sigmoid", strength=strength, temperature=2.0)
+    old = copy.deepcopy(method.net)
+    moved(method.net)
+    new = task(2).train
+    x, y, t = method.batch(new.x[:4], new.y[:4], 2)
+    assert t.tolist() == [2] * 4 + [0, 1]
+    z, before = method.net(x).tolist(), old(x).tolist()
+    expected = 0.0
+    for row, (label, of) in enumerate(zip(y.tolist(), t.tolist(), strict=True)):
+        for column in range(4):
+            answer = 1 / (1 + math.exp(-before[row][column] / 2))
+            expected += strength * binary(z[row][column], answer) / 6
+        for column in (4, 5):
+            expected += binary(z[row][column], float(column == 2 * of + label)) / 6
+    assert float(method.loss(x, y, t).detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_sigmoid_losses_within_a_task() -> None:
+    """New samples have their labels, exemplars the old answers, each among the classes of its task."""
+    method = replaying(losses="sigmoid", strength=3.0)
+    old = copy.deepcopy(method.net)
+    moved(method.net)
+    new = task(2).train
+    x, y, t = method.batch(new.x[:4], new.y[:4], 2)
+    expected = 0.0
+    for row, (label, of) in enumerate(zip(y.tolist(), t.tolist(), strict=True)):
+        z, before = method.net(x[row : row + 1], of)[0].tolist(), old(x[row : row + 1], of)[0].tolist()
+        for column in range(2):
+            answer = 1 / (1 + math.exp(-before[column] / 2))
+            one = binary(z[column], float(column == label)) if of == 2 else 3 * binary(z[column], answer)
+            expected += one / 6
+    loss = method.loss(x, y, t)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in method.net.parameters())
+
+
+@pytest.mark.parametrize("increment", ["task", "class"])
+def test_sigmoid_losses_of_the_first_task_have_labels_alone(increment: str) -> None:
+    net = mlp(classes=(2,))
+    net.increment = increment
+    method = attach(ICaRL(losses="sigmoid"), net, 0, batch_size=4)
+    assert not method.starts_as_finetuning()
+    method.begin_task(task(0))
+    x, y = task(0).train.x[:4], task(0).train.y[:4]
+    wanted = F.one_hot(y, 2).float()
+    expected = F.binary_cross_entropy(torch.sigmoid(net(x)), wanted, reduction="sum") / 4
+    torch.testing.assert_close(method.loss(x, y, 0), expected)
