@@ -69,6 +69,14 @@ def little_to_collect() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """No test pulls the plug. Optuna waits for the disk after each line of its journal, 5 ms and more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Permuted digits with ten training images a class, prepared as two tasks and as three."""
