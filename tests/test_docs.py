@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 from collections.abc import Iterator
@@ -107,6 +108,29 @@ def test_commands_would_start() -> None:
 def test_a_command_that_would_not_start_is_found(typed: str, why: str) -> None:
     (command,) = commands.of_line(typed)
     assert why in (commands.fault(command) or "")
+
+
+@functools.cache
+def said() -> str:
+    """All text in the code of which messages are made, each on a line; what is known only later is left out of it."""
+    trees = [ast.parse(text_of(name)) for name in SOURCES if re.match(r"(cl|flows)/.*\.py", name)]
+    found = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return "\n".join(node.value for node in found if isinstance(node.value, str))
+
+
+def test_messages_that_pages_explain_are_in_the_code() -> None:
+    """What stands between the `...`, figures and paths of a message is."""
+    rows = [
+        (name, row.split("|")[1])
+        for name in PAGES
+        for table in re.findall(r"^\| message .*\n((?:\|.*\n)+)", text_of(name), re.MULTILINE)
+        for row in table.splitlines()
+    ]
+    assert len(rows) > 40
+    for name, cell in rows:
+        for message in re.findall(r"`([^`]+)`", cell):
+            parts = re.split(r"\.{3,}|[\d()]+|\S+/\S+", message)
+            assert all(part.strip() in said() for part in parts), f"{name}: {message}"
 
 
 def test_settings_are_keys_of_the_schema() -> None:
