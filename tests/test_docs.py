@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks import commands, tables
 from benchmarks.commands import CODE, COMMENT, Printed
@@ -181,7 +182,11 @@ def test_counts_are_those_of_the_code() -> None:
     params = cli.params_of(cli.parser("cl", "").parse_args([]))
     methods, seeds = len(params.methods), len(params.seeds)
     assert f"{methods} methods, {seeds} seeds: {methods * seeds} runs" in text_of("docs/scaling.md")
-    assert f"`{params.title}: {methods} methods; {seeds} seeds`" in text_of("docs/running.md")
+    running = text_of("docs/running.md")
+    assert f"`{params.title}: {methods} methods; {seeds} seeds`" in running
+    assert f"of {methods * seeds} runs are finished" in running
+    stages = yaml.safe_load(text_of("dvc.yaml"))["stages"]
+    assert f": stage 7 of {len(stages) - 1 + methods}, " in running
 
 
 def test_readme_names_every_benchmark() -> None:
