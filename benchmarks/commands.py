@@ -33,7 +33,7 @@ COMMENT = re.compile(r"# *(?P<line>.*)")
 """Where code stands in a page, and in a file of settings."""
 COMMAND = re.compile(
     r"(?:(?<![\w/'-])(?P<ours>python -m|unforgetting)|(?:^|\$ +|&& +)(?:\w+=\S+ +)*(?P<tool>make|dvc|pip))"
-    r" +(?P<words>[a-z-](?:(?! [|>] | && |;).)*)"
+    r" +(?P<words>[a-z-](?:(?! [|>] | && | with |;).)*)"
 )
 NOT_OURS = ("http.server", "pip", "pytest", "venv")
 """Modules that `python -m` runs in our pages."""
@@ -145,7 +145,11 @@ def _options(words: Sequence[str]) -> None:
 
 @functools.cache
 def _every_option() -> set[str]:
-    ours = {match for path in Path().glob("[bcf]*/**/*.py") for match in re.findall(r'"(--[a-z-]+)"', path.read_text())}
+    ours = {
+        match
+        for path in Path().glob("[bcf]*/**/*.py")
+        for match in re.findall(r'"(--[a-z-]+)"', path.read_text("utf-8"))
+    }
     return ours | set(ELSEWHERE)
 
 
@@ -193,7 +197,7 @@ READERS: dict[str, Callable[[Sequence[str]], None]] = {
 
 def pages() -> list[str]:
     """Those that git knows; the changelog names commands of the past, and the model card is a template."""
-    tracked = subprocess.run(["git", "ls-files", "*.md"], capture_output=True, text=True, check=True).stdout
+    tracked = subprocess.run(["git", "ls-files", "*.md"], capture_output=True, encoding="utf-8", check=True).stdout
     return [name for name in tracked.split() if name not in ("CHANGELOG.md", "flows/serving/model_card.md")]
 
 
