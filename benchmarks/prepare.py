@@ -77,7 +77,7 @@ def main() -> int:
     given = parser().parse_args()
     if given.decode:
         if not 0 <= given.decode[0] < given.decode[1]:
-            parser.error("--decode: PART is from 0 to PARTS - 1")
+            parser().error("--decode: PART is from 0 to PARTS - 1")
         decode(given.path, *given.decode)
         return 0
     pictures = sum(name.endswith(".JPEG") for name in source(given.path).names())
