@@ -388,34 +388,34 @@ def formula(measured: Measured, scale: Scale) -> str:
     return " + ".join(terms) or "0"
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.costs", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--methods", metavar="A,B", help="default: every method")
-    parser.add_argument("--tasks", type=cli.positive, default=5)
-    parser.add_argument("--samples", type=cli.positive, default=200, help="training images in each task; default 200")
-    parser.add_argument("--batch-size", type=cli.positive, default=25)
-    parser.add_argument("--epochs", type=cli.positive, default=10, help="epochs of the last task; default 10")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.costs", description=(__doc__ or "").split("\n")[0])
+    made.add_argument("--methods", metavar="A,B", help="default: every method")
+    made.add_argument("--tasks", type=cli.positive, default=5)
+    made.add_argument("--samples", type=cli.positive, default=200, help="training images in each task; default 200")
+    made.add_argument("--batch-size", type=cli.positive, default=25)
+    made.add_argument("--epochs", type=cli.positive, default=10, help="epochs of the last task; default 10")
+    made.add_argument(
         "--memory-per-task", type=cli.positive, default=48, help="images of each task in replay memories; default 48"
     )
-    parser.add_argument("--net", choices=("small", "base", "wide", "deep"), default="small")
-    parser.add_argument(
+    made.add_argument("--net", choices=("small", "base", "wide", "deep"), default="small")
+    made.add_argument(
         "--knob",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="a YAML value for all methods with this knob, such as estimator=batch-sum; can be given several times",
     )
-    parser.add_argument(
+    made.add_argument(
         "--rounds",
         type=cli.positive,
         default=2,
         help="how often each method is timed, each time in a process of its own; default 2",
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    made.add_argument("--one", help=argparse.SUPPRESS)
+    return made
 
 
 def _knob(text: str) -> tuple[str, Any]:
@@ -430,7 +430,7 @@ def _knob(text: str) -> tuple[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line a process to standard error, and the tables. Raises `UserError`."""
-    options = vars(parsed(arguments))
+    options = vars(parser().parse_args(arguments))
     text, names, rounds, given = (options.pop(name) for name in ("one", "methods", "rounds", "knob"))
     if text:
         one(text)

@@ -65,14 +65,19 @@ def by_hand(params: Params, out: Path, batch: int) -> float:
     return time.monotonic() - started
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.features", description=(__doc__ or "").splitlines()[0])
+    made.add_argument("--backbone", default="efficientnet-lite0")
+    made.add_argument("--size", type=cli.positive, default=224, help="side of the pictures in pixels; default: 224")
+    made.add_argument("--pictures", type=cli.positive, default=600)
+    made.add_argument("--rounds", type=cli.positive, default=3)
+    return made
+
+
 def main() -> int:
     """Compare both in rounds, and print the ratios."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.features", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--backbone", default="efficientnet-lite0")
-    parser.add_argument("--size", type=cli.positive, default=224, help="side of the pictures in pixels; default: 224")
-    parser.add_argument("--pictures", type=cli.positive, default=600)
-    parser.add_argument("--rounds", type=cli.positive, default=3)
-    given = parser.parse_args()
+    given = parser().parse_args()
     os.environ.pop("OMP_NUM_THREADS", None)
     ratios = []
     with tempfile.TemporaryDirectory() as folder:

@@ -38,16 +38,21 @@ def compared(run: RunResult) -> list[tuple[bool, bool, float]]:
     return gains
 
 
-def main() -> int:
-    """Print a line per method."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fronts", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.fronts", description=(__doc__ or "").splitlines()[0])
+    made.add_argument(
         "--out",
         type=option("--out"),
         default=Path("out/pareto"),
         help="the output folder of the search; default: out/pareto",
     )
-    given = parser.parse_args()
+    return made
+
+
+def main() -> int:
+    """Print a line per method."""
+    given = parser().parse_args()
     runs = read_runs(given.out)
     tasks = {name: [entry for run in runs if run.method == name for entry in compared(run)] for name in _names(runs)}
     if not any(tasks.values()):

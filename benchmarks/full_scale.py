@@ -8,6 +8,7 @@ on with what is missing, also on another machine: `--merge FOLDER` takes over wh
 
 from __future__ import annotations
 
+import argparse
 import sys
 import textwrap
 import time
@@ -99,18 +100,21 @@ def learn(params: Params, out: Path, home: Path, limit: Limit, show: Path | None
     return failures
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = cli.parser("benchmarks.full_scale", main.__doc__, trains=True)
+    made.set_defaults(params=STUDY, out=Path("out/full-scale"))
+    made.add_argument("--home", type=option("--home"), default=HOME, help="where packed runs are; default: %(default)s")
+    made.add_argument(
+        "--merge", type=option("--merge"), metavar="FOLDER", help="learn nothing; take over the runs packed in FOLDER"
+    )
+    return made
+
+
 def main() -> int:
     """Learn the runs of the survey's main table as far as the time allows, pack them, and show them on the page."""
     began = time.monotonic()
-    parser = cli.parser("benchmarks.full_scale", main.__doc__, trains=True)
-    parser.set_defaults(params=STUDY, out=Path("out/full-scale"))
-    parser.add_argument(
-        "--home", type=option("--home"), default=HOME, help="where packed runs are; default: %(default)s"
-    )
-    parser.add_argument(
-        "--merge", type=option("--merge"), metavar="FOLDER", help="learn nothing; take over the runs packed in FOLDER"
-    )
-    given = parser.parse_args()
+    given = parser().parse_args()
     apart("--home", given.home, given.out)
     params, study = checked(cli.params_of(given)), checked(read(STUDY))
     theirs = {name: settings_of(study, name) for name in study.methods}

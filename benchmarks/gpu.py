@@ -228,16 +228,21 @@ def _begun(path: Path, scale: Scale, device: torch.device) -> dict[str, Any]:
     return {**fresh, "peak": peak(scale, device, kind), "steps": {}}
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
+    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    made.add_argument("--methods", metavar="A,B", help="these alone; default: all")
+    made.add_argument("--nets", metavar="A,B", default=",".join(NETS), help=f"default: {','.join(NETS)}")
+    made.add_argument("--out", type=option("--out"), default=Path("out/gpu"), help="default: out/gpu")
+    made.add_argument("--minutes", type=float, default=math.inf, help="begin no further method after so many")
+    made.add_argument("--page", action="store_true", help="write the table into docs/costs.md")
+    return made
+
+
 def main() -> int:
     """Measure what is not measured yet, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--methods", metavar="A,B", help="these alone; default: all")
-    parser.add_argument("--nets", metavar="A,B", default=",".join(NETS), help=f"default: {','.join(NETS)}")
-    parser.add_argument("--out", type=option("--out"), default=Path("out/gpu"), help="default: out/gpu")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further method after so many")
-    parser.add_argument("--page", action="store_true", help="write the table into docs/costs.md")
-    given = parser.parse_args()
+    given = parser().parse_args()
     began, path = time.monotonic(), given.out / "steps.json"
     _settle()
     device = choose_device(given.device)

@@ -34,14 +34,17 @@ def row(out: Path, runs: Sequence[RunResult]) -> list[str]:
     ]
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.instability", description=(__doc__ or "").splitlines()[0])
+    made.add_argument("out", type=option("OUT"), nargs="+", help="output folders of finished runs")
+    made.add_argument("--methods", default="ewc,online_ewc,si,mas,riemannian_walk", help="default: %(default)s")
+    return made
+
+
 def main() -> int:
     """Print a line for each folder and method that has such a penalty."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.instability", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("out", type=option("OUT"), nargs="+", help="output folders of finished runs")
-    parser.add_argument("--methods", default="ewc,online_ewc,si,mas,riemannian_walk", help="default: %(default)s")
-    given = parser.parse_args()
+    given = parser().parse_args()
     print("| run | method | forgetting of each seed | diverged, r < 1 | diverged, r >= 1 | r of what was kept |")
     print("| :--- | :--- | :--- | ---: | ---: | ---: |")
     for out in given.out:

@@ -8,6 +8,7 @@ tasks. Of the best mean of average accuracy params.yaml takes the knobs. Resumab
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -50,11 +51,16 @@ def table(entries: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = cli.parser("benchmarks.knobs", (__doc__ or "").splitlines()[0])
+    made.set_defaults(out=Path("out/knobs"), seeds=SEEDS)
+    return made
+
+
 def main() -> int:
     """Run every candidate, print the table, and keep it as JSON for `benchmarks.pages`."""
-    parser = cli.parser("benchmarks.knobs", (__doc__ or "").splitlines()[0])
-    parser.set_defaults(out=Path("out/knobs"), seeds=SEEDS)
-    given = parser.parse_args()
+    given = parser().parse_args()
     given.overrides = [*ELSEWHERE, *given.overrides]
     chosen = cli.methods_of(given.methods) if given.methods else list(CANDIDATES)
     if strange := [name for name in chosen if name not in CANDIDATES]:

@@ -312,8 +312,8 @@ def percent(mean: float, half: float | None, sign: str = "") -> str:
     return f"{100 * mean:{sign}.2f}" + ("" if half is None else f" ± {100 * half:.2f}")
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
 
     def names(text: str) -> list[str]:
         return [name.strip().replace("-", "_") for name in text.split(",")]
@@ -321,13 +321,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     def numbers(text: str) -> list[int]:
         return [int(number) for number in text.split(",")]
 
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.outside", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=numbers, default=list(range(5)))
-    parser.add_argument("--tasks", type=cli.positive, default=5)
-    parser.add_argument("--epochs", type=cli.positive, default=25)
-    parser.add_argument("--methods", type=names, default=[pair.here for pair in PAIRS])
-    parser.add_argument("--keep", action="store_true", help=f"write what came of every run to {KEPT}")
-    return parser.parse_args(arguments)
+    made = argparse.ArgumentParser(prog="python -m benchmarks.outside", description=(__doc__ or "").split("\n")[0])
+    made.add_argument("--seeds", type=numbers, default=list(range(5)))
+    made.add_argument("--tasks", type=cli.positive, default=5)
+    made.add_argument("--epochs", type=cli.positive, default=25)
+    made.add_argument("--methods", type=names, default=[pair.here for pair in PAIRS])
+    made.add_argument("--keep", action="store_true", help=f"write what came of every run to {KEPT}")
+    return made
 
 
 def pairs_for(methods: Sequence[str]) -> list[Pair]:
@@ -353,7 +353,7 @@ def both_sides(pair: Pair, tasks: TaskSequence, options: argparse.Namespace) -> 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print one line a run to standard error, and the table."""
-    options = parsed(arguments)
+    options = parser().parse_args(arguments)
     if importlib.util.find_spec(PACKAGE) is None:
         raise UserError("Avalanche, with which this compares, is not installed; run pip install -e '.[outside]'")
     pairs = pairs_for(options.methods)

@@ -95,16 +95,21 @@ def in_time(out: Path) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    """Fill every block."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=(__doc__ or "").splitlines()[0])
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=(__doc__ or "").splitlines()[0])
     for name, (folder, about) in FOLDERS.items():
         key = f"--{name}"
-        parser.add_argument(key, type=option(key), default=Path(folder), help=f"output folder of {about}")
-    parser.add_argument(
+        made.add_argument(key, type=option(key), default=Path(folder), help=f"output folder of {about}")
+    made.add_argument(
         "--methods", metavar="A,B", help="copy only the rows of these methods from --all into their own pages"
     )
-    given = parser.parse_args()
+    return made
+
+
+def main() -> int:
+    """Fill every block."""
+    given = parser().parse_args()
     if given.methods:
         _fill_results(given.all, cli.methods_of(given.methods))
         return 0

@@ -50,13 +50,16 @@ def table(features: tuple[Row, ...], scratch: tuple[Row, ...]) -> str:
     return "\n".join([*lines, "", *notes])
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.photographs", description=(__doc__ or "").split("\n")[0])
+    made.add_argument("folder", type=option("FOLDER"), help="the folder that holds the comparisons' output folders")
+    return made
+
+
 def main() -> int:
     """Fill the tables whose comparisons have results."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.photographs", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("folder", type=option("FOLDER"), help="the folder that holds the comparisons' output folders")
-    folder: Path = parser.parse_args().folder
+    folder: Path = parser().parse_args().folder
     there = [block for block in BLOCKS if (folder / f"{block}-features" / "results").exists()]
     if not there:
         raise UserError(f"{folder}: has no folder {BLOCKS[0]}-features with results; {PAGE} says how to make it")

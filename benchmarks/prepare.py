@@ -61,18 +61,23 @@ def prepared(root: Path, tasks: int) -> tuple[float, int]:
     return seconds, sum(split["samples"] for entry in entries for split in entry["splits"].values())
 
 
-def main() -> int:
-    """Compare in rounds."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("path", type=option("PATH"), help="tiny-imagenet-200.zip, or the folder that was in it")
-    parser.add_argument("--rounds", type=cli.positive, default=3)
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=(__doc__ or "").splitlines()[0])
+    made.add_argument("path", type=option("PATH"), help="tiny-imagenet-200.zip, or the folder that was in it")
+    made.add_argument("--rounds", type=cli.positive, default=3)
+    made.add_argument(
         "--decode", type=int, nargs=2, metavar=("PART", "PARTS"), help="only this part, without preparing"
     )
-    given = parser.parse_args()
+    return made
+
+
+def main() -> int:
+    """Compare in rounds."""
+    given = parser().parse_args()
     if given.decode:
         if not 0 <= given.decode[0] < given.decode[1]:
-            parser.error("--decode: PART is from 0 to PARTS - 1")
+            parser().error("--decode: PART is from 0 to PARTS - 1")
         decode(given.path, *given.decode)
         return 0
     pictures = sum(name.endswith(".JPEG") for name in source(given.path).names())

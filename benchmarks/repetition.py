@@ -78,14 +78,17 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.repetition", description=(__doc__ or "").splitlines()[0])
+    made.add_argument("--out", type=Path, default=Path("out/repetition"), help="default: %(default)s")
+    made.add_argument("--workers", type=int, metavar="N", help="runs at a time; default: that of the study")
+    return made
+
+
 def main() -> int:
     """Run what is missing, fill the page, and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.repetition", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--out", type=Path, default=Path("out/repetition"), help="default: %(default)s")
-    parser.add_argument("--workers", type=int, metavar="N", help="runs at a time; default: that of the study")
-    given = parser.parse_args()
+    given = parser().parse_args()
     workers = [f"execution.workers={given.workers}"] if given.workers else []
     columns = {}
     for number, (name, overrides) in enumerate(CUTS.items()):

@@ -264,17 +264,22 @@ def methods_of(runs: Sequence[RunResult]) -> list[str]:
     return list(dict.fromkeys(run.method for run in runs))
 
 
-def main() -> int:
-    """Keep the results of a study, and print and write the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduction", description=main.__doc__)
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.reproduction", description=main.__doc__)
+    made.add_argument(
         "--out",
         type=option("--out"),
         default=Path("out/reproduction"),
         help="output folder of the study's comparison; default: out/reproduction",
     )
-    parser.add_argument("--study", default=SCALED, help="its name in studies/")
-    given = parser.parse_args()
+    made.add_argument("--study", default=SCALED, help="its name in studies/")
+    return made
+
+
+def main() -> int:
+    """Keep the results of a study, and print and write the table."""
+    given = parser().parse_args()
     if given.study not in {path.stem for path in STUDIES.glob("*.yaml")}:
         raise UserError(f"--study: there is no {STUDIES / given.study}.yaml")
     summary = keep(given.out, given.study)

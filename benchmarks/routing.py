@@ -67,11 +67,16 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = cli.parser("benchmarks.routing", __doc__.splitlines()[0] if __doc__ else None)
+    made.set_defaults(out=Path("out/routing"))
+    return made
+
+
 def main() -> int:
     """Learn both and print the table."""
-    parser = cli.parser("benchmarks.routing", __doc__.splitlines()[0] if __doc__ else None)
-    parser.set_defaults(out=Path("out/routing"))
-    given = parser.parse_args()
+    given = parser().parse_args()
     rows = [row(benchmark, given) for benchmark in BENCHMARKS]
     head = ["| benchmark | own expert % | task-aware accuracy % | task-agnostic |", "| :--- | ---: | ---: | ---: |"]
     print("\n".join([*head, *rows]))

@@ -6,6 +6,7 @@ same model is asked in this process, without a server, so that the last column i
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import json
@@ -40,8 +41,8 @@ CELLS = ((1, 1), (1, 4), (8, 1), (8, 4), (64, 1))
 SECONDS_TO_START = 300.0
 
 
-def main() -> int:
-    """Serve a registered model on the loopback address and measure latency and throughput."""
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     made = cli.parser("benchmarks.serving", main.__doc__)
     made.add_argument("--model", metavar="NAME@ALIAS", help="a registered model; default: the champion of these params")
     made.add_argument("--seconds", type=cli.positive, default=5, help="of each row; default: %(default)s")
@@ -49,7 +50,12 @@ def main() -> int:
     made.add_argument(
         "--log", type=option("--log"), default=Path("serving.log"), help="of the server; default: %(default)s"
     )
-    given = made.parse_args()
+    return made
+
+
+def main() -> int:
+    """Serve a registered model on the loopback address and measure latency and throughput."""
+    given = parser().parse_args()
     params = checked(cli.params_of(given))
     where = tracking_of(params, given.out)
     name = given.model or f"{params.champion.name or params.title}@{ALIAS}"

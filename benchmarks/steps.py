@@ -68,12 +68,17 @@ class Steps:
         return total / count
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=(__doc__ or "").splitlines()[0])
+    made.add_argument("--methods", metavar="A,B", default=METHODS, help=f"default: {METHODS}")
+    made.add_argument("--rounds", type=cli.positive, default=15, help="default: 15")
+    return made
+
+
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--methods", metavar="A,B", default=METHODS, help=f"default: {METHODS}")
-    parser.add_argument("--rounds", type=cli.positive, default=15, help="default: 15")
-    given = parser.parse_args()
+    given = parser().parse_args()
     torch.set_num_threads(1)
     methods = ["finetune", *cli.methods_of(given.methods)]
     last = TASKS

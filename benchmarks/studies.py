@@ -135,11 +135,16 @@ def _now(device: torch.device) -> float:
     return time.process_time()
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=(__doc__ or "").splitlines()[0])
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    return made
+
+
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    device = choose_device(parser.parse_args().device)
+    device = choose_device(parser().parse_args().device)
     torch.set_num_threads(1)
     print("| study | what it is for | tasks | million images | images/s | hours a seed |")
     print("| :--- | :--- | ---: | ---: | ---: | ---: |")

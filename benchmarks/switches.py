@@ -121,11 +121,16 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = cli.parser("benchmarks.switches", __doc__.splitlines()[0] if __doc__ else None)
+    made.set_defaults(out=Path("out/switches"))
+    return made
+
+
 def main() -> int:
     """Run them all, print the table, and keep it as JSON for `benchmarks.pages`."""
-    parser = cli.parser("benchmarks.switches", __doc__.splitlines()[0] if __doc__ else None)
-    parser.set_defaults(out=Path("out/switches"))
-    options = parser.parse_args()
+    options = parser().parse_args()
     chosen = cli.methods_of(options.methods)
     rows = [row(method, name, value, options) for method, name, value in settings() if method in chosen]
     print(table(rows))

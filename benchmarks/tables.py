@@ -227,10 +227,14 @@ def _few(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in (names[:3] if more else names)) + more or "–"
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    return argparse.ArgumentParser(prog="python -m benchmarks.tables", description=(__doc__ or "").splitlines()[0])
+
+
 def main() -> int:
     """Fill every block."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=(__doc__ or "").splitlines()[0])
-    parser.parse_args()
+    parser().parse_args()
     for (page, block), content in blocks().items():
         fill(page, block, content)
     write_whole(GLOSSARY, glossary.page().encode())

@@ -255,12 +255,10 @@ def keep(outs: Sequence[Path], tables: Tables, name: str | None) -> None:
         print(*pack(out, HOME / into, folders[into]), sep="\n")
 
 
-def main() -> int:
-    """Fill the page, or check it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.verification", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.verification", description=(__doc__ or "").split("\n")[0])
+    made.add_argument(
         "--pack",
         type=option("--pack"),
         nargs="+",
@@ -268,13 +266,18 @@ def main() -> int:
         default=[],
         help="output folders, named as in the commands on the page; their finished runs are kept before it is written",
     )
-    parser.add_argument(
+    made.add_argument(
         "--as", dest="name", metavar="NAME", help="the name on the page, if the output folder has another"
     )
-    parser.add_argument(
+    made.add_argument(
         "--check", action="store_true", help="write nothing; end with 1 if a row is red or the page out of date"
     )
-    given = parser.parse_args()
+    return made
+
+
+def main() -> int:
+    """Fill the page, or check it."""
+    given = parser().parse_args()
     tables = read_tables()
     if given.pack:
         keep(given.pack, tables, given.name)

@@ -201,14 +201,19 @@ def table(of_methods: dict[str, Found]) -> str:
     return "\n".join(lines)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.waits", description=(__doc__ or "").splitlines()[0])
+    made.add_argument("--methods", metavar="A,B", help="these alone")
+    made.add_argument("--scenario", choices=("task", "domain", "class", "all"), default="task")
+    made.add_argument("--places", action="store_true", help="print where in `cl` each kind was asked for")
+    made.add_argument("--json", action="store_true", help="print faults, waits and table as JSON")
+    return made
+
+
 def main() -> int:
     """Print the table, and write it into the page when it is of all methods."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.waits", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--methods", metavar="A,B", help="these alone")
-    parser.add_argument("--scenario", choices=("task", "domain", "class", "all"), default="task")
-    parser.add_argument("--places", action="store_true", help="print where in `cl` each kind was asked for")
-    parser.add_argument("--json", action="store_true", help="print faults, waits and table as JSON")
-    given = parser.parse_args()
+    given = parser().parse_args()
     chosen = cli.methods_of(given.methods) if given.methods else names_in("methods")
     of_methods: dict[str, Found] = {}
     wrong: list[str] = []

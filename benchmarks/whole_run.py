@@ -42,12 +42,17 @@ class Whole:
     """Results and checkpoints that have to be the same for the same numbers."""
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.whole_run", description=(__doc__ or "").splitlines()[0])
+    made.add_argument("--against", metavar="COMMIT", help="an earlier commit, whose run goes before")
+    made.add_argument("--tasks", type=cli.positive, metavar="N", help="the first N tasks alone, for a shorter run")
+    return made
+
+
 def main() -> int:
     """Print wall-clock and processor time, the share of training steps, and the peak memory of a process."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.whole_run", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--against", metavar="COMMIT", help="an earlier commit, whose run goes before")
-    parser.add_argument("--tasks", type=cli.positive, metavar="N", help="the first N tasks alone, for a shorter run")
-    given = parser.parse_args()
+    given = parser().parse_args()
     before = measured(given.against, given.tasks) if given.against else None
     now = measured("HEAD", given.tasks)
     for name, whole in ((given.against, before), ("HEAD", now)):

@@ -141,7 +141,7 @@ def main() -> int:
     if given.every < 1:
         raise UserError(f"--every {given.every}: has to be 1 step or more")
     params = checked(cli.params_of(given))
-    print(f"{'run':24} {'average':>8} {'worst case':>11} {'minimum':>8} {'largest drop':>13}")
+    print(f"{'run':24} {'average':>8} {'worst case':>11} {'minimum':>8} {'largest fall':>13}")
     for run in runs_of(params):
         measures = traced(params, run, given.out, given.every)
         if measures is None:

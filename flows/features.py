@@ -5,6 +5,7 @@ Unless methods learn from features (`model.name: features`, frozen), there is no
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from cl import cli
@@ -31,10 +32,15 @@ def features(params: Params, out: Path, engine: Engine) -> None:
     )
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    return cli.parser("flows.features", main.__doc__)
+
+
 def main() -> int:
     """Make the features of the prepared pictures, if the params file names a frozen pretrained backbone."""
     ends_with_dvc()
-    given = cli.parser("flows.features", main.__doc__).parse_args()
+    given = parser().parse_args()
     params = cli.params_of(given)
     if not params.model.on_features:
         leave_out(given.out)

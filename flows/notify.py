@@ -78,11 +78,16 @@ def is_url(text: str) -> bool:
     return re.match(r"https?://[^/\s]+", text) is not None
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m flows.notify", description=main.__doc__)
+    made.add_argument("url", help="the URL to which the message is POSTed")
+    return made
+
+
 def main() -> int:
     """Make the Prefect server call a URL whenever a night fails."""
-    parser = argparse.ArgumentParser(prog="python -m flows.notify", description=main.__doc__)
-    parser.add_argument("url", help="the URL to which the message is POSTed")
-    given = parser.parse_args()
+    given = parser().parse_args()
     if not is_url(given.url):
         raise UserError("the URL has to begin with http:// or https:// and the name of a host")
     engine = configured_engine()

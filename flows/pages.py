@@ -82,11 +82,16 @@ class Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m flows.pages", description=main.__doc__)
+    made.add_argument("--port", type=int, default=4280, help="default: 4280")
+    return made
+
+
 def main() -> int:
     """Serve the reports below the current folder to browsers on this machine, until interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m flows.pages", description=main.__doc__)
-    parser.add_argument("--port", type=int, default=4280, help="default: 4280")
-    given = parser.parse_args()
+    given = parser().parse_args()
     handler = type("Here", (Handler,), {"root": Path.cwd()})
     with ThreadingHTTPServer((HOST, given.port), handler) as server:
         print(f"reports: http://{HOST}:{given.port}", flush=True)

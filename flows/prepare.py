@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from cl import cli
@@ -26,10 +27,15 @@ def prepare(params: Params, out: Path, engine: Engine) -> None:
     )
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    return cli.parser("flows.prepare", main.__doc__)
+
+
 def main() -> int:
     """Turn the raw data of the params file's benchmark into one array for each task and split."""
     ends_with_dvc()
-    given = cli.parser("flows.prepare", main.__doc__).parse_args()
+    given = parser().parse_args()
     origin.recordable(given.out)
     prepare(cli.params_of(given), given.out, configured_engine())
     return 0

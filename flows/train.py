@@ -5,6 +5,7 @@ python -m flows.train
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,11 +132,16 @@ def _train(
         raise RunsFailed(failures, len(runs))
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    return cli.parser("flows.train", main.__doc__, trains=True)
+
+
 def main() -> int:
     """Train the methods and seeds of the params file on the prepared benchmark."""
     began = time.monotonic()
     ends_with_dvc()
-    given = cli.parser("flows.train", main.__doc__, trains=True).parse_args()
+    given = parser().parse_args()
     origin.recordable(given.out)
     params = cli.params_of(given)
     train(params, given.out, configured_engine(), limit=Limit(params.execution.minutes, began))

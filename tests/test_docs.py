@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
-from benchmarks import tables
+from benchmarks import commands, tables
+from benchmarks.commands import CODE, COMMENT, Printed
 from cl import cli
 from cl.method import Method
 from cl.names import names_in
@@ -26,8 +28,6 @@ SOURCES = sources()
 PAGES = [name for name in SOURCES if name.endswith(".md") and not name.endswith("model_card.md")]
 SETTINGS = ["params.yaml", *(name for name in SOURCES if re.match(r"studies/.*\.yaml", name))]
 REGISTER = REPOSITORY / "docs" / "differences.md"
-OTHERS = ("pip", "pytest", "venv")
-"""Modules that are not ours."""
 MNIST = ("split-mnist", "permuted-mnist", "rotated-mnist")
 
 
@@ -70,60 +70,73 @@ def test_every_page_is_linked_from_another(folder: str) -> None:
         assert linked, f"{page}: no page links to it; to a method's python -m benchmarks.tables does"
 
 
-def code_in(name: str) -> Iterator[str]:
+def code(name: str) -> Iterator[str]:
     """What stands in backticks, and the lines of blocks of code; in a file of settings what its comments have of it."""
-    text = re.sub(r"\\\n\s*", "", text_of(name))
-    fenced = r"^```\w*\n(.*?)^```"
-    blocks = re.findall(fenced, text, re.MULTILINE | re.DOTALL)
-    text = re.sub(fenced, "", text, flags=re.MULTILINE | re.DOTALL)
-    of_code = r"^    (.*)$" if name.endswith(".md") else r"# *(.*)"
-    for line in [line for block in blocks for line in block.splitlines()] + re.findall(of_code, text, re.MULTILINE):
-        yield from re.findall(r"`([^`]+)`", line) or [line]
-    if name.endswith(".md"):
-        yield from (" ".join(quoted.split()) for quoted in re.findall(r"`([^`]+)`", text))
+    return commands.code_in(text_of(name), CODE if name.endswith(".md") else COMMENT)
 
 
-def commands_in(name: str) -> Iterator[tuple[str, list[str]]]:
-    """The module and the arguments of every `python -m` and every `unforgetting`."""
-    for line in code_in(name):
-        for command in re.findall(r"(?<![\w/'-])unforgetting ([a-z].*)", line):
-            first, *arguments = shlex.split(re.split(r" [|>] |;", command)[0], comments=True)
-            yield COMMANDS[first].module, arguments
-        for command in re.findall(r"python -m (.*)", line):
-            module, *arguments = shlex.split(re.split(r" [|>] |;", command)[0], comments=True)
-            if module not in OTHERS:
-                yield module, [argument for argument in arguments if argument != "..."]
+def test_commands_would_start() -> None:
+    """`python -m benchmarks.commands` lists them, and what is wrong with one."""
+    found = {command: name for name in PAGES for line in code(name) for command in commands.of_line(line)}
+    found |= {c: name for name in SETTINGS for line in code(name) for c in commands.of_line(line) if c.program}
+    found |= {Printed("unforgetting", (c.name, *c.example.split())): "unforgetting --help" for c in COMMANDS.values()}
+    assert {command.program for command in found} == set(commands.READERS)
+    wrong = {command.line: (name, why) for command, name in found.items() if (why := commands.fault(command))}
+    assert not wrong
 
 
-def file_of(module: str) -> Path:
-    path = REPOSITORY / module.replace(".", "/")
-    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        ("python -m flows.compar", "there is no module flows.compar"),
+        ("python -m cl.names", "cl.names is no command"),
+        ("python -m flows.compare --task 3", "unrecognized arguments: --task 3"),
+        ("python -m flows.compare --methods ewk", "unknown method 'ewk'"),
+        ("python -m flows.compare --set training.epoch=3", "training.epoch"),
+        ("python -m flows.compare --params studies/photo.yaml", "studies/photo.yaml"),
+        ("python -m benchmarks.steps --methods ewk", "unknown method 'ewk'"),
+        ("python -m benchmarks.costs --net bas", "invalid choice: 'bas'"),
+        ("unforgetting reports", "no command reports"),
+        ("unforgetting studies photo", "unknown study photo"),
+        ("--seedlings 0,1", "no command has the option --seedlings"),
+        ("make runs", "the Makefile has no runs"),
+        ("make run TORCH=URL2 INDEX=URL", "the Makefile has no INDEX"),
+        ("dvc plot show", "dvc does not take plot show"),
+        ("pip install -e '.[all]'", "no extra all"),
+        ("pip install unforgetting-0.0.1-py3-none-any.whl", "has another name"),
+    ],
+)
+def test_a_command_that_would_not_start_is_found(typed: str, why: str) -> None:
+    (command,) = commands.of_line(typed)
+    assert why in (commands.fault(command) or "")
 
 
 @functools.cache
-def options_of(module: str) -> tuple[bool, set[str]]:
-    """Whether a command takes the options of a whole comparison, and those that it adds."""
-    text = file_of(module).read_text(encoding="utf-8")
-    return "cli.parser(" in text, set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', text))
+def said() -> str:
+    """All text in the code of which messages are made, each on a line; what is known only later is left out of it."""
+    trees = [ast.parse(text_of(name)) for name in SOURCES if re.match(r"(cl|flows)/.*\.py", name)]
+    found = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return "\n".join(node.value for node in found if isinstance(node.value, str))
 
 
-def test_commands_parse() -> None:
-    """Their modules are there, know every option, and take every setting."""
-    commands = {(module, *words): name for name in (*PAGES, *SETTINGS) for module, words in commands_in(name)}
-    assert len(commands) > 50
-    for (module, *words), name in commands.items():
-        of_a_comparison, own = options_of(module)
-        if of_a_comparison:
-            known = [word.replace("elastic_anchor,", "") for word in words]  # which CONTRIBUTING writes
-            trains = "trains=True" in file_of(module).read_text(encoding="utf-8")
-            given, words = cli.parser(module, "", trains=trains).parse_known_args(known)
-            cli.params_of(given)
-        assert {word for word in words if word.startswith("--")} <= own, f"{name}: {module} {words}"
+def test_messages_that_pages_explain_are_in_the_code() -> None:
+    """What stands between the `...`, figures and paths of a message is."""
+    rows = [
+        (name, row.split("|")[1])
+        for name in PAGES
+        for table in re.findall(r"^\| message .*\n((?:\|.*\n)+)", text_of(name), re.MULTILINE)
+        for row in table.splitlines()
+    ]
+    assert len(rows) > 40
+    for name, cell in rows:
+        for message in re.findall(r"`([^`]+)`", cell):
+            parts = re.split(r"\.{3,}|[\d()]+|\S+/\S+", message)
+            assert all(part.strip() in said() for part in parts), f"{name}: {message}"
 
 
 def test_settings_are_keys_of_the_schema() -> None:
     for name in PAGES:
-        for quoted in code_in(name):
+        for quoted in code(name):
             for key in re.findall(r"(?:^|(?:--set|-S) '?)([a-z]+\.[a-z_.]*[a-z_]\b)(?![\w/(])", quoted):
                 section, *rest = key.split(".")
                 if section in Params.model_fields:
@@ -148,14 +161,14 @@ FILE = re.compile(r"(?<![\w./-])((?:cl|flows|benchmarks|docs|studies|tests|repro
 
 @pytest.mark.parametrize("name", PAGES)
 def test_files_that_are_named_exist(name: str) -> None:
-    for path in (found for quoted in code_in(name) for found in FILE.findall(quoted)):
+    for path in (found for quoted in code(name) for found in FILE.findall(quoted)):
         assert any(REPOSITORY.glob(path.rstrip("/"))), path
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_code_that_is_named_exists(name: str) -> None:
     """`cl.train.fit` is a name in cl/train.py."""
-    for quoted in code_in(name):
+    for quoted in code(name):
         for dotted in re.findall(r"^((?:cl|flows|benchmarks)(?:\.\w+)+)", quoted):
             room, *parts = dotted.split(".")
             path = REPOSITORY / room
@@ -169,7 +182,11 @@ def test_counts_are_those_of_the_code() -> None:
     params = cli.params_of(cli.parser("cl", "").parse_args([]))
     methods, seeds = len(params.methods), len(params.seeds)
     assert f"{methods} methods, {seeds} seeds: {methods * seeds} runs" in text_of("docs/scaling.md")
-    assert f"`{params.title}: {methods} methods; {seeds} seeds`" in text_of("docs/running.md")
+    running = text_of("docs/running.md")
+    assert f"`{params.title}: {methods} methods; {seeds} seeds`" in running
+    assert f"of {methods * seeds} runs are finished" in running
+    stages = yaml.safe_load(text_of("dvc.yaml"))["stages"]
+    assert f": stage 7 of {len(stages) - 1 + methods}, " in running
 
 
 def test_readme_names_every_benchmark() -> None:

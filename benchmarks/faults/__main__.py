@@ -44,20 +44,25 @@ GRACE_SECONDS = 60.0
 """After the end, for cases that are under way; what then still runs is cut off, and counts neither way."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table of what was tried and what held, and a line for each case that failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=(__doc__ or "").splitlines()[0])
+    made.add_argument(
         "--minutes", type=float, default=WHOLE_MINUTES, help="after so many minutes no further case begins; default: 20"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the cases; default: 0")
-    parser.add_argument("--kinds", default=",".join(KINDS), metavar="A,B", help=f"default: {','.join(KINDS)}")
-    parser.add_argument("--only", metavar="KIND:NUMBER", help="run only this case, named as in a failure")
-    parser.add_argument(
+    made.add_argument("--seed", type=int, default=0, help="of the cases; default: 0")
+    made.add_argument("--kinds", default=",".join(KINDS), metavar="A,B", help=f"default: {','.join(KINDS)}")
+    made.add_argument("--only", metavar="KIND:NUMBER", help="run only this case, named as in a failure")
+    made.add_argument(
         "--least", default="", metavar="KIND=COUNT,...", help="fail where fewer cases than these were tried"
     )
-    parser.add_argument("--out", type=Path, help="keep the folders of failed cases here; default: none is kept")
-    given = parser.parse_args(arguments)
+    made.add_argument("--out", type=Path, help="keep the folders of failed cases here; default: none is kept")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table of what was tried and what held, and a line for each case that failed."""
+    given = parser().parse_args(arguments)
     only = given.only.split(":") if given.only else None
     names = _known([only[0]] if only else given.kinds.split(","))
     least = _least(given.least, given.minutes, names)

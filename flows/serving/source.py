@@ -75,7 +75,7 @@ def registered(tracking: Tracking, name: str) -> Used:
     if tracking.uri is None and not tracking.has_database:
         raise UserError(
             f"{tracking.database}: is not there, so no model is registered; register one "
-            f"({program('flows.champion')}), or name a checkpoint (--checkpoint)"
+            f"({program('flows.champion')} with the same options), or name a checkpoint (--checkpoint)"
         )
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -88,7 +88,8 @@ def registered(tracking: Tracking, name: str) -> Used:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             raise UserError(
-                f"MLflow ({tracking.target}) has no model {name}; register one: {program('flows.champion')}"
+                f"MLflow ({tracking.target}) has no model {name}; register one: {program('flows.champion')} "
+                "with the same options"
             ) from None
         return _read(Path(folder), name)
 
