@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from cl.children import Hear, RunId
+from cl.errors import count
 from cl.events import Event
 from cl.pool import Progress, chosen_of, time_left
 
@@ -81,7 +82,7 @@ class LiveTable:
             accuracy = f"{statistics.fmean(reached):.1%}" if reached else ""
             last = [] if narrow else [self._last[method]]
             table.add_row(method, ProgressBar(1.0, share, width=bar), accuracy, *last)
-        hidden = f"{len(self._last) - len(fit)} more methods" if len(fit) < len(self._last) else ""
+        hidden = count(more, "more method") if (more := len(self._last) - len(fit)) else ""
         left = time_left(self._share.values(), self._before.values(), time.monotonic() - self._started)
         table.caption, table.caption_justify = "; ".join(filter(None, [hidden, left])), "left"
         return table
@@ -92,7 +93,7 @@ def shown(runs: Iterable[RunId], say: Callable[[str], None], *, lines: bool = Fa
     """A function that takes the runs' events and shows them; `lines`: as lines even on a terminal."""
     runs = list(runs)
     console = Console()
-    if lines or not sys.stdout.isatty() or not console.is_terminal:
+    if lines or not sys.stdout.isatty() or not console.is_terminal or console.is_dumb_terminal:
         yield Progress(runs, say)
         return
     table = LiveTable(runs, console)

@@ -15,7 +15,7 @@ from typing import Any
 
 from cl.children import Children, Hear, RunId
 from cl.data.prepare import read_manifest
-from cl.errors import UserError
+from cl.errors import UserError, count
 from cl.events import Event
 from cl.files import remove_left, sweep
 from cl.gpu import runs_per_gpu
@@ -23,7 +23,6 @@ from cl.limit import Limit
 from cl.machine import processors
 from cl.params import Benchmark, Params
 from cl.paths import apart, expanded
-from cl.reading import count
 from cl.register import declares
 
 
@@ -95,16 +94,25 @@ def chosen_of(values: dict[str, Any]) -> str:
     return ", ".join(named) or "in one pass"
 
 
+SURE_SECONDS, SURE_SHARE = 300.0, 0.05
+"""After so long, or with so much of the work done, an estimate of the time left is worth showing."""
+LONG_SECONDS = 3 * 3600.0
+"""A longer time is told in hours."""
+
+
 def time_left(shares: Iterable[float], before: Iterable[float], elapsed: float) -> str:
     """What is left of runs of these shares done, some of it before this run began: `5 min left`.
 
-    Empty at the end, and as long as nothing is known.
+    Empty at the end, and as long as too little is known: at first most of the time goes into starting up.
     """
     shares = list(shares)
     done, new = sum(shares), sum(shares) - sum(before)
-    if done >= len(shares) or new <= 0:
+    to_do = len(shares) - done
+    if to_do <= 0 or new <= 0 or (elapsed < SURE_SECONDS and new < SURE_SHARE * (new + to_do)):
         return ""
-    left = elapsed * (len(shares) - done) / new
+    left = elapsed * to_do / new
+    if left > LONG_SECONDS:
+        return f"{left / 3600:.0f} h left"
     return f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
 
 

@@ -137,4 +137,6 @@ def test_time_left() -> None:
     assert time_left([0.5, 0.0], [0.25, 0.0], 30.0) == "3 min left"
     assert time_left([1.0, 1.0], [0.0, 0.0], 10.0) == ""
     assert time_left([0.5, 0.0], [0.5, 0.0], 10.0) == "", "nothing is known yet"
+    assert time_left([0.04, *[0.0] * 9], [0.0] * 10, 10.0) == "", "most of that was starting up"
+    assert time_left([0.04, *[0.0] * 9], [0.0] * 10, 360.0) == "25 h left"
     assert chosen_of({"learning rate": 0.05, "sizes": [1, 2]}) == "learning rate 0.05, sizes [1, 2]"
