@@ -103,7 +103,7 @@ LONG_SECONDS = 3 * 3600.0
 def time_left(shares: Iterable[float], before: Iterable[float], elapsed: float) -> str:
     """What is left of runs of these shares done, some of it before this run began: `5 min left`.
 
-    Empty at the end, and as long as too little is known: at first most of the time goes into starting up.
+    Empty at the end, and as long as too little is known.
     """
     shares = list(shares)
     done, new = sum(shares), sum(shares) - sum(before)
@@ -116,14 +116,42 @@ def time_left(shares: Iterable[float], before: Iterable[float], elapsed: float) 
     return f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
 
 
+class Pace:
+    """How far each of some runs is, and how long the rest takes at this pace.
+
+    If the first task comes soon, the pace is measured from its end on: what was before it was mostly starting up.
+    """
+
+    def __init__(self, runs: Iterable[RunId]) -> None:
+        self.share = dict.fromkeys(runs, 0.0)
+        self._before = dict(self.share)
+        self._began = time.monotonic()
+        self._measured = False
+
+    def found(self, run: RunId, share: float) -> None:
+        """So much of a run was there before."""
+        self.share[run] = self._before[run] = share
+
+    def learned(self, run: RunId, share: float) -> None:
+        """So much of a run is done now."""
+        self.share[run] = share
+        now = time.monotonic()
+        if not self._measured and now - self._began < SURE_SECONDS:
+            self._before, self._began = dict(self.share), now
+        self._measured = True
+
+    def left(self) -> str:
+        """As `time_left` tells it."""
+        return time_left(self.share.values(), self._before.values(), time.monotonic() - self._began)
+
+
 class Progress:
     """Says one line a task: accuracy so far, what was chosen, and the time left; where tasks are long, also trials."""
 
     def __init__(self, runs: Iterable[RunId], say: Callable[[str], None] = print) -> None:
         self._say = say
         self._started = time.monotonic()
-        self._share = {run.name: 0.0 for run in runs}
-        self._resumed: dict[str, float] = {}
+        self._pace = Pace(runs)
         self._shown: dict[str, float] = {}
         self._kept: dict[str, str] = {}
 
@@ -134,10 +162,10 @@ class Progress:
         if event["event"] == "warning":
             self._say(f"{run.name}: warning: {event['message']}")
         elif event["event"] == "resumed":
-            self._resumed[run.name] = self._share[run.name] = (event["index"] + 1) / event["tasks"]
+            self._pace.found(run, (event["index"] + 1) / event["tasks"])
             self._kept[run.name] = f"{event['index'] + 1}/{event['tasks']}"
         elif event["event"] == "finished before":
-            self._resumed[run.name] = self._share[run.name] = 1.0
+            self._pace.found(run, 1.0)
             self._say(f"{run.name}: finished before")
         elif (
             event["event"] == "trial" and time.monotonic() - self._shown.get(run.name, self._started) > PATIENCE_SECONDS
@@ -149,7 +177,7 @@ class Progress:
             )
         elif event["event"] == "task":
             self._shown[run.name] = time.monotonic()
-            self._share[run.name] = (event["index"] + 1) / event["tasks"]
+            self._pace.learned(run, (event["index"] + 1) / event["tasks"])
             chosen = chosen_of({"learning rate": event["learning_rate"], **event["decayed"]})
             tried = f", {event['attempts']} attempts" if event["attempts"] > 1 else ""
             self._say(
@@ -160,8 +188,7 @@ class Progress:
                 self._say(f"{run.name}: warning: task {event['index'] + 1} {event['task']}: {remark}")
 
     def _left(self) -> str:
-        before = self._resumed.values()
-        left = time_left(self._share.values(), before, time.monotonic() - self._started)
+        left = self._pace.left()
         return f"; {left}" if left else ""
 
 

@@ -470,6 +470,7 @@ def test_a_narrow_terminal_gets_the_first_columns():
     short = "rank\n\n| rank | method | accuracy |\n| ---: | :----- | -------: |\n(too narrow for: forgetting)\n\nend"
     assert narrowed(table, 40) == short
     assert narrowed(table, 10) == short
+    assert narrowed("no method is better by these seeds\n\nend", 20) == "no method is better\nby these seeds\n\nend"
 
 
 def test_where_to_look_next_with_servers(monkeypatch, tmp_path):
