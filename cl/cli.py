@@ -154,6 +154,8 @@ def guarded(main: Callable[[], int]) -> int:
     and the same command continues from there.
     """
     streams.settle()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     code = _ended(main)
     # The command is done: an interrupt while the interpreter shuts down would make it look failed.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)

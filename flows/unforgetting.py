@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -199,11 +200,14 @@ def console() -> int:
     from cl import streams
 
     streams.settle()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Until the command begins, Ctrl-C ends the process at once: an exception within an import has a long traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         status = main(sys.argv[1:])
     except BrokenPipeError:  # said at once, without a buffer
         return streams.READER_GONE
-    except KeyboardInterrupt:  # while a command is being imported
+    except KeyboardInterrupt:  # after the command has ended
         return INTERRUPTED
     return streams.READER_GONE if isinstance(streams.fault(), BrokenPipeError) else status
 

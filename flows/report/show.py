@@ -65,7 +65,8 @@ def _narrow(lines: list[str], columns: int) -> str:
     if fitting >= len(cells[0]):
         return "\n".join(lines)
     left_out = ", ".join(cell.strip() for cell in cells[0][fitting:])
-    return "\n".join([*(f"|{'|'.join(row[:fitting])}|" for row in cells), f"(too narrow for: {left_out})"])
+    note = textwrap.fill(f"(too narrow for: {left_out})", columns)
+    return "\n".join([*(f"|{'|'.join(row[:fitting])}|" for row in cells), note])
 
 
 def where_to_look_next(where: Tracking, *, tracked: bool = True) -> str:

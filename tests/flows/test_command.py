@@ -107,6 +107,13 @@ def test_without_the_extra_run_compares_all_the_same(
     assert "mlflow_that_is_not_here" in capsys.readouterr().err
 
 
+def test_ctrl_c_during_an_import_ends_it_silently() -> None:
+    pressed = "u.start = lambda *given: os.kill(os.getpid(), signal.SIGINT); sys.argv = ['unforgetting', 'run']"
+    code = f"import os, signal, sys, flows.unforgetting as u; {pressed}; sys.exit(u.console())"
+    done = subprocess.run([sys.executable, "-c", code], env=PYTHON_PATH, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
 def test_a_reader_that_leaves_ends_it_silently() -> None:
     piped = f"set -o pipefail; {shlex.join(START)} methods | head -1"
     done = subprocess.run(
