@@ -6,7 +6,6 @@ import argparse
 import atexit
 import contextlib
 import difflib
-import gc
 import math
 import signal
 import sys
@@ -159,7 +158,6 @@ def guarded(main: Callable[[], int]) -> int:
     code = _ended(main)
     # The command is done: an interrupt while the interpreter shuts down would make it look failed.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    atexit.register(gc.freeze)  # else Python searches all of torch and MLflow for cycles before it ends, for seconds
     return _unheard(fault, code) if (fault := streams.fault()) else code
 
 

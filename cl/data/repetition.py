@@ -78,8 +78,8 @@ def repeated(
         for c, name in enumerate(classes):
             members = np.flatnonzero(splits[split][1] == c)
             if len(members) < times:
-                images = count(len(members), f"{split} image")
-                raise UserError(f"benchmark.repetition: class {name} has {images} for {times} tasks; lower it")
+                some = count(len(members), f"{split} image")
+                raise UserError(f"benchmark.repetition: class {name} has {some} for {times} tasks; lower it")
             order = numpy_generator(options.name, options.seed, "repetition", split, name).permutation(members)
             parts |= {(split, c, turn): part for turn, part in enumerate(np.array_split(order, times))}
     for name, own in tasks.items():
