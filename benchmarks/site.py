@@ -15,6 +15,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 MOVED = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages of the root, and what they are on the site; the pages of `docs` stand beside them there."""
+BOOST = {"faq.md": 2.0, "contributing.md": 0.3, "changelog.md": 0.3}
+"""How much search prefers a page to others: answers come first, what only developers read comes last."""
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 LIST_AFTER_TEXT = re.compile(r"^(?!\s|[-*|#>]|\d+\. )(.+)\n(?=(?:[-*]|\d+\.) )", re.MULTILINE)
 """A list that follows a paragraph without an empty line, which MkDocs takes for more of the paragraph."""
@@ -99,9 +101,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Links, and lists without an empty line before them."""
+    """Links, and lists without an empty line before them; the page's weight in search."""
     del config, files
     path = page.file.src_uri
+    page.meta["search"] = {"boost": BOOST.get(path, 1.0)}
 
     def change(text: str) -> str:
         return LIST_AFTER_TEXT.sub(r"\1\n\n", with_links(text, path))

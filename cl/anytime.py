@@ -68,7 +68,8 @@ def trace(params: Params, run: RunId, out: Path, every: int) -> list[Moment]:
         raise UserError(f"{error}; repair it first: {program('flows.compare')}, with the same options") from None
     if trials is None:
         raise UserError(
-            f"{run.name} is not learned under {out} with these params; first run {program('flows.compare')}"
+            f"{run.name}: not learned under {out} with these params; "
+            f"run `{program('flows.compare')}` with the same options first"
         )
     learner = learner_of(params, run.method, run.seed, out)
     learner.sequence = replace(learner.sequence, tasks=tuple(map(_few, learner.sequence.tasks)))
@@ -141,9 +142,11 @@ def main() -> int:
     if given.every < 1:
         raise UserError(f"--every {given.every}: has to be 1 step or more")
     params = checked(cli.params_of(given))
-    print(f"{'run':24} {'average':>8} {'worst case':>11} {'minimum':>8} {'largest fall':>13}")
-    for run in runs_of(params):
+    columns = f"{'run':24} {'average':>8} {'worst case':>11} {'minimum':>8} {'largest fall':>13}"
+    for number, run in enumerate(runs_of(params)):
         measures = traced(params, run, given.out, given.every)
+        if number == 0:
+            print(columns)
         if measures is None:
             print(f"{run.name:24} learns all tasks at once")
             continue

@@ -42,7 +42,9 @@ class Parser(argparse.ArgumentParser):
 def parser(module: str, description: str | None, *, trains: bool = False) -> argparse.ArgumentParser:
     """The options of a whole comparison; of a command that `trains` also its limit of time."""
     made = Parser(prog=program(module), description=description)
-    made.add_argument("--params", type=embedded.params_file, default=embedded.PARAMS, help=embedded.OPTION_HELP)
+    made.add_argument(
+        "--params", type=embedded.params_file, default=embedded.PARAMS, metavar="FILE", help=embedded.OPTION_HELP
+    )
     made.add_argument(
         "--set",
         action="append",
@@ -58,7 +60,11 @@ def parser(module: str, description: str | None, *, trains: bool = False) -> arg
     )
     made.add_argument("--seeds", metavar="0,1", help="the seeds of every method; default: those of the params file")
     made.add_argument(
-        "--out", type=option("--out"), default=Path("out"), help="the output folder; default: %(default)s"
+        "--out",
+        type=option("--out"),
+        default=Path("out"),
+        metavar="FOLDER",
+        help="the output folder; default: %(default)s",
     )
     if trains:
         made.add_argument(
@@ -147,6 +153,8 @@ def guarded(main: Callable[[], int]) -> int:
     and the same command continues from there.
     """
     streams.settle()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     code = _ended(main)
     # The command is done: an interrupt while the interpreter shuts down would make it look failed.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)

@@ -41,3 +41,8 @@ def brief(text: str, longest: int = LONGEST) -> str:
 def plain(text: str) -> str:
     """A text on one line: what cannot be printed is written as in Python."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things: "1 task", "10 tasks", "2 classes"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"

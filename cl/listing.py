@@ -16,12 +16,14 @@ from pathlib import Path
 from cl import cli, embedded
 from cl.called import called_as, program
 from cl.declared import docstring
-from cl.errors import UserError
+from cl.errors import UserError, shown
 from cl.names import PACKAGE, closest, method_name, names_in
 from cl.register import declares
 
-NARROWEST = 30
+NARROWEST = 45
 """Columns that the text gets beside the names at least."""
+WIDEST = 100
+"""Columns of a line of prose at most."""
 
 
 def first_paragraph(path: Path) -> str:
@@ -29,7 +31,8 @@ def first_paragraph(path: Path) -> str:
     if path.suffix == ".py":
         said = " ".join(docstring(path).split("\n\n")[0].split())
         said = said.removeprefix(f"{path.stem.replace('_', '-')}: ")  # of a benchmark, beside whose name it stands
-        return said[0].upper() + said[1:]
+        first, _, rest = said.partition(" ")
+        return said if first != first.lower() else f"{first.capitalize()} {rest}"  # iCaRL stays as it is
     return path.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("#").strip()
 
 
@@ -73,6 +76,14 @@ def columns(rows: dict[str, str], width: int) -> str:
     return "\n".join(lines)
 
 
+def prose(text: str) -> str:
+    """Paragraphs, in lines as long as the terminal has columns; one that begins with spaces as it stands."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        part if "\n " in f"\n{part}" else textwrap.fill(part, min(width(), WIDEST)) for part in paragraphs
+    )
+
+
 def of_method(name: str) -> str:
     """What a method says of itself: the docstring of its file, its knobs, and what it needs."""
     rows = {
@@ -89,7 +100,7 @@ def of_method(name: str) -> str:
     knobs = columns(rows, width()) if rows else "no knobs"
     bounds = ",".join(bound for bound in ("finetune", "joint") if bound != name)
     tried = f"try it: unforgetting run --methods {name},{bounds} --out out/{name}"
-    return "\n".join([docstring(methods()[name]), "", *said, "", knobs, "", tried])
+    return "\n".join([prose(docstring(methods()[name])), "", *said, "", knobs, "", tried])
 
 
 def of_benchmark(name: str) -> str:
@@ -97,7 +108,7 @@ def of_benchmark(name: str) -> str:
     options = import_module(f"cl.data.benchmarks.{name.replace('-', '_')}").OPTIONS
     settings = "settings: " + ", ".join(f"benchmark.{option}" for option in sorted(options))
     tried = f"take it: unforgetting run --set benchmark.name={name} --out out/{name}"
-    return "\n".join([docstring(benchmarks()[name]), "", *textwrap.wrap(settings, width()), "", tried])
+    return "\n".join([prose(docstring(benchmarks()[name])), "", *textwrap.wrap(settings, width()), "", tried])
 
 
 def about(kind: str, name: str) -> str:
@@ -110,7 +121,8 @@ def about(kind: str, name: str) -> str:
             raise UserError(str(error)) from None
     near = [key for key in known if name in (key, Path(key).stem)]
     if not near:
-        raise UserError(f"unknown {kind[:-1] if kind != 'studies' else 'study'} {name}; {closest(name, known)}")
+        meant = closest(name, [Path(key).stem for key in known])
+        raise UserError(f"unknown {kind[:-1] if kind != 'studies' else 'study'} {shown(name)}; {meant}")
     return of_benchmark(near[0]) if kind == "benchmarks" else known[near[0]].read_text(encoding="utf-8").rstrip()
 
 
@@ -123,10 +135,12 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     typed = called_as.get("cl.listing")  # which says the kind already
     made = argparse.ArgumentParser(
-        prog=program("cl.listing"), description=main.__doc__, usage=f"{typed} [--help] [name]" if typed else None
+        prog=program("cl.listing"),
+        description=f"List the {typed.split()[-1]}, or say more about one." if typed else main.__doc__,
+        usage=f"{typed} [--help] [NAME]" if typed else None,
     )
     made.add_argument("kind", choices=KINDS, help=argparse.SUPPRESS if typed else None)
-    made.add_argument("name", nargs="?", help="say more about this one")
+    made.add_argument("name", nargs="?", metavar="NAME", help="say more about this one")
     return made
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 
 from rich.console import Console, RenderableType
@@ -14,8 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from cl.children import Hear, RunId
+from cl.errors import count
 from cl.events import Event
-from cl.pool import Progress, chosen_of, time_left
+from cl.pool import Pace, Progress, chosen_of
 
 NARROW = 60
 """Columns of a terminal below which the last decision is left out."""
@@ -29,27 +29,25 @@ class LiveTable:
     def __init__(self, runs: Iterable[RunId], console: Console) -> None:
         self.console = console
         self._runs = list(runs)
-        self._share = dict.fromkeys(self._runs, 0.0)
-        self._before = dict(self._share)
+        self._pace = Pace(self._runs)
         self._accuracy: dict[RunId, float] = {}
         self._last = dict.fromkeys((run.method for run in self._runs), "")  # what was heard last stands at the end
-        self._started = time.monotonic()
 
     def __call__(self, run: RunId, event: Event) -> None:
         """Take an event of a run."""
         if event["event"] == "warning" or event["event"] == "error":
             self.console.print(f"{run.name}: {event['message']}", markup=False, highlight=False)
         elif event["event"] == "finished before":
-            self._share[run] = self._before[run] = 1.0
+            self._pace.found(run, 1.0)
             self._note(run.method, f"seed {run.seed}: finished before")
         elif event["event"] == "resumed":
-            self._share[run] = self._before[run] = (event["index"] + 1) / event["tasks"]
+            self._pace.found(run, (event["index"] + 1) / event["tasks"])
             self._note(run.method, f"seed {run.seed}: continues earlier work")
         elif event["event"] == "trial":
             where = f"seed {run.seed}: task {event['index'] + 1}/{event['tasks']} {event['phase']}"
             self._note(run.method, f"{where} {chosen_of(event['point'])}: {event['accuracy']:.1%}")
         elif event["event"] == "task":
-            self._share[run] = (event["index"] + 1) / event["tasks"]
+            self._pace.learned(run, (event["index"] + 1) / event["tasks"])
             self._accuracy[run] = event["average_accuracy"]
             chosen = chosen_of({"learning rate": event["learning_rate"], **event["decayed"]})
             self._note(run.method, f"seed {run.seed}: task {event['index'] + 1}/{event['tasks']} learned, {chosen}")
@@ -76,14 +74,13 @@ class LiveTable:
             if method not in fit:
                 continue
             own = [run for run in self._runs if run.method == method]
-            share = statistics.fmean(self._share[run] for run in own)
+            share = statistics.fmean(self._pace.share[run] for run in own)
             reached = [self._accuracy[run] for run in own if run in self._accuracy]
             accuracy = f"{statistics.fmean(reached):.1%}" if reached else ""
             last = [] if narrow else [self._last[method]]
             table.add_row(method, ProgressBar(1.0, share, width=bar), accuracy, *last)
-        hidden = f"{len(self._last) - len(fit)} more methods" if len(fit) < len(self._last) else ""
-        left = time_left(self._share.values(), self._before.values(), time.monotonic() - self._started)
-        table.caption, table.caption_justify = "; ".join(filter(None, [hidden, left])), "left"
+        hidden = count(more, "more method") if (more := len(self._last) - len(fit)) else ""
+        table.caption, table.caption_justify = "; ".join(filter(None, [hidden, self._pace.left()])), "left"
         return table
 
 
@@ -92,7 +89,7 @@ def shown(runs: Iterable[RunId], say: Callable[[str], None], *, lines: bool = Fa
     """A function that takes the runs' events and shows them; `lines`: as lines even on a terminal."""
     runs = list(runs)
     console = Console()
-    if lines or not sys.stdout.isatty() or not console.is_terminal:
+    if lines or not sys.stdout.isatty() or not console.is_terminal or console.is_dumb_terminal:
         yield Progress(runs, say)
         return
     table = LiveTable(runs, console)

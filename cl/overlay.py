@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cl.embedded import studies
 from cl.errors import UserError, brief
 from cl.names import method_name, names_in
 from cl.paths import expanded
@@ -245,8 +246,9 @@ def _mapping(path: Path) -> dict[str, Any]:
         tree = load(path)
     except OSError as error:
         siblings = [other.name for other in path.parent.glob("*.yaml")]
-        near = difflib.get_close_matches(path.name, siblings, n=1)
-        remedy = f"did you mean {named(path.parent / near[0])}?" if near else "give a params file with --params"
+        near = [path.parent / name for name in difflib.get_close_matches(path.name, siblings, n=1)]
+        near = near or [Path("studies", study.name) for study in studies() if study.stem == path.stem]
+        remedy = f"did you mean {named(near[0])}?" if near else "`unforgetting studies` lists those that come along"
         raise UserError(f"{named(path)}: cannot be read ({error.strerror}); {remedy}") from None
     if empty(tree):
         return {}

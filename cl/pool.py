@@ -15,7 +15,7 @@ from typing import Any
 
 from cl.children import Children, Hear, RunId
 from cl.data.prepare import read_manifest
-from cl.errors import UserError
+from cl.errors import UserError, count
 from cl.events import Event
 from cl.files import remove_left, sweep
 from cl.gpu import runs_per_gpu
@@ -23,7 +23,6 @@ from cl.limit import Limit
 from cl.machine import processors
 from cl.params import Benchmark, Params
 from cl.paths import apart, expanded
-from cl.reading import count
 from cl.register import declares
 
 
@@ -95,17 +94,55 @@ def chosen_of(values: dict[str, Any]) -> str:
     return ", ".join(named) or "in one pass"
 
 
+SURE_SECONDS, SURE_SHARE = 300.0, 0.05
+"""After so long, or with so much of the work done, an estimate of the time left is worth showing."""
+LONG_SECONDS = 3 * 3600.0
+"""A longer time is told in hours."""
+
+
 def time_left(shares: Iterable[float], before: Iterable[float], elapsed: float) -> str:
     """What is left of runs of these shares done, some of it before this run began: `5 min left`.
 
-    Empty at the end, and as long as nothing is known.
+    Empty at the end, and as long as too little is known.
     """
     shares = list(shares)
     done, new = sum(shares), sum(shares) - sum(before)
-    if done >= len(shares) or new <= 0:
+    to_do = len(shares) - done
+    if to_do <= 0 or new <= 0 or (elapsed < SURE_SECONDS and new < SURE_SHARE * (new + to_do)):
         return ""
-    left = elapsed * (len(shares) - done) / new
+    left = elapsed * to_do / new
+    if left > LONG_SECONDS:
+        return f"{left / 3600:.0f} h left"
     return f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
+
+
+class Pace:
+    """How far each of some runs is, and how long the rest takes at this pace.
+
+    If the first task comes soon, the pace is measured from its end on: what was before it was mostly starting up.
+    """
+
+    def __init__(self, runs: Iterable[RunId]) -> None:
+        self.share = dict.fromkeys(runs, 0.0)
+        self._before = dict(self.share)
+        self._began = time.monotonic()
+        self._measured = False
+
+    def found(self, run: RunId, share: float) -> None:
+        """So much of a run was there before."""
+        self.share[run] = self._before[run] = share
+
+    def learned(self, run: RunId, share: float) -> None:
+        """So much of a run is done now."""
+        self.share[run] = share
+        now = time.monotonic()
+        if not self._measured and now - self._began < SURE_SECONDS:
+            self._before, self._began = dict(self.share), now
+        self._measured = True
+
+    def left(self) -> str:
+        """As `time_left` tells it."""
+        return time_left(self.share.values(), self._before.values(), time.monotonic() - self._began)
 
 
 class Progress:
@@ -114,8 +151,7 @@ class Progress:
     def __init__(self, runs: Iterable[RunId], say: Callable[[str], None] = print) -> None:
         self._say = say
         self._started = time.monotonic()
-        self._share = {run.name: 0.0 for run in runs}
-        self._resumed: dict[str, float] = {}
+        self._pace = Pace(runs)
         self._shown: dict[str, float] = {}
         self._kept: dict[str, str] = {}
 
@@ -126,10 +162,10 @@ class Progress:
         if event["event"] == "warning":
             self._say(f"{run.name}: warning: {event['message']}")
         elif event["event"] == "resumed":
-            self._resumed[run.name] = self._share[run.name] = (event["index"] + 1) / event["tasks"]
+            self._pace.found(run, (event["index"] + 1) / event["tasks"])
             self._kept[run.name] = f"{event['index'] + 1}/{event['tasks']}"
         elif event["event"] == "finished before":
-            self._resumed[run.name] = self._share[run.name] = 1.0
+            self._pace.found(run, 1.0)
             self._say(f"{run.name}: finished before")
         elif (
             event["event"] == "trial" and time.monotonic() - self._shown.get(run.name, self._started) > PATIENCE_SECONDS
@@ -141,7 +177,7 @@ class Progress:
             )
         elif event["event"] == "task":
             self._shown[run.name] = time.monotonic()
-            self._share[run.name] = (event["index"] + 1) / event["tasks"]
+            self._pace.learned(run, (event["index"] + 1) / event["tasks"])
             chosen = chosen_of({"learning rate": event["learning_rate"], **event["decayed"]})
             tried = f", {event['attempts']} attempts" if event["attempts"] > 1 else ""
             self._say(
@@ -152,8 +188,7 @@ class Progress:
                 self._say(f"{run.name}: warning: task {event['index'] + 1} {event['task']}: {remark}")
 
     def _left(self) -> str:
-        before = self._resumed.values()
-        left = time_left(self._share.values(), before, time.monotonic() - self._started)
+        left = self._pace.left()
         return f"; {left}" if left else ""
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cl.called import program
-from cl.errors import UserError
+from cl.errors import UserError, count
 from cl.files import from_json
 from cl.results import (
     OTHER_ACCURACY,
@@ -260,8 +260,3 @@ def defect(matrix: Any, tasks: int) -> str:
 def as_run(benchmark: str, reduced: Mapping[str, float]) -> str:
     """`tiny-imagenet (image_size 32, train_per_class 100)`."""
     return f"{benchmark} ({', '.join(f'{name} {value}' for name, value in reduced.items())})" if reduced else benchmark
-
-
-def count(number: int, noun: str) -> str:
-    """A number of things: "1 task", "10 tasks"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -23,7 +23,7 @@ from cl import cli
 from cl.data.features import numbers
 from cl.data.places import place
 from cl.data.prepare import read_manifest
-from cl.errors import UserError
+from cl.errors import UserError, count
 from cl.events import Event, Say, error, line_of, warning
 from cl.files import sweep, to_json, write_bytes
 from cl.gpu import take_share
@@ -72,8 +72,8 @@ def learn(params: Params, method: str, seed: int, out: Path, say: Say, trial_wor
         parts = to_json(parts_of(params, method, seed))
         if not (folder / RUN).exists() or (folder / RUN).read_bytes() != parts:
             write_bytes(folder / RUN, parts)
-        if params.execution.after_upgrade == "continue" and (count := adopt(params, method, seed, out)):
-            say(warning(f"{count} tasks were learned by another version; going on from there"))
+        if params.execution.after_upgrade == "continue" and (taken := adopt(params, method, seed, out)):
+            say(warning(f"another version has learned {count(taken, 'task')}; going on from there"))
         key, shared = run_key(params, method, seed), shared_folder(out)
         run = Run(learner_of(params, method, seed, out), folder, key, say, pool, shared)
         run.run()

@@ -20,7 +20,7 @@ from cl.children import RunId
 from cl.data.features import features_current
 from cl.data.places import draws, of_seed, pictures, place, prepare_all, prepared
 from cl.data.prepare import is_current, read_manifest
-from cl.keys import chain, differences, earlier, learned, noted, parts_of, run_folder
+from cl.keys import UPGRADES, chain, differences, earlier, learned, noted, parts_of, run_folder
 from cl.params import Params
 from cl.pool import runs_of
 from cl.register import declares
@@ -98,7 +98,10 @@ def hint(states: Sequence[Status], given: argparse.Namespace) -> str:
         return f"the leaderboard: {program('flows.report')} with the same options and --show"
     said = f"to learn that: {program('flows.compare')} with the same options"
     page = given.out / "report" / "index.html"
-    if page.exists() and not any(state.learned for state in states):
+    if all(reason.startswith(UPGRADES) for state in states if state.why for reason in state.why.split("; ")):
+        said += "\nanother version has learned that already; to go on from it, add"
+        said += " --set execution.after_upgrade=continue"
+    elif page.exists() and not any(state.learned for state in states):
         said += f"\nother options learned what is under {given.out}: {page} has their command"
     return said
 

@@ -37,7 +37,7 @@ def crown(params: Params, out: Path, engine: Engine, method: str | None = None, 
     place = tracking.target if tracking.uri else f"sqlite:///{os.path.relpath(tracking.database)}"
     name = params.champion.name or params.title
     model = shlex.quote(f"models:/{name}@{ALIAS}")
-    command = f"MLFLOW_TRACKING_URI={place} mlflow models serve -m {model} --env-manager local"
+    command = f"MLFLOW_TRACKING_URI={place} mlflow models serve -m {model} --env-manager local --port 5001"
     engine.say(said)
     engine.say(f"serve it: {command}")
     engine.page("champion", f"# {name}\n\n{said}\n\n    {command}\n", said[:200])

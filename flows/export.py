@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl import cli
 from cl.data.places import prepared
-from cl.errors import UserError
+from cl.errors import UserError, count
 from cl.params import Params
 from cl.register import checked
 from flows.deadline import finish
@@ -149,7 +149,7 @@ def _checked(file: Path, save: Callable[[Path], Run], pictures: Tensor, ours: np
         apart = float(np.abs(theirs - ours).max())
         same = int((theirs.argmax(1) == ours.argmax(1)).sum())
         said = (
-            f"{len(ours)} test pictures: the largest difference of a probability is {apart:.1e} "
+            f"{count(len(ours), 'test picture')}: the largest difference of a probability is {apart:.1e} "
             f"(tolerance {TOLERANCE:.0e}), the class is the same for {same}"
         )
         if not apart <= TOLERANCE:

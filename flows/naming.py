@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cl.errors import count
 from cl.params import Params
-from cl.reading import count
 from flows.tracking import origin
 
 NAMED, CHANGES = 3, 3

@@ -41,7 +41,7 @@ def line(work: Mapping[str, float], started: Mapping[str, float]) -> str:
     said = f"{stage}: stage {number} of {total}"
     if done == 0:
         return said
-    first = next(began for name, began in started.items() if work.get(name, 0))
+    first = min(began for name, began in started.items() if work.get(name, 0))  # in the file they stand by name
     left = (started[stage] - first) / done * (sum(work.values()) - done)
     if left < 1:
         return said

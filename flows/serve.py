@@ -216,18 +216,30 @@ def port(text: str) -> int:
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     made = argparse.ArgumentParser(prog=program("flows.serve"), description=main.__doc__)
-    made.add_argument("what", choices=("start", "stop", "status"), nargs="?", default="start", help="default: start")
-    made.add_argument("--params", type=embedded.params_file, default=embedded.PARAMS, help=embedded.OPTION_HELP)
+    made.add_argument(
+        "what",
+        choices=("start", "stop", "status"),
+        nargs="?",
+        default="start",
+        metavar="start|stop|status",
+        help="default: start",
+    )
+    made.add_argument(
+        "--params", type=embedded.params_file, default=embedded.PARAMS, metavar="FILE", help=embedded.OPTION_HELP
+    )
     made.add_argument(
         "--out",
         type=option("--out"),
         default=Path("out"),
+        metavar="FOLDER",
         help="the output folder whose MLflow database is shown; default: out",
     )
-    made.add_argument("--prefect-port", type=port, default=4200, help="default: 4200")
-    made.add_argument("--mlflow-port", type=port, default=5000, help="default: 5000")
-    made.add_argument("--worker-port", type=port, default=8080, help="of its health check; default: 8080")
-    made.add_argument("--report-port", type=port, default=4280, help="default: 4280")
+    made.add_argument("--prefect-port", type=port, default=4200, metavar="PORT", help="default: 4200")
+    made.add_argument("--mlflow-port", type=port, default=5000, metavar="PORT", help="default: 5000")
+    made.add_argument(
+        "--worker-port", type=port, default=8080, metavar="PORT", help="of its health check; default: 8080"
+    )
+    made.add_argument("--report-port", type=port, default=4280, metavar="PORT", help="default: 4280")
     return made
 
 

@@ -14,14 +14,13 @@ from cl import cli
 from cl.children import Children, Hear, RunId
 from cl.data.features import check_features
 from cl.data.places import check_all, draws, prepared
-from cl.errors import Stopped, UserError
+from cl.errors import Stopped, UserError, count
 from cl.events import Event
 from cl.keys import run_folder
 from cl.limit import STOPPED, Limit, Unfinished, how_far
 from cl.live import shown
 from cl.params import Params
 from cl.pool import advice, check_out, runs_of, width
-from cl.reading import count
 from flows import cluster
 from flows.boards import Boards
 from flows.deadline import finish

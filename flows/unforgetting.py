@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 ORCHESTRATION = ("prefect", "mlflow", "matplotlib", "jinja2")
@@ -21,7 +23,8 @@ ALONE = "cl"
 INSTALL = "pip install 'unforgetting[flows]'"
 INTERRUPTED, UNUSABLE = 130, 2
 HELP = {"--help", "-h"}
-SHELLS = ("bash", "zsh", "tcsh")
+OPTIONS = ("--help", "--version", "--completion")
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 class Command(NamedTuple):
@@ -62,7 +65,6 @@ GROUPS = {"Learn and compare": LEARN, "Use what was learned": USE, "Look up, ext
 COMMANDS = {command.name: command for group in GROUPS.values() for command in group}
 BESIDE = 14
 """Columns before what a command does."""
-COMPLETIONS = "~/.local/share/bash-completion/completions/unforgetting"
 USAGE = """usage: unforgetting COMMAND [OPTIONS]
        unforgetting COMMAND --help
        unforgetting --version
@@ -86,21 +88,29 @@ def listing(width: int) -> str:
             said = f"  {command.name:<11} {command.does}"
             lines += textwrap.wrap(said, width, subsequent_indent=" " * BESIDE)
             lines.append(f"{'':{BESIDE}}$ unforgetting {command.name} {command.example}")
-    lines += ["", "Completion, for zsh and tcsh too", f"  unforgetting --completion bash > {COMPLETIONS}"]
+    others = f"({', '.join(SHELLS[1:])}: the script says in its first lines where it belongs)"
+    lines += ["", "Completion", "  unforgetting --completion bash >> ~/.bashrc"]
+    lines += textwrap.wrap(others, width, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
 
 
 def completion(shell: str) -> str:
-    """The script that completes the commands, their options and the names of methods in a shell."""
+    """The script that completes the commands, their options and the names of methods in a shell.
+
+    Its first lines are those of the library that makes it: how the script is installed.
+    """
     import argparse
     import importlib
 
     import shtab
 
-    from cl.names import names_in
+    from cl import listing
 
-    known = " ".join(names_in("methods"))
-    methods = {"bash": "_unforgetting_methods", "zsh": f"_values -s , method {known}", "tcsh": ""}
+    kinds = {kind: [Path(name).stem for name in list_all()] for kind, (list_all, _) in listing.KINDS.items()}
+    known = " ".join(kinds["methods"])
+    in_fish = f"(__fish_complete_list , 'string join \\n {known}')"
+    methods = {"bash": "_unforgetting_methods", "zsh": f"_values -s , method {known}", "tcsh": f"({known})"}
+    methods["fish"] = in_fish
     by_name: dict[str, Any] = {"methods": methods, "out": shtab.DIRECTORY, "checkpoint": shtab.DIRECTORY}
     by_name |= dict.fromkeys(("params", "pictures", "to"), shtab.FILE)
     whole = argparse.ArgumentParser(prog="unforgetting")
@@ -113,6 +123,8 @@ def completion(shell: str) -> str:
         for action in options:
             if action.dest in by_name:
                 action.complete = by_name[action.dest]
+            elif action.dest == "method" or (action.dest == "name" and command.name in kinds):
+                action.choices = kinds.get(command.name, kinds["methods"])
             made._add_action(action)
     return shtab.complete(whole, shell, preamble=METHODS_IN_BASH.format(known=known) if shell == "bash" else "")
 
@@ -162,6 +174,8 @@ def _refuse(why: str) -> int:
 def main(arguments: Sequence[str]) -> int:
     """Run the command that the arguments name; returns the exit status of what it answers itself."""
     name, *rest = arguments or ["--help"]
+    if name == "help" and rest:
+        name, *rest = [*rest, "--help"]
     if name in HELP | {"help"}:
         print(listing(shutil.get_terminal_size((100, 24)).columns))
     elif name == "--version":
@@ -177,7 +191,7 @@ def main(arguments: Sequence[str]) -> int:
     else:
         from cl.names import closest
 
-        return _refuse(f"unknown command {name!r}; {closest(name, COMMANDS)}")
+        return _refuse(f"unknown command {name!r}; {closest(name, [*COMMANDS, *OPTIONS])}")
     return 0
 
 
@@ -186,11 +200,14 @@ def console() -> int:
     from cl import streams
 
     streams.settle()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Until the command begins, Ctrl-C ends the process at once: an exception within an import has a long traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         status = main(sys.argv[1:])
     except BrokenPipeError:  # said at once, without a buffer
         return streams.READER_GONE
-    except KeyboardInterrupt:  # while a command is being imported
+    except KeyboardInterrupt:  # after the command has ended
         return INTERRUPTED
     return streams.READER_GONE if isinstance(streams.fault(), BrokenPipeError) else status
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cl import cli
+from cl.called import program
 from cl.data.benchmarks.folder import task_folders
 from cl.data.places import prepared
 from cl.data.prepare import digest, read_manifest
@@ -205,7 +206,7 @@ def main() -> int:
     watch = watched(given)
 
     def busy() -> None:
-        raise UserError(f"{given.out}: another `python -m flows.watch` is at work there; one is enough")
+        raise UserError(f"{given.out}: another `{program('flows.watch')}` is at work there; one is enough")
 
     with alone(given.out / ".work" / "watch.lock", busy, leave=False):
         watch.engine.say(f"watch: {watch.root}, for tasks that {watch.out} has not learned")

@@ -27,7 +27,7 @@ import numpy as np
 from cl.data import decode
 from cl.data.prepare import WORKPLACE, Format, Images, Labels, RawTask, Say, writing
 from cl.data.source import source
-from cl.errors import UserError, plain
+from cl.errors import UserError, count, plain
 from cl.machine import processors
 
 IMAGENET = Format(scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
@@ -102,7 +102,7 @@ def raw_tasks(
                 continue  # only to name all that is bad at once
             _check_classes(listing, splits, skipped)
             if skipped and say is not None:
-                say(f"{listing.name}: {len(skipped)} bad images skipped; manifest.json names them")
+                say(f"{listing.name}: skipped {count(len(skipped), 'bad image')}; manifest.json names them")
             notes = {"skipped": [vars(fault) for fault in skipped]}
             yield RawTask(listing.name, listing.classes, splits, notes, files)
     if bad and on_bad_image == "refuse":

@@ -21,9 +21,10 @@ from typing import Any, BinaryIO, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from cl.called import program
 from cl.data.labels import LabelsAre, check_classes, columns_of
 from cl.data.manifest import checked
-from cl.errors import UserError
+from cl.errors import UserError, count
 from cl.files import (
     foreign,
     from_json,
@@ -165,7 +166,7 @@ def _prepare(options: Benchmark, raw: Path, target: Path, say: Say) -> Path:
         write_json(made / "manifest.json", sealed(manifest))
         _refuse(in_the_way(target))
         settle(made, target, FILES.fullmatch)
-    say(f"prepared: {options.name}, {len(entries)} tasks in {time.monotonic() - started:.1f} s")
+    say(f"prepared: {options.name}, {count(len(entries), 'task')} in {time.monotonic() - started:.1f} s")
     return manifest_path
 
 
@@ -290,7 +291,7 @@ def _write_all(options: Benchmark, raw: Path, folder: Path, say: Say) -> list[di
         if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
             shown = time.monotonic()
             counts = " + ".join(str(entries[-1]["splits"][split]["samples"]) for split in SPLITS)
-            say(f"prepared: task {index + 1} {task.name}, {len(task.classes)} classes, {counts} images")
+            say(f"prepared: task {index + 1} {task.name}, {count(len(task.classes), 'class')}, {counts} images")
     if not entries:
         raise UserError(f"{options.name}: no tasks; check benchmark.path, benchmark.order and benchmark.tasks")
     return entries
@@ -352,7 +353,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = from_json(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{path}: not there; prepare the benchmark first (python -m flows.prepare)") from None
+        raise UserError(f"{path}: not there; run `{program('flows.compare')}` with the same options first") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:

@@ -13,7 +13,7 @@ import numpy as np
 
 from cl.data.prepare import SPLITS, Images, Labels, RawTask
 from cl.data.subsets import chosen
-from cl.errors import UserError
+from cl.errors import UserError, count
 from cl.params import Benchmark
 from cl.rng import numpy_generator
 
@@ -78,9 +78,8 @@ def repeated(
         for c, name in enumerate(classes):
             members = np.flatnonzero(splits[split][1] == c)
             if len(members) < times:
-                raise UserError(
-                    f"benchmark.repetition: class {name} has {len(members)} {split} images for {times} tasks; lower it"
-                )
+                some = count(len(members), f"{split} image")
+                raise UserError(f"benchmark.repetition: class {name} has {some} for {times} tasks; lower it")
             order = numpy_generator(options.name, options.seed, "repetition", split, name).permutation(members)
             parts |= {(split, c, turn): part for turn, part in enumerate(np.array_split(order, times))}
     for name, own in tasks.items():

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cl.data.prepare import Labels
-from cl.errors import UserError
+from cl.errors import UserError, count
 from cl.params import Benchmark
 from cl.rng import numpy_generator
 
@@ -36,7 +36,7 @@ def chosen(
         twice = next(name for name in ordered if ordered.count(name) > 1)
         raise UserError(f"benchmark.order: {twice!r} stands twice; name each task once, of: {', '.join(names)}")
     if options.tasks is not None and options.tasks > len(ordered):
-        raise UserError(f"benchmark.tasks: {where} has {len(ordered)} tasks to learn, not {options.tasks}")
+        raise UserError(f"benchmark.tasks: {where} has {count(len(ordered), 'task')} to learn, not {options.tasks}")
     return ordered[: options.tasks]
 
 

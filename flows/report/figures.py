@@ -13,8 +13,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from cl.errors import count
 from cl.metrics import front
-from cl.reading import count
 from flows.report.costs import budget, cost
 from flows.report.drawing import (
     Drawing,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cl.reading import count
+from cl.errors import count
 from flows.report.rows import Row, first_ranked
 from flows.report.summary import MARKS, Summary
 from flows.report.words import difference, percent, size, times

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cl.declared import docstring
+from cl.errors import count
 from cl.imports import path_of
 from cl.names import names_in
-from cl.reading import count
 from flows import glossary
 from flows.report import looks
 from flows.report.board import csv_link, script_data

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,8 +48,9 @@ def show(where: Tracking, params: Params | None = None) -> str:
 
 
 def narrowed(text: str, columns: int) -> str:
-    """A text with its tables in so many columns of a terminal, if need be without their last columns."""
-    tables = [list(lines) if of_table else "\n".join(lines) for of_table, lines in _blocks(text)]
+    """A text in so many columns of a terminal: tables without their last columns if need be, other lines wrapped."""
+    wrapped = functools.partial(textwrap.fill, width=columns, break_on_hyphens=False)
+    tables = [list(lines) if of_table else "\n".join(map(wrapped, lines)) for of_table, lines in _blocks(text)]
     return "\n".join(part if isinstance(part, str) else _narrow(part, columns) for part in tables)
 
 
@@ -62,7 +65,8 @@ def _narrow(lines: list[str], columns: int) -> str:
     if fitting >= len(cells[0]):
         return "\n".join(lines)
     left_out = ", ".join(cell.strip() for cell in cells[0][fitting:])
-    return "\n".join([*(f"|{'|'.join(row[:fitting])}|" for row in cells), f"(too narrow for: {left_out})"])
+    note = textwrap.fill(f"(too narrow for: {left_out})", columns)
+    return "\n".join([*(f"|{'|'.join(row[:fitting])}|" for row in cells), note])
 
 
 def where_to_look_next(where: Tracking, *, tracked: bool = True) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cl.data.prepare import digest, read_manifest
-from cl.errors import UserError
+from cl.errors import UserError, count
 from cl.files import read_json
 from cl.keys import run_folder
 from cl.names import method_name
@@ -211,7 +211,7 @@ def decide(
             "give this sequence a registered model of its own (champion.name)."
         )
     if learned < len(digests):
-        return True, f"knows {len(digests)} tasks, {was} only the first {learned}, so this becomes {ALIAS}."
+        return True, f"knows {count(len(digests), 'task')}, {was} only the first {learned}, so this becomes {ALIAS}."
     if ruled_out is not None:
         return True, f"{was} {ruled_out}, so this becomes {ALIAS}."
     mine, theirs = float(new[SCORE]), float(champion[SCORE])

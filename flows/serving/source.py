@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl.called import program
 from cl.checkpoint_files import DamagedCheckpoint
-from cl.errors import UserError
+from cl.errors import UserError, count
 from cl.files import from_json
 from cl.params import Params
 from flows.serving.learned import calibrate, checkpoint_of, deployed
@@ -110,5 +110,5 @@ def _read(folder: Path, name: str) -> Used:
         card = files["model_card"].read_text("utf-8")
     except (DamagedCheckpoint, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{name}: damaged, or not a model of this project ({error}); register it again") from None
-    said = f"{name} ({facts['method']}, seed {facts['seed']}, {len(model.tasks)} tasks)"
+    said = f"{name} ({facts['method']}, seed {facts['seed']}, {count(len(model.tasks), 'task')})"
     return Used(model, said, card)

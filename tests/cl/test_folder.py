@@ -488,7 +488,7 @@ def test_names_in_any_script_and_links(tmp_path: Path) -> None:
         (lambda root: plant(root, {f"u/{s}/x": 3 for s in ("train", "val", "validation", "test")}), "keep one"),
         (lambda root: plant(root, {"u/train/x": 3, "u/train/y": 3, "u/test/x": 3}), "u: its test folder lacks y"),
         (lambda root: plant(root, {"u/train/x": 3, "u/test/x": 3, "u/test/y": 3}), "u: its train folder lacks y"),
-        (lambda root: plant(root, {"u/train/x": 3, "u/train/y": 1, "u/test/x": 1, "u/test/y": 1}), "y has 1 images"),
+        (lambda root: plant(root, {"u/train/x": 3, "u/train/y": 1, "u/test/x": 1, "u/test/y": 1}), "y has 1 image;"),
         (lambda root: (root / "t/x/link.png").symlink_to(root / "nowhere"), "link.png: neither a file nor a folder"),
         (lambda root: os.mkfifo(root / "t/x/pipe"), "pipe: neither a file nor a folder"),
         (lambda root: os.mknod(root / "t/x/s", stat.S_IFSOCK), "x/s: neither a file nor a folder"),
@@ -554,7 +554,7 @@ def test_bad_images_are_skipped_and_named_in_the_manifest(tmp_path: Path) -> Non
     left = placed(task)
     gone = expected(["animals/cat/01.png"], 0) | expected(["animals/dog/03.png"], 1)
     assert left == {split: files - gone for split, files in whole.items()}  # and the others stay where they were
-    assert lines == ["animals: 2 bad images skipped; manifest.json names them"]
+    assert lines == ["animals: skipped 2 bad images; manifest.json names them"]
     out = prepare(options(root, on_bad_image="skip"), RAW, tmp_path / "out", say=lambda line: None).parent
     entries = read_manifest(out)["tasks"]
     assert [fault["path"] for fault in entries[0]["skipped"]] == sorted(spoilt)

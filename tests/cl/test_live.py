@@ -17,7 +17,7 @@ from rich.console import Console
 
 from cl.children import RunId
 from cl.live import LiveTable, shown
-from cl.pool import Progress, chosen_of, time_left
+from cl.pool import Pace, Progress, chosen_of, time_left
 from tests.cl.small import REPOSITORY
 
 SMALL = ["benchmark.train_per_class=10", "model.hidden=[16]", "training.epochs=3"]
@@ -137,4 +137,23 @@ def test_time_left() -> None:
     assert time_left([0.5, 0.0], [0.25, 0.0], 30.0) == "3 min left"
     assert time_left([1.0, 1.0], [0.0, 0.0], 10.0) == ""
     assert time_left([0.5, 0.0], [0.5, 0.0], 10.0) == "", "nothing is known yet"
+    assert time_left([0.04, *[0.0] * 9], [0.0] * 10, 10.0) == "", "most of that was starting up"
+    assert time_left([0.04, *[0.0] * 9], [0.0] * 10, 360.0) == "25 h left"
+    assert time_left([1.0, 0.0], [0.5, 0.0], 4 * 3600.0) == "8 h left"
+
+
+def test_the_pace_is_measured_from_the_first_task_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 60.0, 80.0, 80.0, 0.0, 400.0, 400.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    a, b = RunId("ewc", 0), RunId("ewc", 1)
+    pace = Pace([a, b])
+    pace.learned(a, 0.25)  # after a minute, most of which was starting up
+    pace.learned(b, 0.25)  # 20 s later
+    assert pace.left() == "2 min left", "six quarters are left, each of 20 s"
+    late = Pace([a, b])
+    late.learned(a, 0.25)
+    assert late.left() == "47 min left", "seven quarters of 400 s"
+
+
+def test_what_was_chosen() -> None:
     assert chosen_of({"learning rate": 0.05, "sizes": [1, 2]}) == "learning rate 0.05, sizes [1, 2]"

@@ -113,10 +113,12 @@ def test_bad_files(tmp_path: Path, text: str | bytes, said: tuple[str, ...]) -> 
 
 
 def test_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.yaml: cannot be read .*--params"):
+    with pytest.raises(UserError, match=r"nowhere\.yaml: cannot be read .*`unforgetting studies` lists"):
         read(tmp_path / "nowhere.yaml")
     with pytest.raises(UserError, match="cannot be read"):
         read(tmp_path)
+    with pytest.raises(UserError, match=r"did you mean .*studies/photos\.yaml\?"):
+        read(Path("photos"))
     with pytest.raises(UserError, match=r"did you mean .*studies/tiny-imagenet-wide\.yaml\?"):
         read(REPOSITORY / "studies" / "tiny-imagenet-wid")
 

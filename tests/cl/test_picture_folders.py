@@ -187,7 +187,7 @@ def emptied(folder: Path) -> None:
         ),
         (
             lambda root: Image.new("RGB", (28, 28), "red").save(root / "train/0/70000.png"),
-            r"1 pictures are coloured \(train/0/70000\.png\), but those of MNIST are grey",
+            r"coloured pictures \(train/0/70000\.png\), but those of MNIST are grey",
         ),
         (lambda root: (root / "train").rename(root / "training"), "holds neither pictures of MNIST .* nor the makers'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from cl import keys
 from cl.children import RunId
 from cl.data.prepare import read_manifest
 from cl.keys import differences, run_folder
-from cl.status import Status, status_of, table
+from cl.status import Status, hint, status_of, table
 from tests.cl.small import REPOSITORY, output, params_for, published, run
 
 OFF = {"enabled": False}
@@ -111,6 +112,8 @@ def test_after_an_upgrade_all_is_learned_anew_unless_told(
     with monkeypatch.context() as patch:
         patch.setattr(keys, "version", lambda package: "1.0")
         run(params_for("ewc", {"strength": 1.0}, selection=OFF), out)
+    hints = [hint([stands("ewc", out, {"strength": value})], argparse.Namespace(out=out)) for value in (1.0, 2.0)]
+    assert ["after_upgrade=continue" in hint for hint in hints] == [True, False], "the second has other knobs too"
     for knobs, told in (({"strength": 1.0}, "anew"), ({"strength": 2.0}, "continue")):
         events = run(params_for("ewc", knobs, selection=OFF, execution={"after_upgrade": told}), out)
         assert [event["index"] for event in events if event["event"] == "task"] == [0, 1]

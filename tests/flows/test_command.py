@@ -19,6 +19,7 @@ import pytest
 
 from cl import embedded, listing
 from cl.called import called_as
+from cl.errors import UserError
 from cl.names import names_in
 from flows import unforgetting
 from flows.unforgetting import COMMANDS, main
@@ -70,8 +71,10 @@ def test_the_list_imports_nothing_that_takes_long() -> None:
 def test_unknown_commands_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["repport"]) == 2
     assert capsys.readouterr().err == "error: unknown command 'repport'; did you mean 'report'?\n"
+    assert main(["--complete", "bash"]) == 2
+    assert "did you mean '--completion'?" in capsys.readouterr().err
     assert main(["--completion"]) == 2
-    assert "bash, zsh, tcsh" in capsys.readouterr().err
+    assert "bash, zsh, fish, tcsh" in capsys.readouterr().err
 
 
 @RUN_AGAIN
@@ -80,6 +83,10 @@ def test_help_and_errors_name_the_command_that_was_typed(capsys: pytest.CaptureF
         main(["status", "--nonsense"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("usage: unforgetting status ")
+    with pytest.raises(SystemExit) as ended:
+        main(["help", "methods"])
+    assert ended.value.code == 0
+    assert "List the methods, or say more about one." in capsys.readouterr().out
 
 
 @RUN_AGAIN
@@ -98,6 +105,13 @@ def test_without_the_extra_run_compares_all_the_same(
         main(["report"])
     assert ended.value.code == 2
     assert "mlflow_that_is_not_here" in capsys.readouterr().err
+
+
+def test_ctrl_c_during_an_import_ends_it_silently() -> None:
+    pressed = "u.start = lambda *given: os.kill(os.getpid(), signal.SIGINT); sys.argv = ['unforgetting', 'run']"
+    code = f"import os, signal, sys, flows.unforgetting as u; {pressed}; sys.exit(u.console())"
+    done = subprocess.run([sys.executable, "-c", code], env=PYTHON_PATH, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
 
 
 def test_a_reader_that_leaves_ends_it_silently() -> None:
@@ -132,7 +146,8 @@ def test_an_interrupt_ends_it_as_the_module(tmp_path: Path) -> None:
 def test_bash_completes(tmp_path: Path) -> None:
     script = tmp_path / "completion.bash"
     script.write_text(unforgetting.completion("bash"), encoding="utf-8")
-    asks = [("ru",), ("run", "--meth"), ("run", "--methods", "ewc,fi"), ("serve", "st")]
+    asks = [("ru",), ("run", "--meth"), ("run", "--methods", "ewc,fi"), ("serve", "st"), ("studies", "photos-")]
+    asks += [("champion", "--method", "ewc")]
     tries = "\n".join(f"ask unforgetting {shlex.join(words)}" for words in asks)
     ask = (
         'ask() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shtab_unforgetting; echo ${COMPREPLY[@]}; }'
@@ -143,7 +158,8 @@ def test_bash_completes(tmp_path: Path) -> None:
         encoding="utf-8",
         check=True,
     )
-    assert done.stdout.splitlines() == ["run", "--methods", "ewc,finetune", "start stop status"]
+    found = ["run", "--methods", "ewc,finetune", "start stop status", "photos-compared", "ewc"]
+    assert done.stdout.splitlines() == found
 
 
 def test_lists_are_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +172,16 @@ def test_lists_are_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     assert all(path.exists() for path in listing.studies().values())
     for known, _ in listing.KINDS.values():
         assert all(listing.first_paragraph(path) for path in known().values())
+    assert listing.first_paragraph(listing.methods()["icarl"]).startswith("iCaRL: keep")
+    with pytest.raises(UserError, match="unknown study 'phots'; did you mean 'photos'"):
+        listing.about("studies", "phots")
+
+
+def test_what_is_said_of_a_method_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    said, _, command = listing.about("methods", "icarl").rpartition("\n")
+    assert max(map(len, said.splitlines())) <= 40
+    assert command.startswith("try it: unforgetting run ")
 
 
 def test_names_fall_back_to_what_came_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,12 +33,15 @@ def test_each_stage_notes_its_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "plan.json"
-    plan.write(path, WORK)
+    plan.write(path, {**WORK, "train@mas": 2.0})
     monkeypatch.setenv(plan.PLAN, str(path))
-    for stage, now in (("prepare", 0.0), ("train@ewc", 1.0), ("train@si", 181.0)):
+    for stage, now in (("prepare", 0.0), ("train@si", 1.0), ("train@ewc", 61.0), ("train@mas", 241.0)):
         monkeypatch.setenv("DVC_STAGE", stage)
         plan.announce(now)
-    assert capsys.readouterr().out.splitlines()[-1] == "train@si: stage 3 of 4, some 60 seconds left"
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "train@ewc: stage 3 of 5, some 5 minutes left",
+        "train@mas: stage 4 of 5, some 2 minutes left",
+    ]
     monkeypatch.delenv(plan.PLAN)
     plan.announce(200.0)
     assert capsys.readouterr().out == ""

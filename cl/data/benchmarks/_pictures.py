@@ -24,7 +24,7 @@ from cl.data.images import SHOWN, File, Listing, raw_tasks
 from cl.data.images import fingerprint as fingerprint_of
 from cl.data.prepare import Images, Labels, Say
 from cl.data.source import Folder, entries, source
-from cl.errors import UserError, plain
+from cl.errors import UserError, count, plain
 from cl.params import Benchmark
 from cl.paths import expanded
 
@@ -165,8 +165,8 @@ def _labels(known: Known, folders: list[str], root: Path) -> tuple[list[str], di
     if isinstance(known.classes, int):
         if len(folders) != known.classes:
             raise UserError(
-                f"{root}: train and test have {len(folders)} class folders ({_some(folders)}), but {known.title} has "
-                f"{known.classes} classes; make them the same, or take the benchmark folder"
+                f"{root}: train and test have {count(len(folders), 'class folder')} ({_some(folders)}), but "
+                f"{known.title} has {known.classes} classes; make them the same, or take the benchmark folder"
             )
         numbers = all(folder.isdecimal() for folder in folders)
         names = sorted(folders, key=int) if numbers else folders
@@ -216,8 +216,7 @@ def _part(read: Part, files: Sequence[File], known: Known, root: Path) -> Part:
     if coloured := np.flatnonzero((images != images[:, :1]).any(axis=(1, 2, 3))).tolist():
         shown = [plain(files[index][0]) for index in coloured]
         raise UserError(
-            f"{root}: {len(coloured)} pictures are coloured ({_some(shown)}), but those of {known.title} are grey; "
-            "save them as grey"
+            f"{root}: coloured pictures ({_some(shown)}), but those of {known.title} are grey; save them as grey"
         )
     return np.ascontiguousarray(images[:, :1]), labels
 

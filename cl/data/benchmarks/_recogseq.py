@@ -16,7 +16,7 @@ from PIL import Image
 
 from cl.data.benchmarks._recogseq_places import place
 from cl.data.source import entries
-from cl.errors import UserError
+from cl.errors import UserError, count
 from cl.rng import numpy_generator
 
 Named = list[tuple[str, str]]
@@ -139,7 +139,9 @@ def letters(folder: Path, seed: int) -> tuple[Named, Named]:
         sample = f"{images}/Sample{number:03d}"
         names = entries(folder / sample)[1] if (folder / sample).is_dir() else []
         if len(names) < 3:
-            raise UserError(f"{folder / sample}: {len(names)} images of {letter}; it needs three, fetch them again")
+            raise UserError(
+                f"{folder / sample}: {count(len(names), 'image')} of {letter}; it needs three, fetch them again"
+            )
         drawn = [(f"{sample}/{name}", letter) for name in numpy_generator("letters", seed, letter).permutation(names)]
         held = max(2, round(LETTERS_HELD * len(names)))
         test += drawn[:held]

@@ -17,7 +17,7 @@ from cl.data.labels import LabelsAre
 from cl.data.prepare import SPLITS, RawTask, Say
 from cl.data.source import entries, is_output
 from cl.data.subsets import chosen, composed, share_of
-from cl.errors import UserError, brief
+from cl.errors import UserError, brief, count
 from cl.params import Benchmark
 from cl.paths import expanded
 from cl.rng import seed_of
@@ -177,9 +177,9 @@ def _ranked(paths: list[str], seed: int, task: str, name: str) -> list[str]:
 
 def _cut(paths: list[str], fraction: float, least: int, place: str) -> tuple[list[str], list[str]]:
     if len(paths) < least:
-        raise UserError(f"{place} has {len(paths)} images; to be split it needs {least} at least; add some")
-    count = share_of(len(paths), fraction)
-    return paths[:count], paths[count:]
+        raise UserError(f"{place} has {count(len(paths), 'image')}; to be split it needs {least} at least; add some")
+    first = share_of(len(paths), fraction)
+    return paths[:first], paths[first:]
 
 
 def _folders_only(folder: Path) -> list[str]:
