@@ -140,7 +140,7 @@ def accuracy_scale(values: Iterable[Estimate], chance: float | None = None) -> t
 def within(points: Iterable[float], ends: tuple[float, float]) -> tuple[float, float]:
     """The ends of an axis that has the points in its larger part: intervals of few seeds may reach far beyond them."""
     points = list(points)
-    reach = max(0.4 * (max(points) - min(points)), 1.0)
+    reach = max(0.4 * (max(points) - min(points)), 2.0)
     return max(ends[0], min(points) - reach), min(ends[1], max(points) + reach)
 
 

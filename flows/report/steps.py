@@ -35,11 +35,11 @@ def steps(params: Params, out: Path, learned: bool, options: Sequence[str] | Non
     """
     words = ["--params", "FILE", "--out", str(out)] if options is None else list(kept(options))
     same = seeds_in(options or [])
-    absent = [name for name in BOUNDS if name not in params.methods and cannot(name, params.scenario) is None]
-    if absent:
-        title = f"Add {listing(absent)}, to judge the others by; what is learned stays"
+    bounds = [name for name in BOUNDS if cannot(name, params.scenario) is None]
+    if bounds and params.methods.keys().isdisjoint(BOUNDS):
+        title = f"Add {listing(bounds)}, to judge the others by; what is learned stays"
         others = list(kept(words, {"--methods"}))
-        methods = ",".join([*params.methods, *absent])
+        methods = ",".join([*params.methods, *bounds])
         yield Step(title, typed("flows.compare", [*others, "--methods", methods, *same]))
     if len(params.seeds) < ENOUGH:
         more = itertools.islice((seed for seed in itertools.count() if seed not in params.seeds), ENOUGH)
