@@ -102,6 +102,13 @@ class Summary:
         return not unlearned(self.rows, self.chance)
 
     @property
+    def unfinished(self) -> list[str]:
+        """The methods without any result, and the runs that are missing of others, as `lwf (seed 1)`."""
+        parts = [(row.method, row.missing) for row in self.rows if row.missing]
+        told = [f"{name} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})" for name, seeds in parts]
+        return [*self.absent, *told]
+
+    @property
     def crownable(self) -> bool:
         """Whether some method has a rank, so that a model of it is worth using."""
         return self.learned and self.best is not None

@@ -256,6 +256,8 @@ def test_what_failed_is_not_shown_as_an_earlier_run_left_it(small):
     assert found.absent == ("gem",)
     assert [r.method for r in found.rows if r.missing] == ["finetune"]
     assert row(found, "finetune").missing == (1,)
+    text = (found.folder / "index.html").read_text()
+    assert "Not finished, and left out: gem, finetune (seed 1)." in text[: text.index("<nav")]
 
 
 @pytest.mark.usefixtures("unrendered")
@@ -575,10 +577,9 @@ def test_the_smallest_comparisons(tmp_path, methods, seeds, tasks):
 
 
 def test_one_task_is_ranked_once_and_has_nothing_to_forget(tmp_path):
-    out = fake_results(tmp_path, ("ewc", "finetune"), (0, 1), 1)
-    for seed in (0, 1):
-        changed(out, "ewc", seed=seed, accuracy=[[0.9]], task_agnostic_accuracy=[[0.9]])
-        changed(out, "finetune", seed=seed, accuracy=[[0.9]], task_agnostic_accuracy=[[0.9]])
+    out = fake_results(tmp_path, ("ewc", "si", "finetune"), (0, 1), 1)
+    for method, seed in itertools.product(("ewc", "si", "finetune"), (0, 1)):
+        changed(out, method, seed=seed, accuracy=[[0.9]], task_agnostic_accuracy=[[0.9]])
     found = build(out)
     assert found.headline.startswith("By these seeds no method is better than finetune, as one task leaves nothing to")
     assert "The same models" not in leaderboard(found) + (found.folder / "index.html").read_text()
