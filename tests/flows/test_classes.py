@@ -182,7 +182,8 @@ def test_long_names_are_shortened_and_stay_within_the_figure() -> None:
     names = [f"{name}-{kind}" for kind in ("female", "male", "young")]
     found = Judgement(
         count=9, accuracy=1 / 3, by_class=dict.fromkeys(names, (3, 1 / 3)), labels=names,
-        confusion=dict.fromkeys(names, [1, 1, 1]), calibration_error=0.0, foreign=0, foreign_refused=None, known=None,
+        confusion={label: [1, 1, 1] for label in names}, calibration_error=0.0, foreign=0, foreign_refused=None,
+        known=None,
     )  # fmt: skip
     figure = confusion.confusion(found, [(f"{name}s", 2), ("fungi", 1)])
     figure.draw_without_rendering()

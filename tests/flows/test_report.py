@@ -737,8 +737,8 @@ def test_more_measures_with_their_formulas(tmp_path):
     out = fake_results(tmp_path, ("ewc", "joint"), (0,), 2)
     page = (build(out).folder / "index.html").read_text()
     assert "1/(T−1) Σ<sub>j&lt;T</sub> (a<sub>T,j</sub> − a<sub>j,j</sub>)" in page
-    assert "Intransigence" in page
-    assert "Forward transfer" not in page, "was not measured"
+    assert "<dt>intransigence</dt>" in page
+    assert "<dt>forward transfer</dt>" not in page, "was not measured"
     data = json.loads((out / "results/ewc/seed-0.json").read_text())
     entries = [entry | {"network_bytes": 1000 * (k + 1)} for k, entry in enumerate(data["per_task"])]
     entries[1] |= {"zero_shot_accuracy": 0.3, "untrained_accuracy": 0.1}
@@ -750,7 +750,7 @@ def test_more_measures_with_their_formulas(tmp_path):
     joint = json.loads((out / "results/joint/seed-0.json").read_text())["accuracy"][-1]
     learned = [data["accuracy"][k][k] for k in range(2)]
     assert row.measures["intransigence"] == (pytest.approx((sum(joint) - sum(learned)) / 2), None)
-    assert "Forward transfer" in (out / "report/index.html").read_text()
+    assert "<dt>forward transfer</dt>" in (out / "report/index.html").read_text()
 
 
 @pytest.mark.usefixtures("unrendered")
