@@ -26,6 +26,8 @@ POINTS = 0.1
 """Percentage points of accuracy or forgetting below which no change is worth a morning."""
 POINTS_OF_ONE_SEED = 1.0
 """The same where there is one seed alone, and so no interval."""
+HIDDEN = 5.0
+"""Points of accuracy that a reader has to know of where they may be noise: more seeds tell more."""
 TIME, MEMORY = 1.25, 1.10
 """Ratios up to which a step's time (against the night's other runs) and a process's memory count as noise."""
 METHODS_TO_TELL = 5
@@ -103,7 +105,12 @@ class Verdict:
             return "better: " + "; ".join(f"{c.method}: {c.measure} {c.said}" for c in self.better[:3])
         if all(change.kind == "same" for change in learned):
             return "no change: every accuracy is the same to the last bit"
-        return "no change beyond noise"
+        told = "no change beyond noise"
+        halves = {c.method: c.difference[1] or 0.0 for c in learned if c.measure == "accuracy" and c.difference}
+        most = max(halves, key=lambda method: halves[method], default=None)
+        if most is not None and halves[most] > HIDDEN:
+            told += f", which for these seeds of {most} is up to {halves[most]:.0f} points of accuracy"
+        return told
 
 
 def compare_nights(tonight: Sequence[RunResult], before: Sequence[RunResult], failures: dict[str, str]) -> Verdict:

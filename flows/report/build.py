@@ -83,7 +83,7 @@ def build(
 
     models = classes(params, out, summary, say) if params is not None else []
     figures = {**draw(summary), **drawn(models)}
-    made = made_of(params, out, (run.path for run in runs), summary.learned) if params is not None else None
+    made = made_of(params, out, (run.path for run in runs), summary.crownable) if params is not None else None
     files = {f"plots/{name}.png": figure.png for name, figure in figures.items()}
     files["summary.json"] = to_json(summary.metrics())
     files |= {f"{FOR_DVC}/{name}.json": to_json(values) for name, values in summary.short_metrics().items()}

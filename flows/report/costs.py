@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from cl.metrics import front
 from flows.report.drawing import style, tag
@@ -16,6 +17,12 @@ from flows.report.looks import BAR, DASHES, MUTED, PHASES, looks
 from flows.report.rows import Row
 from flows.report.summary import Summary
 from flows.report.words import duration, percent, size
+
+BYTES = [digit * 10.0**power for power in range(13) for digit in (1, 1.5, 2, 3, 5, 7)]
+SECONDS = [digit * 10.0**power for power in (-2, -1, 0) for digit in (1, 1.5, 2, 3, 4, 5, 7)]
+SECONDS += [*(10.0 * tens for tens in range(1, 6)), *(60.0 * minutes for minutes in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30))]
+SECONDS += [3600.0 * hours for hours in (1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 300, 500)]
+"""Round numbers of bytes, and of seconds, minutes and hours."""
 
 
 def budget(summary: Summary) -> Figure:
@@ -26,35 +33,41 @@ def budget(summary: Summary) -> Figure:
     left.set_ylabel("average accuracy (%)")
     timed = [row for row in summary.rows if row.process_seconds]
     stored = [row for row in summary.rows if row.bound != "upper bound"]  # it carries no state, but needs all data
-    panels: tuple[tuple[Axes, list[Row], Callable[[Row], float], Callable[[float], str], str], ...] = (
-        (left, timed, lambda row: row.process_seconds or 0.0, duration, "processor time"),
-        (right, stored, lambda row: row.state_bytes, size, "state carried on"),
+    panels = (
+        (left, timed, lambda row: row.process_seconds or 0.0, Cost("processor time", duration, SECONDS)),
+        (right, stored, lambda row: row.state_bytes, Cost("state carried on", size, BYTES)),
     )
-    points = [spread(axes, summary, rows, cost, told, label) for axes, rows, cost, told, label in panels]
+    points = [spread(axes, summary, rows, of_row, cost) for axes, rows, of_row, cost in panels]
+    left.set_ylim(top=min(left.get_ylim()[1], 100.5))
     figure.draw_without_rendering()  # only then axes have their limits, which decide where names collide
-    for (axes, *_, label), of_axes in zip(panels, points, strict=True):
-        axes.set_xlabel(label)
+    for (axes, *_), of_axes in zip(panels, points, strict=True):
         label_points(axes, of_axes, looks(summary.methods))
     return figure
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What an axis measures."""
+
+    label: str
+    told: Callable[[float], str]
+    """A value as people read it."""
+    round: Sequence[float]
+    """Values that an axis may name."""
+
+
 def spread(
-    axes: Axes,
-    summary: Summary,
-    rows: list[Row],
-    cost: Callable[[Row], float],
-    told: Callable[[float], str],
-    label: str,
+    axes: Axes, summary: Summary, rows: list[Row], of_row: Callable[[Row], float], cost: Cost
 ) -> dict[str, tuple[float, float]]:
     """Each method at its cost and accuracy; a line joins the ranked methods that none other beats in both."""
     table = looks(summary.methods)
-    positive = [cost(row) for row in rows if cost(row) > 0]
-    smallest = min(positive, default=1.0)
-    if len(positive) < len(rows):
-        axes.set_xscale("symlog", linthresh=smallest / 2, linscale=0.6)
+    points = {row.method: (of_row(row), 100 * row.accuracy[0]) for row in rows}
+    values = [value for value, _ in points.values()]
+    positive = [value for value in values if value > 0]
+    if len(positive) < len(values):
+        axes.set_xscale("symlog", linthresh=min(positive, default=1.0) / 2, linscale=0.6)
     else:
         axes.set_xscale("log")
-    points = {row.method: (cost(row), 100 * row.accuracy[0]) for row in rows}
     ranked = [row.method for row in rows if not row.bound]
     kept = front([(-points[method][0], points[method][1]) for method in ranked])
     steps = sorted(points[ranked[place]] for place in kept)
@@ -64,11 +77,32 @@ def spread(
     for row in rows:
         spot = axes.plot(*points[row.method], **style(table[row.method], 8))[0]
         spot.set_clip_on(False)
-        tag(row.method, spot, tips=[f"{row.method}: {percent(row.accuracy, 1)} %, {told(cost(row))} of {label}"])
+        told = f"{row.method}: {percent(row.accuracy, 1)} %, {cost.told(of_row(row))} of {cost.label}"
+        tag(row.method, spot, tips=[told])
     axes.margins(0.1)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: told(value)))
+    free = len(positive) < len(values)  # some cost nothing: the others share what that leaves of the axis
+    named = [0.0] * free + named_values(positive, cost.round, *((3, 1.9) if free else (5, 1.0)))
+    axes.set_xticks(named, [cost.told(value).replace(".0 ", " ") for value in named])
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(cost.label)
     return points
+
+
+def named_values(values: Sequence[float], round_ones: Sequence[float], most: int, least: float) -> list[float]:
+    """The few values that an axis names: round ones, or both ends where these are too near to each other for that.
+
+    About `most`, of which each is at least `least` times the one before.
+    """
+    if not values:
+        return []
+    low, high, named = min(values), max(values), list[float]()
+    ratio = max((high / low) ** (1 / most), least)
+    for value in round_ones:
+        if low <= value <= high and (not named or value >= ratio * named[-1]):
+            named.append(value)
+    if len(named) > 1:
+        return named
+    return [low, high] if high > max(least, 1.0) * low else [high]
 
 
 def cost(summary: Summary) -> Figure:

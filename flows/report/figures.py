@@ -7,7 +7,6 @@ What belongs to one method carries `data-method`, by which the page follows a me
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -29,7 +28,7 @@ from flows.report.drawing import (
 )
 from flows.report.heat import matrices
 from flows.report.labels import iso_line, label_ends, label_points
-from flows.report.looks import DASHES, INK, MUTED, STYLE, looks, shows_chance
+from flows.report.looks import DASHES, INK, MUTED, STYLE, looks, shows_chance, within
 from flows.report.summary import Summary
 from flows.report.words import percent
 
@@ -37,9 +36,16 @@ FIGURES = ("average", "curves", "matrices", "tradeoff", "budget", "cost", "front
 
 
 def draw(summary: Summary) -> dict[str, Drawing]:
-    """All figures by name; `budget` and `cost` where there are cost files, `fronts` where there was a search."""
-    plots: dict[str, Callable[[Summary], Figure]] = {}
-    plots |= {"average": average, "curves": curves, "matrices": matrices, "tradeoff": tradeoff}
+    """All figures by name, without those that have nothing to show.
+
+    `curves` and `matrices` need two tasks, `tradeoff` a method that learned them one after the other, `budget` and
+    `cost` cost files, `fronts` a search.
+    """
+    plots: dict[str, Callable[[Summary], Figure]] = {"average": average}
+    if len(summary.tasks) > 1:
+        plots |= {"curves": curves, "matrices": matrices}
+    if any(row.forgetting for row in summary.rows):
+        plots["tradeoff"] = tradeoff
     if any(row.seconds for row in summary.rows):
         plots |= {"budget": budget, "cost": cost}
     if any(row.searched for row in summary.rows):
@@ -139,21 +145,17 @@ def tradeoff(summary: Summary) -> Figure:
             told = f"{row.method}: learned {percent(row.learning, 1)} %, forgotten {percent(row.forgetting, 1)} points"
             tag(row.method, spot, tips=[told])
             points[row.method] = (x, y)
-    if not points:
-        where: dict[str, Any] = {"ha": "center", "color": MUTED, "transform": axes.transAxes}
-        axes.text(0.5, 0.5, "This figure needs a method that learns at least two tasks one after the other.", **where)
-        axes.set_axis_off()
-        return figure
     axes.margins(0.12)
-    # Intervals of two seeds may reach beyond what an accuracy can be.
-    left, right = (min(max(edge, -5.0), 105.0) for edge in axes.get_xlim())
-    low, high = (min(max(edge, -105.0), 105.0) for edge in axes.get_ylim())
+    across, up = zip(*points.values(), strict=True)
+    # Nor do they go far beyond what an accuracy, and a difference of two, can be.
+    left, right = (min(max(edge, -5.0), 105.0) for edge in within(across, axes.get_xlim()))
+    low, high = (min(max(edge, -105.0), 105.0) for edge in within(up, axes.get_ylim()))
     axes.set(xlim=(left, right), ylim=(high, low))  # upwards is less forgetting
     kept = (T - 1) / T
-    across = right - left + kept * (high - low)
-    step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50) if across / s <= 9)
+    levels = right - left + kept * (high - low)
+    step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50) if levels / s <= 9)
     first = (left - kept * high) // step + 1
-    for k in range(int(across / step) + 1):
+    for k in range(int(levels / step) + 1):
         if 0 <= (level := (first + k) * step) <= 100:  # the axes hold the intervals, so they may reach beyond
             iso_line(axes, level, kept, "", color=MUTED, linewidth=0.6, linestyle=(0, (1, 3)))
     for row in summary.rows:

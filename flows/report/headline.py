@@ -33,9 +33,9 @@ def headline(rows: Sequence[Row], chance: Chance | None = None) -> str:
     elif best.accuracy[1] is None:
         text = f"With one seed nothing tells these methods apart. {highest}"
     elif lower and not any(better(row.by_seed(), lower.by_seed()) for row in ranked):
-        text = (
-            f"By these seeds no method is better than {lower.method}, which does nothing against forgetting. {highest}"
-        )
+        several = len(best.so_far) > 1
+        why = "which does nothing against forgetting" if several else "as one task leaves nothing to forget"
+        text = f"By these seeds no method is better than {lower.method}, {why}. {highest}"
     elif len(first) > 1:
         text = f"{shared(first)} share the first rank: these seeds do not tell them apart. {highest}"
     else:

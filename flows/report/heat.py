@@ -10,7 +10,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from flows.report.drawing import panels, tag, task_ticks
-from flows.report.looks import GAIN, HEAT, ON_HEAT
+from flows.report.looks import GAIN, HEAT, LINE, ON_HEAT
 from flows.report.summary import Summary
 
 Matrix = Sequence[Sequence[float | None]]
@@ -35,7 +35,7 @@ def matrices(summary: Summary) -> Figure:
         axes.set_axis_off()
     for row, axes in zip(summary.rows, grid, strict=False):
         cells = [[float("nan") if v is None else v for v in line] for line in lost[row.method]]
-        mesh = axes.pcolormesh(cells, cmap=heat, norm=norm)
+        mesh = axes.pcolormesh(cells, cmap=heat, norm=norm, edgecolors=LINE, linewidth=0.3)
         tag(row.method, mesh, kind="matrix")
         axes.set(xlim=(0, T), ylim=(T, 0), title=f"{row.method}  {100 * row.accuracy[0]:.1f}")
         axes.set_xticks([t - 0.5 for t in ticks], [str(t) for t in ticks])

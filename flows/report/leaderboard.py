@@ -44,11 +44,12 @@ def leaderboard(summary: Summary) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     several = any(len(row.runs) > 1 for row in summary.rows)
+    compared = summary.best is not None and len(summary.rows) > 1
     notes = [
         f"Mean ± half width of the 95 % t-interval over n seeds ({summary.of_intervals})." if several else ONE_SEED,
         f"over seeds: {summary.over_seeds}.",
-        *TO_THE_BEST[: 2 if several else 1] * (summary.best is not None),
-        *[RANKS] * (summary.best is not None and several),
+        *TO_THE_BEST[: 2 if several else 1] * compared,
+        *[RANKS] * (compared and several),
         "forgetting: average, in percentage points.",
         "time: processor time relative to finetune, selection included. state: what is carried on besides the network.",
     ]

@@ -16,8 +16,8 @@ from flows.report.standing import better, ranks
 from flows.report.summary import Summary
 from flows.report.words import Estimate
 
-GROWS = 1.1
-"""Storage grows if it is larger after the last task than after half of the tasks by more than a tenth."""
+GROWS = 0.1
+"""Storage grows if the later half of the tasks add more than a tenth to it, heads aside."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,21 @@ class Card:
     """None: no method is left, or none learned."""
     accuracy: Estimate | None
     tied: tuple[str, ...]
-    """The others that share the first rank among those that are left; and the lower bound if the best may equal it."""
+    """The others that share the first rank among those that are left."""
     other: bool
     """Whether the accuracy is that in the other setting."""
+    unbeaten: tuple[str, Estimate] | None = None
+    """The lower bound and its accuracy, where no test finds the best method better."""
 
 
 def needs_of(summary: Summary) -> dict[str, Needs]:
     """By method, what it needs: by what its class declares, and by the sizes that were recorded."""
-    return {row.method: _needs(row) for row in summary.rows}
+    heads = least_network(summary.rows)
+    return {row.method: _needs(row, heads) for row in summary.rows}
 
 
-def _needs(row: Row) -> Needs:
-    sizes = [growth for run in row.runs if (growth := growth_of(run)) is not None]
+def _needs(row: Row, heads: Sequence[int] | None) -> Needs:
+    sizes = [growth for run in row.runs if (growth := growth_of(run, heads)) is not None]
     growth = statistics.fmean(sizes) if sizes else None
     if row.method not in names_in("methods"):  # results of another version
         return Needs(None, None, growth)
@@ -82,17 +85,35 @@ def _needs(row: Row) -> Needs:
     return Needs(stores or sees_all, needs_task, growth)
 
 
-def growth_of(run: RunResult) -> float | None:
-    """Bytes of state, and of the network where it was recorded, that each task adds in the later half of the tasks.
+def least_network(rows: Sequence[Row]) -> list[int] | None:
+    """The smallest network of any method after each task: it grows by the heads alone, and so does every other.
 
-    0 where it is little beside the whole; None with fewer than three tasks, in which a memory may still be filling.
+    None where one method alone learned task by task, or sizes are not on record: there heads cannot be told apart.
     """
-    sizes = [entry["state_bytes"] + entry.get("network_bytes", 0) for entry in run.per_task]
-    if len(sizes) < 3:
+    learned = [run for row in rows for run in row.runs if len(run.per_task) == len(run.tasks)]
+    sizes = [[entry.get("network_bytes") for entry in run.per_task] for run in learned]
+    if len({run.method for run in learned}) < 2 or any(None in line for line in sizes):
         return None
-    half = (len(sizes) + 1) // 2 - 1
-    grown = sizes[-1] - sizes[half]
-    return grown / (len(sizes) - 1 - half) if sizes[-1] > GROWS * sizes[half] else 0.0
+    return [min(after) for after in zip(*sizes, strict=True)]  # type: ignore[type-var]
+
+
+def growth_of(run: RunResult, heads: Sequence[int] | None = None) -> float | None:
+    """Bytes of state and network that each task adds in the later half of the tasks, beside the `heads`.
+
+    `heads`: the size of a network that grows by heads alone, after each task. 0 where it is little beside the whole.
+    None with fewer than three tasks, in which a memory may still be filling, and where a network grew without `heads`.
+    """
+    if len(run.per_task) < 3:
+        return None
+    networks = [entry.get("network_bytes", 0) for entry in run.per_task]
+    states = [entry["state_bytes"] for entry in run.per_task]
+    half = (len(states) + 1) // 2 - 1
+    grown = states[-1] - states[half]
+    if heads is not None:
+        grown += (networks[-1] - heads[-1]) - (networks[half] - heads[half])
+    if grown > GROWS * (states[half] + networks[half]):
+        return grown / (len(states) - 1 - half)
+    return None if heads is None and networks[-1] > networks[half] else 0.0
 
 
 def offered(summary: Summary, needs: dict[str, Needs]) -> list[Limit]:
@@ -104,15 +125,18 @@ def offered(summary: Summary, needs: dict[str, Needs]) -> list[Limit]:
 
 def asks_other(summary: Summary, limits: Sequence[Limit]) -> bool:
     """Whether under these limits accuracy means that in the other setting: where tasks are given, and will not be."""
-    return summary.other_setting == "task-agnostic" and any(limit.key == "task" for limit in limits)
+    given = summary.other_setting == "task-agnostic" and len(summary.tasks) > 1
+    return given and any(limit.key == "task" for limit in limits)
 
 
 def cards(summary: Summary, needs: dict[str, Needs]) -> Iterator[Card]:
     """The best method without a limit, under each limit, and under all of them."""
     limits = offered(summary, needs)
+    alone = len([row for row in summary.rows if not row.bound]) == 1
+    without = "No limit" if limits else "The method" if alone else "The best method"
     wanted = [(), *combinations(limits, 1), *([tuple(limits)] if len(limits) > 1 else [])]
     for chosen in wanted:
-        title = "No limit" if not chosen else "All these limits" if len(chosen) > 1 else chosen[0].title
+        title = without if not chosen else "All these limits" if len(chosen) > 1 else chosen[0].title
         yield _card(title, chosen, summary, needs)
 
 
@@ -128,7 +152,13 @@ def _card(title: str, limits: Sequence[Limit], summary: Summary, needs: dict[str
         return Card(title, None, None, (), other)
     first = [method for method, rank in ranks(values_of(left, other)).items() if rank == 1]
     tied = [method for method in first if method != best.method]
+    reached, unbeaten = accuracy_of(best, other), None
     lower = next((row for row in rows if row.bound == "lower bound"), None)
-    if lower is not None and not better(best.by_seed(other), lower.by_seed(other)):
-        tied.append(lower.method)
-    return Card(title, best, best.other_accuracy if other else best.accuracy, tuple(tied), other)
+    if lower is not None and not better(best.by_seed(other), lower.by_seed(other)) and reached:
+        unbeaten = (lower.method, accuracy_of(lower, other) or reached)
+    return Card(title, best, reached, tuple(tied), other, unbeaten)
+
+
+def accuracy_of(row: Row, other: bool) -> Estimate | None:
+    """The average accuracy in the scenario, or in the `other` setting."""
+    return row.other_accuracy if other else row.accuracy

@@ -123,15 +123,25 @@ def glyph(marker: str) -> str:
 
 
 def accuracy_scale(values: Iterable[Estimate], chance: float | None = None) -> tuple[float, float]:
-    """Both ends, in per cent, of an axis that holds these accuracies and intervals, and chance where it is not far."""
+    """Both ends, in per cent, of an axis that holds these accuracies, and chance where it is not far.
+
+    It holds the intervals as far as the accuracies keep the larger part of it.
+    """
     estimates = list(values)
-    low = min(100 * (mean - (half or 0)) for mean, half in estimates)
-    high = max(100 * (mean + (half or 0)) for mean, half in estimates)
+    ends = [100 * (mean + sign * (half or 0)) for mean, half in estimates for sign in (-1, 1)]
+    low, high = within([100 * mean for mean, _ in estimates], (min(ends), max(ends)))
     if chance is not None and shows_chance(chance, low, high):
         low = min(low, 100 * chance)
     step = 1 if high - low < 8 else 5
     low, high = max(0.0, low // step * step), min(100.0, -(-high // step) * step)
     return (low, high) if low < high else (low - step, high)
+
+
+def within(points: Iterable[float], ends: tuple[float, float]) -> tuple[float, float]:
+    """The ends of an axis that has the points in its larger part: intervals of few seeds may reach far beyond them."""
+    points = list(points)
+    reach = max(0.4 * (max(points) - min(points)), 2.0)
+    return max(ends[0], min(points) - reach), min(ends[1], max(points) + reach)
 
 
 def shows_chance(chance: float, low: float, high: float) -> bool:

@@ -44,9 +44,11 @@ def page(
     with_other = bool(others) and asks_other(summary, limits)
     best, best_at_other = summary.best, first_ranked(others)
     data = script_data(summary, needs, with_other)
-    accuracies = [row.accuracy for row in summary.rows]
-    if with_other:
-        accuracies += [row.other_accuracy for row in others if row.other_accuracy]
+    of_others = [row.other_accuracy for row in others if with_other and row.other_accuracy]
+    told = {
+        "own": ([row.accuracy for row in summary.rows], summary.chance),
+        "other": (of_others, summary.other_chance),
+    }
     html: str = template(Path(__file__).with_name("report.html"), *filters).render(
         summary=summary,
         rows=summary.rows,
@@ -64,7 +66,11 @@ def page(
         looks=looks.looks(summary.methods),
         colours=looks.COLOURS,
         headline=summary.headline.rstrip(".").split(". ", 1),
-        scale=looks.accuracy_scale(accuracies, summary.chance.accuracy if summary.chance else None),
+        scales={
+            kind: looks.accuracy_scale(of, chance.accuracy if chance else None)
+            for kind, (of, chance) in told.items()
+            if of
+        },
         marks=MARKS,
         meaning=glossary.shown,
         measures={name: text for name, text in MEASURES.items() if any(row.measures[name] for row in summary.rows)},
@@ -85,7 +91,8 @@ VERSIONS = {
     "dvc.data": "data, in DVC",
     "dvc.stage": "stage of DVC",
     "dvc.experiment": "experiment of DVC",
-    "git.commit": "git commit",
+    "git.commit": "git commit of the report",
+    "torch": "torch of the report",
     "backbone.sha256": "backbone, SHA-256",
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from cl.called import program
 from cl.errors import UserError
+from cl.files import read_object
 from cl.params import Params
 from cl.redact import without_password
 from flows.report.made import options
@@ -42,9 +42,14 @@ def show(where: Tracking, params: Params | None = None) -> str:
         table = narrowed(table, shutil.get_terminal_size().columns)
     parts = [table, where_to_look_next(where, tracked=params is None or params.tracking.enabled)]
     if params is not None and (given := options()) is not None:
-        learned = re.search(r"^\| +– \|", table, re.MULTILINE) is None  # else methods have no rank
-        parts.append("\n" + told(list(steps(params, where.out, learned, given))))
+        parts.append("\n" + told(list(steps(params, where.out, learned(file.with_name("summary.json")), given))))
     return "\n".join(parts)
+
+
+def learned(summary: Path) -> bool:
+    """Whether a model of the last report is worth using: some method has a rank there."""
+    entries = read_object(summary).values() if summary.exists() else []
+    return any(isinstance(entry, dict) and "rank" in entry for entry in entries)
 
 
 def narrowed(text: str, columns: int) -> str:

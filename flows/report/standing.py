@@ -11,10 +11,14 @@ BySeed = Mapping[int, float]
 
 
 def better(own: BySeed, other: BySeed) -> bool:
-    """Whether the paired test finds `own` better; the higher mean is, where no two seeds are shared to test."""
+    """Whether the paired test finds `own` better; of two methods with one seed each, the higher accuracy is.
+
+    Nothing is told apart where one has several seeds, of which no two are shared to test: the others have failed.
+    """
     difference = metrics.paired(own, other)
     if difference is None or difference.half is None:
-        return statistics.fmean(own.values()) > statistics.fmean(other.values())
+        alone = len(own) == len(other) == 1
+        return alone and statistics.fmean(own.values()) > statistics.fmean(other.values())
     return difference.mean > 0 and not difference.tied
 
 

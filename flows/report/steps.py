@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cl.called import program
 from cl.params import Params
+from cl.register import cannot
+from flows.report.rows import BOUNDS
+from flows.report.words import listing
 
 ENOUGH = 3
 """With fewer seeds a paired test hardly ever tells two methods apart."""
@@ -32,6 +35,12 @@ def steps(params: Params, out: Path, learned: bool, options: Sequence[str] | Non
     """
     words = ["--params", "FILE", "--out", str(out)] if options is None else list(kept(options))
     same = seeds_in(options or [])
+    bounds = [name for name in BOUNDS if cannot(name, params.scenario) is None]
+    if bounds and params.methods.keys().isdisjoint(BOUNDS):
+        title = f"Add {listing(bounds)}, to judge the others by; what is learned stays"
+        others = list(kept(words, {"--methods"}))
+        methods = ",".join([*params.methods, *bounds])
+        yield Step(title, typed("flows.compare", [*others, "--methods", methods, *same]))
     if len(params.seeds) < ENOUGH:
         more = itertools.islice((seed for seed in itertools.count() if seed not in params.seeds), ENOUGH)
         seeds = [*params.seeds, *more][:ENOUGH]
@@ -43,13 +52,13 @@ def steps(params: Params, out: Path, learned: bool, options: Sequence[str] | Non
     yield Step("See how far each run is, and what a change would cost", typed("cl.status", [*words, *same]))
 
 
-def kept(options: Sequence[str]) -> Iterator[str]:
-    """The options that the commands take over."""
+def kept(options: Sequence[str], without: Collection[str] = WITH_VALUE) -> Iterator[str]:
+    """The options that the commands take over: all but those `without`, which have a value each, and `ALONE`."""
     left = iter(options)
     for word in left:
-        if word.split("=")[0] not in {*ALONE, *WITH_VALUE}:
+        if word.split("=")[0] not in {*ALONE, *without}:
             yield word
-        elif word in WITH_VALUE:
+        elif word in without:
             next(left, None)
 
 

@@ -83,8 +83,8 @@ class Summary:
         return lines[:REMARKS] + more
 
     def other_ranking(self) -> list[Row]:
-        """The rows that have an accuracy in the other setting, the best at that first."""
-        return best_at_other(self.rows)
+        """The rows that have an accuracy in the other setting, the best at that first; of one task it is the same."""
+        return best_at_other(self.rows) if len(self.tasks) > 1 else []
 
     @property
     def best(self) -> Row | None:
@@ -100,6 +100,18 @@ class Summary:
     def learned(self) -> bool:
         """Whether something was learned, so that ranks mean something; so too where chance is not known."""
         return not unlearned(self.rows, self.chance)
+
+    @property
+    def unfinished(self) -> list[str]:
+        """The methods without any result, and the runs that are missing of others, as `lwf (seed 1)`."""
+        parts = [(row.method, row.missing) for row in self.rows if row.missing]
+        told = [f"{name} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})" for name, seeds in parts]
+        return [*self.absent, *told]
+
+    @property
+    def crownable(self) -> bool:
+        """Whether some method has a rank, so that a model of it is worth using."""
+        return self.learned and self.best is not None
 
     @property
     def other_learned(self) -> bool:
@@ -126,6 +138,7 @@ class Summary:
                 "average_accuracy_interval": row.accuracy[1],
                 "average_forgetting": row.forgetting[0] if row.forgetting else None,
                 "seeds": len(row.runs),
+                "rank": row.rank if self.learned else None,
             }
             if row.other_accuracy is not None:
                 values[f"{self.other_setting.replace('-', '_')}_accuracy"] = row.other_accuracy[0]

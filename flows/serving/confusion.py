@@ -44,7 +44,10 @@ def confusion(found: Judgement, groups: Groups = ()) -> Figure:
     rows, columns = list(found.confusion), found.labels
     shares = [[count / max(1, sum(line)) for count in line] for line in found.confusion.values()]
     side = min(14.0, max(4.0, 0.28 * len(columns) + 1.8))
-    figure = Figure(figsize=(side, side * (len(rows) + 6) / (len(columns) + 6)), layout="constrained")
+    of_rows, of_columns = (_within_tasks(names, groups) for names in (rows, columns))
+    beside = _room(of_rows) + _room([shortened(name) for name, _ in groups])
+    size = (side + beside, side * (len(rows) + 6) / (len(columns) + 6) + _room(of_columns))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.grid(visible=False)
     extent = (0, len(columns), len(rows), 0)
@@ -55,7 +58,6 @@ def confusion(found: Judgement, groups: Groups = ()) -> Figure:
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_fontsize(8 * larger)
     if len(columns) <= NAMED:
-        of_rows, of_columns = (_within_tasks(names, groups) for names in (rows, columns))
         short = max(map(len, of_columns)) <= SHORT
         small: dict[str, Any] = {"fontsize": 7 * larger if short else 7}
         axes.set_xticks([k + 0.5 for k in range(len(columns))], of_columns, rotation=0 if short else 90, **small)
@@ -77,8 +79,20 @@ def _within_tasks(names: Sequence[str], groups: Groups) -> list[str]:
     """Names in brief; without that of the task, as in `task/class`, where tasks are named beside them."""
     tasks = [task for task, size in groups if size]
     if len(tasks) < 2 or not all(any(name.startswith(f"{task}/") for task in tasks) for name in names):
-        return [brief(name, LETTERS) for name in names]
-    return [brief(name.partition("/")[2], LETTERS) for name in names]
+        return [shortened(name) for name in names]
+    return [shortened(name.partition("/")[2]) for name in names]
+
+
+def shortened(name: str) -> str:
+    """A name of at most `LETTERS`: of a longer one the start and the end, by which names are told apart."""
+    told = brief(name, 10 * LETTERS)
+    half = LETTERS // 2
+    return told if len(told) <= LETTERS else f"{told[:half]}…{told[1 - half :]}"
+
+
+def _room(names: Sequence[str]) -> float:
+    """Inches for names that are longer than the usual margin."""
+    return 0.055 * max(0, max(map(len, names), default=0) - LETTERS // 2)
 
 
 def _divide(axes: Axes, groups: Groups, columns: int, rows: int, larger: float) -> None:
@@ -90,5 +104,5 @@ def _divide(axes: Axes, groups: Groups, columns: int, rows: int, larger: float) 
         axes.plot([end, end], [0, rows], color=ON_HEAT, linewidth=0.5)
         axes.plot([0, columns], [end, end], color=ON_HEAT, linewidth=0.5)
     for (name, size), end in zip(groups, ends, strict=True):
-        axes.text(1.01 * columns, end - size / 2, brief(name, LETTERS), va="center", fontsize=7 * larger, color=MUTED)
+        axes.text(1.01 * columns, end - size / 2, shortened(name), va="center", fontsize=7 * larger, color=MUTED)
     axes.set(xlim=(0, columns), ylim=(rows, 0))

@@ -66,6 +66,7 @@ class Final:
     """The wrong answers of the highest probability, that first."""
 
 
+AGAIN = "the same comparison, run again, learns the model anew"
 FINAL: TypeAdapter[Final] = TypeAdapter(Final)
 
 
@@ -80,9 +81,9 @@ def final_of(params: Params, out: Path, run: RunResult, say: Callable[[str], Non
     folder = out / "checkpoints" / run.method / f"seed-{run.seed}" / f"task-{index}"
     manifest = read_object(folder / "manifest.json")
     if not manifest:
-        raise UserError(f"there is no checkpoint {folder}")
+        raise UserError(f"there is no checkpoint {folder}; {AGAIN}")
     if manifest.get("key") != key_of(params, out, run.method, run.seed, index):
-        raise UserError(f"{folder} was learned with other params, data or code")
+        raise UserError(f"{folder} was learned with other params, data or code; {AGAIN}")
     key = digest([manifest, {module: sha256_of(path_of(module)) for module in sorted(closure([__name__]))}])
     kept = out / ".work" / "judged" / f"{run.method}-{run.seed}.json"
     if (found := _kept(kept, key)) is not None:

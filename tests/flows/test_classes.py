@@ -21,7 +21,9 @@ from cl.params import Params
 from cl.reading import read_run
 from cl.run import learn
 from flows.report.build import build
+from flows.serving import confusion
 from flows.serving.final import Final, final_of
+from flows.serving.judgement import Judgement
 from tests.cl import animals
 from tests.conftest import RAW
 from tests.flows.conftest import REPOSITORY
@@ -171,3 +173,23 @@ def test_thumbnails_are_the_images_that_are_most_surely_wrong(out: Path) -> None
         image = load(out / "prepared").tasks[mistake.task].test.images[mistake.image].numpy()
         assert label == mistake.label
         assert (np.array(Image.open(io.BytesIO(base64.b64decode(data)))) == image.transpose(1, 2, 0)).all()
+
+
+def test_long_names_are_shortened_and_stay_within_the_figure() -> None:
+    name = "rose-breasted-grosbeak-(Pheucticus-ludovicianus)"
+    assert confusion.shortened(f"{name}-female") == "rose-breaste…nus)-female"
+    assert confusion.shortened("Boletus edulis") == "Boletus edulis"
+    names = [f"{name}-{kind}" for kind in ("female", "male", "young")]
+    found = Judgement(
+        count=9, accuracy=1 / 3, by_class=dict.fromkeys(names, (3, 1 / 3)), labels=names,
+        confusion={label: [1, 1, 1] for label in names}, calibration_error=0.0, foreign=0, foreign_refused=None,
+        known=None,
+    )  # fmt: skip
+    figure = confusion.confusion(found, [(f"{name}s", 2), ("fungi", 1)])
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    labels = [*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts]
+    boxes = [label.get_window_extent() for label in labels]
+    assert min(min(box.x0, box.y0) for box in boxes) >= 0
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1
+    assert axes.get_window_extent().width > figure.bbox.width / 4

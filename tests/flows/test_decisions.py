@@ -17,7 +17,7 @@ from benchmarks.tables import with_looks
 from cl import cli
 from cl.chance import Chance
 from cl.reading import read_runs
-from flows.report import heat, looks
+from flows.report import costs, heat, looks
 from flows.report.build import build
 from flows.report.drawing import Drawing
 from flows.report.headline import headline
@@ -44,6 +44,8 @@ def test_ranks_are_shared_where_seeds_tell_nothing_apart() -> None:
     assert beaten_by(VALUES) == {"a": [], "b": [], "c": ["a"], "wide": []}
     assert ranks(VALUES) == {"a": 1, "b": 1, "c": 2, "wide": 2}, "a wide interval is no merit"
     assert ranks({"a": {0: 0.9}, "b": {0: 0.8}, "c": {1: 0.7}}) == {"a": 1, "b": 2, "c": 3}, "no test: by the mean"
+    failed = {"a": {0: 0.9, 1: 0.8}, "one seed left": {0: 0.88}, "b": {0: 0.7, 1: 0.9}}
+    assert ranks(failed) == dict.fromkeys(failed, 1), "a run that failed tells no method apart from another"
 
 
 def summary_of(out: Path, accuracies: dict[str, dict[int, float]], chance: float | None) -> Summary:
@@ -136,6 +138,46 @@ def test_what_each_method_needs(limited: Summary) -> None:
     assert needs["ewc"].growth == 1000
     assert needs["joint"].samples is True
     assert [limit.key for limit in offered(limited, needs)] == ["samples", "task", "growth"]
+
+
+def test_heads_are_no_growth_of_storage(tmp_path: Path) -> None:
+    """Every network gets a head of 400 bytes a task; gem's has 300 more, and its later half adds 600 to 2700."""
+    out = fake_results(tmp_path / "out", ("ewc", "gem"), (0,), 4)
+    for method, a_task in (("ewc", 400), ("gem", 700)):
+        path = out / "results" / method / "seed-0.json"
+        entries = json.loads(path.read_text())["per_task"]
+        sizes = [{"state_bytes": 300, "network_bytes": 1000 + a_task * (k + 1)} for k in range(4)]
+        change(path, per_task=[entry | size for entry, size in zip(entries, sizes, strict=True)])
+    runs = read_runs(out)
+    summary = Summary("b", ("t",) * 4, compare(runs), "", out)
+    assert {name: need.growth for name, need in needs_of(summary).items()} == {"ewc": 0, "gem": 300}
+    alone = dataclasses.replace(summary, rows=compare([run for run in runs if run.method == "ewc"]))
+    assert needs_of(alone)["ewc"].growth is None, "whether its network grows by heads alone is not known"
+
+
+def test_a_card_says_where_the_best_is_not_better_than_doing_nothing(tmp_path: Path) -> None:
+    found = summary_of(tmp_path, {"finetune": {0: 0.8, 1: 0.82}, "ewc": {0: 0.7, 1: 0.71}, "gem": VALUES["b"]}, 0.1)
+    told = {card.title: (card.row and card.row.method, card.unbeaten) for card in cards(found, needs_of(found))}
+    assert told["No raw samples may be kept"][0] == "ewc"
+    lower = next(row for row in found.rows if row.method == "finetune")
+    assert told["No raw samples may be kept"][1] == ("finetune", lower.accuracy)
+    html = page(found, {"average": Drawing(b"", "")}, {})
+    assert "not better than finetune, the lower bound: 81.0 ± 12.7 %" in html
+
+
+def test_an_axis_holds_the_points_in_its_larger_part() -> None:
+    assert looks.within([90.0, 95.0], (89.0, 97.0)) == (89.0, 97.0), "narrow intervals are held whole"
+    assert looks.within([90.0, 95.0], (10.0, 170.0)) == (88.0, 97.0)
+    assert looks.accuracy_scale([(0.9, 0.01), (0.7, 0.6)]) == (60.0, 100.0)
+
+
+def test_an_axis_of_costs_names_some_of_them() -> None:
+    seconds, sizes = costs.SECONDS, costs.BYTES
+    assert costs.named_values([17.3, 51.0], seconds, 5, 1.0) == [20, 30, 40, 50]
+    assert costs.named_values([21.0, 22.0], seconds, 5, 1.0) == [21, 22], "no round one is between"
+    assert costs.named_values([34e3, 133e3], sizes, 3, 1.9) == [50e3, 100e3]
+    assert costs.named_values([40e3, 41e3], sizes, 3, 1.9) == [41e3], "two would be printed over each other"
+    assert costs.named_values([], sizes, 3, 1.9) == []
 
 
 def test_two_tasks_say_nothing_of_growth(tmp_path: Path) -> None:

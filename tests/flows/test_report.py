@@ -222,8 +222,11 @@ def test_summary_holds_the_mean_over_seeds_and_no_cost(built):
         "average_forgetting",
         "average_incremental_accuracy",
         "seeds",
+        "rank",
     }
+    assert summary["ewc"]["rank"] == row(built, "ewc").rank
     assert "average_forgetting" not in summary["joint"]
+    assert "rank" not in summary["joint"]
     assert summary["lwf"]["seeds"] == 2
 
 
@@ -253,6 +256,8 @@ def test_what_failed_is_not_shown_as_an_earlier_run_left_it(small):
     assert found.absent == ("gem",)
     assert [r.method for r in found.rows if r.missing] == ["finetune"]
     assert row(found, "finetune").missing == (1,)
+    text = (found.folder / "index.html").read_text()
+    assert "Not finished, and left out: gem, finetune (seed 1)." in text[: text.index("<nav")]
 
 
 @pytest.mark.usefixtures("unrendered")
@@ -313,11 +318,12 @@ def test_headline_is_computed(built):
 
 
 def as_learned(out: Path, accuracies: dict[str, dict[int, float]]) -> Path:
-    """Results of a single task, with these accuracies by method and seed."""
+    """Results of two tasks without forgetting, with these accuracies by method and seed."""
     for method, by_seed in accuracies.items():
-        fake_results(out, (method,), tuple(by_seed), 1)
+        fake_results(out, (method,), tuple(by_seed), 2)
         for seed, accuracy in by_seed.items():
-            changed(out, method, seed=seed, accuracy=[[accuracy]])
+            first = [None, None] if method == "joint" else [accuracy, None]
+            changed(out, method, seed=seed, accuracy=[first, [accuracy, accuracy]])
     return out
 
 
@@ -565,6 +571,19 @@ def test_the_smallest_comparisons(tmp_path, methods, seeds, tasks):
     assert len(summary.rows) == len(methods)
     assert (row(summary, methods[0]).accuracy[1] is None) == (len(seeds) == 1)
     assert "nan" not in leaderboard(summary)
+    drawn = {path.stem for path in (summary.folder / "plots").iterdir()}
+    assert ("matrices" in drawn, "tradeoff" in drawn) == (tasks > 1, False), "nothing that was forgotten"
+    page = Page((summary.folder / "index.html").read_text())
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+
+
+def test_one_task_is_ranked_once_and_has_nothing_to_forget(tmp_path):
+    out = fake_results(tmp_path, ("ewc", "si", "finetune"), (0, 1), 1)
+    for method, seed in itertools.product(("ewc", "si", "finetune"), (0, 1)):
+        changed(out, method, seed=seed, accuracy=[[0.9]], task_agnostic_accuracy=[[0.9]])
+    found = build(out)
+    assert found.headline.startswith("By these seeds no method is better than finetune, as one task leaves nothing to")
+    assert "The same models" not in leaderboard(found) + (found.folder / "index.html").read_text()
 
 
 def test_intervals_wider_than_there_can_be_are_drawn_as_far_as_there_is(tmp_path):
@@ -719,8 +738,8 @@ def test_more_measures_with_their_formulas(tmp_path):
     out = fake_results(tmp_path, ("ewc", "joint"), (0,), 2)
     page = (build(out).folder / "index.html").read_text()
     assert "1/(T−1) Σ<sub>j&lt;T</sub> (a<sub>T,j</sub> − a<sub>j,j</sub>)" in page
-    assert "Intransigence" in page
-    assert "Forward transfer" not in page, "was not measured"
+    assert "<dt>intransigence</dt>" in page
+    assert "<dt>forward transfer</dt>" not in page, "was not measured"
     data = json.loads((out / "results/ewc/seed-0.json").read_text())
     entries = [entry | {"network_bytes": 1000 * (k + 1)} for k, entry in enumerate(data["per_task"])]
     entries[1] |= {"zero_shot_accuracy": 0.3, "untrained_accuracy": 0.1}
@@ -732,7 +751,7 @@ def test_more_measures_with_their_formulas(tmp_path):
     joint = json.loads((out / "results/joint/seed-0.json").read_text())["accuracy"][-1]
     learned = [data["accuracy"][k][k] for k in range(2)]
     assert row.measures["intransigence"] == (pytest.approx((sum(joint) - sum(learned)) / 2), None)
-    assert "Forward transfer" in (out / "report/index.html").read_text()
+    assert "<dt>forward transfer</dt>" in (out / "report/index.html").read_text()
 
 
 @pytest.mark.usefixtures("unrendered")

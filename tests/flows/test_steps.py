@@ -16,8 +16,8 @@ from tests.conftest import REPOSITORY
 TYPED = ["--methods=er,joint", "--out", "my out", "--seeds", "0,1", "--minutes", "3", "--show"]
 
 
-def of(*changes: str, seeds: tuple[int, ...] = (0, 1)) -> Params:
-    return read(REPOSITORY / "params.yaml", changes, ["er", "joint"], seeds)
+def of(*changes: str, seeds: tuple[int, ...] = (0, 1), methods: tuple[str, ...] = ("er", "joint")) -> Params:
+    return read(REPOSITORY / "params.yaml", changes, list(methods), seeds)
 
 
 def commands(params: Params, *, learned: bool = True, options: Any = TYPED) -> list[str]:
@@ -33,6 +33,12 @@ def test_the_commands_take_over_what_was_typed() -> None:
         f"python -m cl.status {kept} --seeds 0,1",
     ]
     assert commands(of(), options=None)[1] == "python -m flows.champion --params FILE --out 'my out'"
+
+
+def test_without_bounds_it_is_said_how_to_add_them() -> None:
+    found = commands(of(methods=("er", "ewc")), options=["--methods", "er,ewc", "--seeds=0,1"])
+    assert found[0] == "python -m flows.compare --methods er,ewc,joint,finetune --seeds=0,1"
+    assert found[1] == "python -m flows.compare --methods er,ewc --seeds 0,1,2"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,14 @@ def test_seeds_drawn_anew_are_noise() -> None:
     verdict = compare_nights(night({"si": [0.84, 0.82, 0.80]}), night({"si": BEFORE["si"]}), {})
     assert kinds(verdict) == {"si": "noise"}
     assert verdict.good
-    assert verdict.headline == "no change beyond noise"
+    assert verdict.headline == ("no change beyond noise, which for these seeds of si is up to 8 points of accuracy"), (
+        "4.0 * sqrt((0.02**2 + 0.03**2) / 3), with t of 4 degrees of freedom"
+    )
+    alike = compare_nights(night({"si": [0.831, 0.829, 0.83]}), night({"si": [0.83, 0.83, 0.83]}), {})
+    assert alike.headline == "no change beyond noise"
+    assert compare_nights(night({"si": [0.8]}), night({"ewc": [0.8]}), {}).worse
+    other = compare_nights(night({"ewc": [0.8], "si": [0.7]}), night({"ewc": [0.8]}), {})
+    assert other.headline == "no change beyond noise", "nothing to compare a new method with"
 
 
 def test_noise_is_told_from_change_as_often_as_promised() -> None:

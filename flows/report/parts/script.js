@@ -28,9 +28,7 @@ function cellOf(event) {  // of an accuracy matrix: the task learned, and the ta
   if (!matrix) return "";
   const box = matrix.getBoundingClientRect(), values = data.matrices[matrix.dataset.method], T = values.length;
   const at = (place, start, length) => Math.min(T - 1, Math.max(0, Math.floor((place - start) / length * T)));
-  const top = values.findIndex(line => line[0] !== null);  // what was learned at once has a last line alone
-  const i = top + Math.min(T - top - 1, Math.floor((event.clientY - box.top) / box.height * (T - top)));
-  const j = at(event.clientX, box.left, box.width), value = values[i]?.[j];
+  const i = at(event.clientY, box.top, box.height), j = at(event.clientX, box.left, box.width), value = values[i][j];
   return value == null ? "" : `${matrix.dataset.method}, task ${j + 1} after ${i + 1}: ${value.toFixed(1)} %`;
 }
 document.addEventListener("pointerover", event => follow(methodOf(event) ?? chosen));
@@ -64,7 +62,7 @@ function sort() {
 }
 function rank() {
   const on = boxes.filter(box => box.checked).map(box => box.value), which = data[kind()];
-  board.classList.toggle("asks-other", kind() === "other");
+  board.closest("section").classList.toggle("asks-other", kind() === "other");
   for (const row of start) {
     const bound = row.classList.contains("bound"), needs = row.dataset.needs.split(" ");
     row.hidden = !(row.dataset.method in which.mean) || (!bound && on.some(limit => needs.includes(limit)));
@@ -127,3 +125,13 @@ document.getElementById("copy").addEventListener("click", event => {
 for (const button of by("button.copy")) {
   button.addEventListener("click", () => copy(document.getElementById(button.dataset.of).textContent, button));
 }
+
+// Paper shows what is folded on the screen.
+let folded = [];
+addEventListener("beforeprint", () => {
+  folded = by("details:not([open])");
+  for (const one of folded) one.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const one of folded) one.open = false;
+});
