@@ -48,6 +48,18 @@ class Ledger:
         value = self._section(self._read())["experiment"]
         return None if value is None else str(value)
 
+    def newest(self) -> tuple[str, str] | None:
+        """Name and id of the experiment to look at: that of the params, or else the newest one with runs from here."""
+        if (own := self.experiment()) is not None:
+            return self._tracking.experiment, own
+        target = f"{self._tracking.target} "
+        found = [
+            (section["created"], key.removeprefix(target), str(section["experiment"]))
+            for key, section in self._read()["targets"].items()
+            if key.startswith(target) and section["created"] is not None and section["units"]
+        ]
+        return max(found)[1:] if found else None
+
     def report(self) -> str | None:
         """What identifies the report that was sent last; None where none was."""
         value = self._section(self._read()).get("report")

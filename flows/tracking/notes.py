@@ -37,9 +37,9 @@ def artifact_path(experiment: str, run: str, name: str) -> str:
 
 def experiment_tags(experiment: str) -> dict[str, str]:
     """What an experiment says of itself, when it is made."""
-    note = (
-        "Each run `METHOD/seed-S` is one method with one seed; the runs nested below it are its tasks.\n\n"
-        f"- [Compare the methods]({comparison_path(experiment)}): means over the seeds, and what they cost\n"
+    note = (  # MLflow shows the first line, and the rest after a click
+        "Each run is one method with one seed; the runs nested below it are its tasks. "
+        f"**[Compare the methods]({comparison_path(experiment)})**\n\n"
         f"- the run `{REPORT}`: leaderboard, figures, and the report as its artifact `index.html`\n"
         "- runs with the tag `comparison: superseded` were learned with other settings before\n"
     )
