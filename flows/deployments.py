@@ -93,7 +93,7 @@ def _run(body: Callable[[Params, Path, Engine], str], given: dict[str, Any], *ta
     """Run a stage or all of them, as the form says; what came of it is the message of the flow run's last state.
 
     Where `make serve` shows MLflow's database of another output folder, the runs go there too. An error that the user
-    can mend is no exception here: Prefect would print two tracebacks around its sentence.
+    can mend is a state with its sentence; of an exception Prefect would print a traceback more, and another message.
     """
     try:
         params, folder = chosen(**given), option("out")(given["out"])

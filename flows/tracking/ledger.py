@@ -49,16 +49,18 @@ class Ledger:
         return None if value is None else str(value)
 
     def newest(self) -> tuple[str, str] | None:
-        """Name and id of the experiment to look at: that of the params, or else the newest one with runs from here."""
-        if (own := self.experiment()) is not None:
-            return self._tracking.experiment, own
-        target = f"{self._tracking.target} "
+        """Name and id of the experiment to look at: that of the params, or the newest one where only others have runs.
+
+        None where nothing was made.
+        """
+        own, target = self._tracking.experiment, f"{self._tracking.target} "
         found = [
-            (section["created"], key.removeprefix(target), str(section["experiment"]))
+            (bool(section["units"]), key == target + own, section["created"], key, str(section["experiment"]))
             for key, section in self._read()["targets"].items()
-            if key.startswith(target) and section["created"] is not None and section["units"]
+            if key.startswith(target) and section["created"] is not None
         ]
-        return max(found)[1:] if found else None
+        *_, key, identity = max(found, default=("", ""))
+        return (key.removeprefix(target), identity) if found else None
 
     def report(self) -> str | None:
         """What identifies the report that was sent last; None where none was."""

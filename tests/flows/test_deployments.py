@@ -48,7 +48,7 @@ def test_what_the_form_gives_is_set() -> None:
 
 
 def test_a_flow_run_ends_in_a_state_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the form holds what cannot be: no exception, around which Prefect would print tracebacks."""
+    """Also where the form holds what cannot be."""
     from flows import deployments
 
     monkeypatch.delenv("PREFECT_API_URL", raising=False)

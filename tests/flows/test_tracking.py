@@ -35,6 +35,7 @@ from flows.tracking.addresses import comparison_url, show_command, ui_command
 from flows.tracking.database import create_database
 from flows.tracking.datasets import WHOLE, Dataset, Datasets, datasets_of
 from flows.tracking.experiment import ensure, record, tagged
+from flows.tracking.ledger import Ledger
 from flows.tracking.notes import source_tags
 from flows.tracking.reported import send_report
 from flows.tracking.settings import Tracking, share, tracking_of
@@ -1054,6 +1055,8 @@ def test_the_address_of_the_comparison_is_known_without_mlflow(out: Path) -> Non
         "?viewStateShareKey=compare&compareRunsMode=CHART&workflowType=machine_learning"
     )
     others = Tracking(out, None, "of params that have sent nothing")
+    assert "/#/experiments/1/runs?" in comparison_url("http://127.0.0.1:5000", others)
+    Ledger(others).connected("7", 1)  # an empty one
     assert "/#/experiments/1/runs?" in comparison_url("http://127.0.0.1:5000", others)
 
 
