@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cl.redact import without_password
@@ -64,7 +64,14 @@ class Teller:
 
     # What it can be told.
 
-    def flow(self, name: str, run_name: str, tags: Iterable[str], parent: PrefectRun | None) -> PrefectRun:
+    def flow(
+        self,
+        name: str,
+        run_name: str,
+        tags: Iterable[str],
+        parent: PrefectRun | None,
+        parameters: Mapping[str, str] | None = None,
+    ) -> PrefectRun:
         """Tell of a flow run that has begun, below another where it has a parent."""
         run = PrefectRun("flow", tags, parent)
         once = uuid.uuid4().hex
@@ -78,7 +85,7 @@ class Teller:
                 above = self._ask("POST", "/task_runs/", placeholder)["id"]
             flow = self._ask("POST", "/flows/", {"name": name})["id"]
             made = {"flow_id": flow, "name": run_name, "tags": run.tags, "state": state_of("PENDING")}
-            made |= {"parent_task_run_id": above, "idempotency_key": once}
+            made |= {"parent_task_run_id": above, "idempotency_key": once, "parameters": dict(parameters or {})}
             run.id = str(self._ask("POST", "/flow_runs/", made)["id"])
             self._set(run, "RUNNING", "")
 

@@ -20,6 +20,7 @@ from flows.deadline import check_answer
 from flows.engine.api import PrefectRun, seconds_for_an_answer
 from flows.engine.plain import Engine, T, U
 from flows.engine.teller import Teller
+from flows.report.made import whole_line
 
 HEALTH_SECONDS = 5
 _current: contextvars.ContextVar[PrefectRun | None] = contextvars.ContextVar("run", default=None)
@@ -40,7 +41,9 @@ class WithPrefect(Engine):
 
     def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T]) -> T:
         """Run the body as a flow run; a `UserError` from it becomes the flow run's message, and is raised again."""
-        run = self._teller.flow(name, run_name, tags, self._run)
+        line = whole_line() if self._run is None else None
+        given = {"command": without_password(line)} if line else {}
+        run = self._teller.flow(name, run_name, tags, self._run, given)
         with contextlib.ExitStack() as stack:
             if run.parent is None:
                 stack.enter_context(self)

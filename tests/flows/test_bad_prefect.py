@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -207,6 +208,20 @@ def test_what_is_kept_up_to_date_is_sent_once_as_it_is_last(monkeypatch: pytest.
         told.renewed(run, "key", "progress", value, "")
     told.flush()
     assert sent == [("POST", 4), ("PATCH", 5)]
+
+
+def test_the_parameters_of_the_whole_are_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies: list[Any] = []
+
+    def ask(self: Teller, method: str, path: str, body: Any) -> Any:
+        bodies.extend([body["parameters"]] if path == "/flow_runs/" else [])
+        return {"id": "7"}
+
+    monkeypatch.setattr(Teller, "_ask", ask)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "flows.compare"])
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--set", "tracking.uri=http://me:secret@db/", "--out", "a b"])
+    assert work(WithPrefect("http://127.0.0.1:1/api")) == RIGHT
+    assert bodies == [{"command": "python -m flows.compare --set tracking.uri=http://db/ --out 'a b'"}, {}]
 
 
 # With the real server.
