@@ -56,8 +56,8 @@ run: $(READY)  ## the main job: data, training of every method, report, leaderbo
 	test $$status -eq 0 || python -m flows.report; \
 	python -m flows.report --show; exit $$status
 
-serve: $(READY) data/digits  ## start Prefect (server and worker) and MLflow on this machine, with the deployments
-	@python -m flows.serve start
+serve: $(READY) data/digits  ## start Prefect (server and worker), MLflow and the reports here; OUT=FOLDER: other results
+	@python -m flows.serve start $(if $(OUT),--out "$(OUT)")
 
 stop: $(READY)  ## end what `make serve` started
 	@python -m flows.serve stop

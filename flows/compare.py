@@ -76,9 +76,14 @@ def tell(params: Params, out: Path, engine: Engine, summary: Summary) -> str:
 
 
 def compare(params: Params, out: Path, engine: Engine, limit: Limit | None = None) -> str:
-    """Run all stages and, where the params say so, register the best model; returns what was decided of it."""
-    stages(params, out, engine, limit=limit)
-    return crown_best(params, out, engine)
+    """Run all stages and, where the params say so, register the best model.
+
+    Returns the report's headline and, after it, what was decided of the model.
+    """
+    headline = stages(params, out, engine, limit=limit)
+    whole = " ".join(filter(None, (headline, crown_best(params, out, engine))))
+    engine.outcome(whole)
+    return whole
 
 
 def parser() -> argparse.ArgumentParser:

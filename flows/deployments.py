@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, runtime
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
-from cl.errors import UserError
+from cl.errors import Stopped, UserError
 from cl.machine import processors
 from cl.names import names_in
 from cl.params import Params, read
@@ -89,17 +89,23 @@ def run_name() -> str:
     return name
 
 
-def _run(params: Params, out: str, body: Callable[[Params, Path, Engine], str], *tags: str) -> Any:
-    """Run a stage or all of them; what came of it is the message of the flow run's last state.
+def _run(body: Callable[[Params, Path, Engine], str], given: dict[str, Any], *tags: str) -> Any:
+    """Run a stage or all of them, as the form says; what came of it is the message of the flow run's last state.
 
-    Where `make serve` shows MLflow's database of another output folder, the runs go there too.
+    Where `make serve` shows MLflow's database of another output folder, the runs go there too. An error that the user
+    can mend is a state with its sentence; of an exception Prefect would print a traceback more, and another message.
     """
-    folder = option("out")(out)
-    if (shown := shown_folder()) is not None:
-        share(folder, shown)
-    with configured_engine() as engine:
-        engine.tag([*named(params, read(FILE), folder)[1], *tags])
-        return Completed(message=body(params, folder, engine))
+    try:
+        params, folder = chosen(**given), option("out")(given["out"])
+        if (shown := shown_folder()) is not None:
+            share(folder, shown)
+        with configured_engine() as engine:
+            engine.tag([*named(params, read(FILE), folder)[1], *tags])
+            return Completed(message=body(params, folder, engine))
+    except Stopped as end:
+        return Cancelled(message=str(end))
+    except UserError as error:
+        return Failed(message=str(error))
 
 
 @flow(name="compare", flow_run_name=run_name, persist_result=False)
@@ -125,7 +131,7 @@ def compare(
         settings: Any other key of params.yaml, as KEY.PATH=VALUE, for instance scenario.name=class.
         out: The output folder, relative to the project's folder. What is finished there is not done again.
     """
-    return _run(chosen(benchmark, tasks, methods, epochs, workers, seeds, settings), out, comparison.compare)
+    return _run(comparison.compare, locals())
 
 
 @flow(name="nightly", flow_run_name=run_name, persist_result=False)
@@ -155,7 +161,7 @@ def nightly(
     def night(params: Params, home: Path, engine: Engine) -> str:
         return nights.nightly(params, home, engine, datetime.now(UTC)).headline
 
-    return _run(chosen(benchmark, tasks, methods, epochs, workers, seeds, settings), out, night, "nightly")
+    return _run(night, locals(), "nightly")
 
 
 @flow(name="add-task", flow_run_name=run_name, persist_result=False)
@@ -181,7 +187,7 @@ def add_task(
         settings: Any other key of params.yaml, as KEY.PATH=VALUE. One that differs from before makes a run learn anew.
         out: The output folder with the results so far.
     """
-    return _run(chosen(benchmark, tasks, methods, epochs, workers, seeds, settings), out, comparison.compare)
+    return _run(comparison.compare, locals())
 
 
 @flow(name="report", flow_run_name=run_name, persist_result=False)
@@ -203,4 +209,4 @@ def report(
     def page(params: Params, folder: Path, engine: Engine) -> str:
         return comparison.tell(params, folder, engine, reports.report(params, folder, engine))
 
-    return _run(chosen(methods=methods, seeds=seeds, settings=settings), out, page)
+    return _run(page, locals())

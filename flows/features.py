@@ -15,6 +15,7 @@ from cl.pool import check_out
 from flows.deadline import finish
 from flows.engine.plain import Engine
 from flows.engine.with_prefect import configured_engine
+from flows.naming import stage_name
 from flows.stage import ends_with_dvc
 from flows.tracking import origin
 
@@ -26,7 +27,7 @@ def features(params: Params, out: Path, engine: Engine) -> None:
     check_out(out)
     engine.flow(
         "features",
-        f"features {params.benchmark.name}: {params.model.backbone}",
+        stage_name(params, out, params.model.backbone),
         [params.benchmark.name, params.model.backbone, *origin.labels()],
         lambda: extract(params, out, say=engine.say),
     )

@@ -25,9 +25,17 @@ def named(params: Params, before: Params, out: Path) -> tuple[str, list[str]]:
     which = ", ".join(methods) if len(methods) <= NAMED else count(len(methods), "method")
     parts = [which, count(len(params.seeds), "seed")]
     parts += changes(params, before)
-    if out != Path("out"):
-        parts.append(f"in {out}")
+    parts += _where(out)
     return f"{params.title}: {'; '.join(parts)}", [params.benchmark.name, *methods, *origin.labels()]
+
+
+def stage_name(params: Params, out: Path, what: str = "") -> str:
+    """The name of a stage's flow run, which Prefect shows behind the stage: `permuted-digits; in out/try`."""
+    return "; ".join([f"{params.title}: {what}" if what else params.title, *_where(out)])
+
+
+def _where(out: Path) -> list[str]:
+    return [f"in {out}"] if out != Path("out") else []
 
 
 def changes(params: Params, before: Params) -> list[str]:

@@ -120,7 +120,7 @@ def _judge(params: Params, home: Path, out: Path, failure: RunsFailed | None, en
     write_whole(out / "morning.html", page.encode())
     latest = page.replace('href="report/', f'href="{out.name}/report/')
     write_whole(home / "nights" / "latest.html", latest.encode())
-    text = in_short(record)
+    text = in_short(record, before.record if before else None, link_to(out / "morning.html"))
     engine.page("morning", text, verdict.headline[:200])
     engine.link("morning-page", link_to(home / "nights" / "latest.html"), "the page of the last night")
     engine.outcome(verdict.headline)

@@ -12,6 +12,7 @@ from cl.pool import check_out
 from flows.deadline import finish
 from flows.engine.plain import Engine
 from flows.engine.with_prefect import configured_engine
+from flows.naming import stage_name
 from flows.stage import ends_with_dvc
 from flows.tracking import origin
 
@@ -21,7 +22,7 @@ def prepare(params: Params, out: Path, engine: Engine) -> None:
     check_out(out, params.benchmark)
     engine.flow(
         "prepare",
-        f"prepare {params.benchmark.name}",
+        stage_name(params, out),
         [params.benchmark.name, *origin.labels()],
         lambda: prepare_all(params, cli.RAW, out, engine.say),
     )

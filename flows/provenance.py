@@ -16,7 +16,7 @@ from cl import cli
 from cl.params import Params
 from cl.reading import RunResult, read_runs
 from flows.deadline import finish
-from flows.tracking.addresses import pages, ui_command
+from flows.tracking.addresses import pages, show_command, soon
 from flows.tracking.experiment import run_showing, tagged
 from flows.tracking.ledger import Ledger
 from flows.tracking.notes import run_path
@@ -41,12 +41,12 @@ def describe(params: Params, out: Path) -> str:
         else:
             lines.append(f"  {LOCK!s:16} does not have these results")
         ids = _mlflow_runs(params, where, [run for run in runs if run.method == method], hashes.get(method, {}))
-        experiment, base = Ledger(where).experiment(), pages(where) or "http://127.0.0.1:5000"
+        experiment, base = Ledger(where).experiment(), pages(where) or soon(where)
         for seed, run in ids.items():
             address = f"{base}/{run_path(experiment, run)}" if experiment and run else "no run in this MLflow"
             lines.append(f"  {seed:16} {address}")
     if params.tracking.enabled and not served and where.database.exists() and pages(where) is None:
-        lines += ["these pages of MLflow can be opened while this command runs:", f"  {ui_command(where)}"]
+        lines += ["these pages of MLflow can be opened after:", f"  {show_command(where)}"]
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cl import cli, embedded
@@ -30,11 +30,11 @@ from cl.params import read
 from cl.paths import option
 from flows import QUIET
 from flows.deadline import finish
-from flows.report.show import start_command
 from flows.servers import HOME, STATE, Server, known, shown_folder
 from flows.stage import started_at
-from flows.tracking.addresses import comparison_url, server_command
+from flows.tracking.addresses import comparison_url, here, server_command, start_command
 from flows.tracking.experiment import ensure
+from flows.tracking.ledger import Ledger
 from flows.tracking.notes import EXPERIMENTS
 from flows.tracking.settings import Tracking, tracking_of
 
@@ -58,6 +58,8 @@ class Ports:
 def start(tracking: Tracking, ports: Ports) -> dict[str, Server]:
     """Start what does not run yet, and deploy the flows of prefect.yaml; returns all by name.
 
+    MLflow shows one output folder: where it shows another than the one of `tracking`, it is started anew on its port.
+
     Raises `UserError` where a port is taken or a server does not come up, naming its log.
     """
     servers = known()
@@ -67,6 +69,11 @@ def start(tracking: Tracking, ports: Ports) -> dict[str, Server]:
         command = [*PREFECT, "server", "start"]
         servers["prefect"] = _launch("prefect", command, env, f"http://{HOST}:{ports.prefect}", f"{api}/health")
         _wait(servers["prefect"])
+    if "mlflow" in servers and tracking.uri is None and servers["mlflow"].shows != str(tracking.folder):
+        other = servers.pop("mlflow")
+        _say(f"MLflow has shown {here(Path(other.shows))}; from now on it shows {here(tracking.folder)}")
+        _end(other)
+        ports = replace(ports, mlflow=int(other.address.rpartition(":")[2]))
     if "mlflow" not in servers and tracking.uri is None:
         ensure(tracking)
         address, command = f"http://{HOST}:{ports.mlflow}", server_command(tracking, ports.mlflow)
@@ -98,6 +105,9 @@ def _environment(api: str, prefect_port: int, worker_port: int) -> dict[str, str
         # By the environment: with the option --port the pages would go on asking the default port.
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(prefect_port),
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # All links to flow runs, Prefect's own too, open the first of its two interfaces: then so does its address.
+        "PREFECT_SERVER_UI_V2_ENABLED": os.environ.get("PREFECT_SERVER_UI_V2_ENABLED", "false"),
         "PREFECT_WORKER_WEBSERVER_HOST": HOST,
         "PREFECT_WORKER_WEBSERVER_PORT": str(worker_port),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -176,16 +186,20 @@ def stop() -> list[str]:
     """End the servers of this project, the worker first, with all they have started; returns their names."""
     servers = known()
     for name in sorted(servers, reverse=True):
-        server = servers[name]
-        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
-            os.killpg(server.pid, signal.SIGTERM)
-            deadline = time.monotonic() + SECONDS_TO_STOP
-            while server.alive and time.monotonic() < deadline:
-                time.sleep(0.1)
-            if server.alive:
-                os.killpg(server.pid, signal.SIGKILL)
+        _end(servers[name])
     STATE.unlink(missing_ok=True)
     return sorted(servers)
+
+
+def _end(server: Server) -> None:
+    """End a server with all it has started."""
+    with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+        os.killpg(server.pid, signal.SIGTERM)
+        deadline = time.monotonic() + SECONDS_TO_STOP
+        while server.alive and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if server.alive:
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 def stop_command() -> str:
@@ -253,6 +267,8 @@ def main() -> int:
     if shown is not None and shown.name == "mlflow":
         given.out = shown.parent  # the link to the comparison is that of the folder which the servers were started for
     tracking = tracking_of(read(given.params), given.out)
+    if (newest := Ledger(tracking).newest()) is not None:  # another params file, or options, may have made it
+        tracking = replace(tracking, experiment=newest[0])
     if given.what == "start":
         ports = Ports(given.prefect_port, given.mlflow_port, given.worker_port, given.report_port)
         servers = start(tracking, ports)

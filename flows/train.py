@@ -26,6 +26,7 @@ from flows.boards import Boards
 from flows.deadline import finish
 from flows.engine.plain import Engine
 from flows.engine.with_prefect import configured_engine
+from flows.naming import stage_name
 from flows.report.made import command
 from flows.stage import ends_with_dvc
 from flows.tracking import origin
@@ -75,7 +76,7 @@ def train(
             boards.close()
         engine.outcome(f"{count(len(runs), 'run')} finished")
 
-    engine.flow("train", f"train {params.benchmark.name}: {name}", labels, body)
+    engine.flow("train", stage_name(params, out, name), labels, body)
 
 
 def _train(
@@ -117,7 +118,8 @@ def _train(
 
     try:
         with limit.ends(children.stop):
-            outcomes = engine.each(runs, learn, at_once, lambda run: run.name)
+            of = params.benchmark.name
+            outcomes = engine.each(runs, learn, at_once, lambda run: run.name, lambda run: [of, run.method])
     except BaseException:
         children.stop()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,10 @@ LINE_LENGTH = 20_000
 """Of a line of a log, or of a message, at most."""
 
 
+TIMEOUT = "PREFECT_API_REQUEST_TIMEOUT"
+"""How long Prefect's own clients wait for an answer, in seconds."""
+
+
 class PrefectRun:
     """A flow run or a task run of Prefect's, of which the server is told."""
 
@@ -20,7 +25,8 @@ class PrefectRun:
         self, kind: str, tags: Iterable[str], parent: PrefectRun | None = None, identity: str | None = None
     ) -> None:
         self.kind = kind
-        self.tags: list[str] = list(dict.fromkeys([*(parent.tags if parent else ()), *tags]))
+        above = parent.tags if parent is not None and kind == "flow" else ()  # of all methods: wrong for a single run
+        self.tags: list[str] = list(dict.fromkeys([*above, *tags]))
         self.parent = parent
         self.id = identity
         """The id at the server; None until the server has given it."""
@@ -56,6 +62,14 @@ class Lines:
         ]
         if logs:
             self._ask("POST", "/logs/", logs)
+
+
+def seconds_for_an_answer(usual: float) -> float:
+    """How long a request may take: as long as the user lets Prefect's clients wait, and otherwise so long."""
+    try:
+        return float(os.environ.get(TIMEOUT, usual))
+    except ValueError:  # Prefect refuses it, in words of its own
+        return usual
 
 
 def settings_for(url: str) -> Any:

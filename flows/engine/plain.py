@@ -29,13 +29,19 @@ class Engine:
         return body()
 
     def each(
-        self, runs: Sequence[U], body: Callable[[U], T], at_once: int, name: Callable[[U], str]
+        self,
+        runs: Sequence[U],
+        body: Callable[[U], T],
+        at_once: int,
+        name: Callable[[U], str],
+        tags: Callable[[U], Iterable[str]] = lambda run: (),
     ) -> list[T | UserError]:
         """Run the body for every run, so many at once; returns what each returned, in the order of the runs.
 
-        A `UserError` of one run is returned in its place and does not disturb the others.
+        A `UserError` of one run is returned in its place and does not disturb the others. A server is told the name and
+        the tags of each run.
         """
-        del name
+        del name, tags
 
         def guarded(run: U) -> T | UserError:
             try:

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cl.redact import without_password
@@ -27,13 +27,14 @@ from flows.engine.api import (
     now,
     refuses,
     said_of,
+    seconds_for_an_answer,
     settings_for,
     state_of,
     task_to_make,
 )
 
 REQUEST_SECONDS = 6.0
-"""For a whole request."""
+"""For a whole request, unless the user gives Prefect's clients another time."""
 WAITS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds to wait before each further try of a request that failed; the last wait is repeated."""
 QUIET_SECONDS = 5.0
@@ -59,10 +60,18 @@ class Teller:
         self._newest: dict[tuple[PrefectRun, str], Json] = {}
         self._taken = time.monotonic()  # when the server last took something
         self._ready = self._last_try = self._gave_up = self._warned = False
+        self._seconds = seconds_for_an_answer(REQUEST_SECONDS)
 
     # What it can be told.
 
-    def flow(self, name: str, run_name: str, tags: Iterable[str], parent: PrefectRun | None) -> PrefectRun:
+    def flow(
+        self,
+        name: str,
+        run_name: str,
+        tags: Iterable[str],
+        parent: PrefectRun | None,
+        parameters: Mapping[str, str] | None = None,
+    ) -> PrefectRun:
         """Tell of a flow run that has begun, below another where it has a parent."""
         run = PrefectRun("flow", tags, parent)
         once = uuid.uuid4().hex
@@ -76,16 +85,16 @@ class Teller:
                 above = self._ask("POST", "/task_runs/", placeholder)["id"]
             flow = self._ask("POST", "/flows/", {"name": name})["id"]
             made = {"flow_id": flow, "name": run_name, "tags": run.tags, "state": state_of("PENDING")}
-            made |= {"parent_task_run_id": above, "idempotency_key": once}
+            made |= {"parent_task_run_id": above, "idempotency_key": once, "parameters": dict(parameters or {})}
             run.id = str(self._ask("POST", "/flow_runs/", made)["id"])
             self._set(run, "RUNNING", "")
 
         self._put(create)
         return run
 
-    def task(self, key: str, name: str, flow: PrefectRun) -> PrefectRun:
+    def task(self, key: str, name: str, flow: PrefectRun, tags: Iterable[str] = ()) -> PrefectRun:
         """Tell of a task run of the flow run that has begun."""
-        run = PrefectRun("task", (), flow)
+        run = PrefectRun("task", tags, flow)
         once = uuid.uuid4().hex
 
         def create() -> None:
@@ -167,6 +176,8 @@ class Teller:
     def flush(self, interrupted: bool = False) -> None:
         """Wait until the server knows everything, as long as its requests succeed."""
         idle, whole = INTERRUPTED_SECONDS if interrupted else END_SECONDS
+        if not interrupted:  # whoever has patience with a request has it here
+            idle, whole = (seconds - REQUEST_SECONDS + self._seconds for seconds in (idle, whole))
         end = time.monotonic() + whole
         with self._changed:
             self._taken = time.monotonic()
@@ -274,7 +285,7 @@ class Teller:
     def _ask(self, method: str, path: str, body: Any) -> Any:
         """Make one request; raises whatever is wrong with the answer."""
         if self._client is None:
-            self._client = client_of_prefect(REQUEST_SECONDS)
+            self._client = client_of_prefect(self._seconds)
         client = self._client
 
         def request() -> Any:
@@ -282,7 +293,7 @@ class Teller:
             return answer.json() if answer.content else None
 
         try:
-            return within(REQUEST_SECONDS, request)
+            return within(self._seconds, request)
         except TimeoutError:
             self._client = None  # closing it ends the request that was left behind
             within(REQUEST_SECONDS, lambda: client.__exit__(None, None, None))

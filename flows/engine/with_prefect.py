@@ -17,9 +17,10 @@ from typing import Any
 from cl.errors import Stopped, UserError
 from cl.redact import without_password
 from flows.deadline import check_answer
-from flows.engine.api import PrefectRun
+from flows.engine.api import PrefectRun, seconds_for_an_answer
 from flows.engine.plain import Engine, T, U
 from flows.engine.teller import Teller
+from flows.report.made import whole_line
 
 HEALTH_SECONDS = 5
 _current: contextvars.ContextVar[PrefectRun | None] = contextvars.ContextVar("run", default=None)
@@ -40,7 +41,9 @@ class WithPrefect(Engine):
 
     def flow(self, name: str, run_name: str, tags: Iterable[str], body: Callable[[], T]) -> T:
         """Run the body as a flow run; a `UserError` from it becomes the flow run's message, and is raised again."""
-        run = self._teller.flow(name, run_name, tags, self._run)
+        line = whole_line() if self._run is None else None
+        given = {"command": without_password(line)} if line else {}
+        run = self._teller.flow(name, run_name, tags, self._run, given)
         with contextlib.ExitStack() as stack:
             if run.parent is None:
                 stack.enter_context(self)
@@ -48,18 +51,23 @@ class WithPrefect(Engine):
                 return super().flow(name, run_name, tags, body)
 
     def each(
-        self, runs: Sequence[U], body: Callable[[U], T], at_once: int, name: Callable[[U], str]
+        self,
+        runs: Sequence[U],
+        body: Callable[[U], T],
+        at_once: int,
+        name: Callable[[U], str],
+        tags: Callable[[U], Iterable[str]] = lambda run: (),
     ) -> list[T | UserError]:
         """Run the body for every run, each as a task run; where one raises, the others go on."""
         around = self._run
         if around is None:
-            return super().each(runs, body, at_once, name)
+            return super().each(runs, body, at_once, name, tags)
 
         def told(run: U) -> T:
-            with self._told(self._teller.task("unit", name(run), around)):
+            with self._told(self._teller.task("unit", name(run), around, tags(run))):
                 return body(run)
 
-        return super().each(runs, told, at_once, name)
+        return super().each(runs, told, at_once, name, tags)
 
     def retried(self, name: str, body: Callable[[], T]) -> T:
         """Run the body as a task run, of which the server sees every try."""
@@ -206,7 +214,7 @@ def configured_engine() -> Engine:
     if not url:
         return Engine()
     try:
-        check_answer(f"{url}/health", HEALTH_SECONDS)
+        check_answer(f"{url}/health", seconds_for_an_answer(HEALTH_SECONDS))
     except ConnectionError as error:
         print(f"warning: no Prefect server answers at {without_password(url)} ({error}); going on without", flush=True)
         return Engine()

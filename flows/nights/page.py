@@ -11,6 +11,8 @@ from flows.templates import template
 
 SHOWN = 30
 """So many nights at most are in the curves of the page."""
+DIFFERENCES = 10
+"""So many inputs that differ are named in short."""
 
 
 def morning(record: Mapping[str, Any], course: Sequence[Night], before: Night | None) -> str:
@@ -56,12 +58,20 @@ def line(values: Sequence[float | None], width: int = 120, height: int = 26) -> 
     return [(round(i * step, 1), round(height / 2 - (v - middle) / span * (height - 6), 1)) for i, v in known]
 
 
-def in_short(record: Mapping[str, Any]) -> str:
-    """The morning's page in short, in Markdown: the headline, and what changed."""
-    lines = [f"# {record['night']}", "", record["headline"], ""]
+def in_short(record: Mapping[str, Any], before: Mapping[str, Any] | None, page: str) -> str:
+    """The morning's page in short, in Markdown: the headline, what changed, and which inputs differ.
+
+    `before`: the night that it is compared with; `page`: the address of the whole page.
+    """
+    compared = f"Compared with {record['compared_with']}. " if record["compared_with"] else ""
+    lines = [f"# {record['night']}", "", record["headline"], "", f"{compared}[The morning's page]({page})", ""]
     to_tell = [change for change in record["changes"] if change["kind"] not in ("same", "noise")]
     if to_tell:
         lines += ["| method | measure | change |", "| --- | --- | --- |"]
         lines += [f"| {c['method']} | {c['measure']} | {c['kind']}: {c['said']} |" for c in to_tell]
     lines += [f"- {run} failed: {why}" for run, why in record["failures"].items()]
+    differ = list(differences(record, before).items())
+    lines += ["", "Inputs that differ:", ""] if differ else []
+    lines += [f"- `{name}`: {then} → {now}" for name, (then, now) in differ[:DIFFERENCES]]
+    lines += [f"- and {len(differ) - DIFFERENCES} more"] if len(differ) > DIFFERENCES else []
     return "\n".join(lines) + "\n"

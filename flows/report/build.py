@@ -21,6 +21,7 @@ from cl.params import Params
 from cl.pool import runs_of
 from cl.reading import RunResult, read_runs, task_names
 from flows.engine.plain import Engine
+from flows.naming import stage_name
 from flows.report.headline import headline
 from flows.report.leaderboard import leaderboard, table
 from flows.report.made import command, made_of
@@ -51,7 +52,7 @@ def report(params: Params, out: Path, engine: Engine, failed: Collection[str] = 
             origin.point(params, out)
         return summary
 
-    return engine.flow("report", f"report {params.benchmark.name}", [params.benchmark.name, *origin.labels()], body)
+    return engine.flow("report", stage_name(params, out), [params.benchmark.name, *origin.labels()], body)
 
 
 def build(

@@ -61,6 +61,7 @@ def leaderboard(summary: Summary) -> str:
         notes.append("  ".join(bounds))
     if summary.absent:
         notes.append(f"Without any result: {', '.join(summary.absent)}.")
+    notes = [f"- {note}" for note in notes]  # as Markdown, one line each
     if summary.remarks:
         notes += ["", "Read with care:", *(f"- {remark}" for remark in summary.remarks)]
     title = f"{summary.benchmark}: {count(len(summary.tasks), 'task')}, {count(len(summary.rows), 'method')}"

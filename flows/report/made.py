@@ -55,8 +55,14 @@ def options() -> list[str] | None:
     return sys.argv[1:] if compares else None
 
 
+def whole_line() -> str | None:
+    """The command of this process with its options; None where no person can give it."""
+    known = typed()
+    return shlex.join([*known.split(), *sys.argv[1:]]) if known else None
+
+
 def command(out: Path) -> str:
     """The command of this process, where a person can give it; else the one that does the same with the params."""
-    if known := typed():
-        return shlex.join([*known.split(), *sys.argv[1:]])
-    return f"python -m flows.compare --params FILE --out {shlex.quote(str(out))}  # FILE: the params below"
+    return (
+        whole_line() or f"python -m flows.compare --params FILE --out {shlex.quote(str(out))}  # FILE: the params below"
+    )

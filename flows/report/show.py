@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import shlex
 import shutil
 import sys
 import textwrap
@@ -20,11 +19,11 @@ from cl.redact import without_password
 from flows.report.made import options
 from flows.report.steps import steps, told
 from flows.servers import Server, known
-from flows.tracking.addresses import comparison_url, here, ui_command
+from flows.tracking.addresses import comparison_url, show_command, soon, start_command
 from flows.tracking.settings import Tracking
 
-MLFLOW, PREFECT = "http://127.0.0.1:5000", "http://127.0.0.1:4200"
-"""Where `serve` starts them."""
+PREFECT = "http://127.0.0.1:4200"
+"""Where `serve` starts it."""
 LEAST_COLUMNS = 3
 """Of a table: rank, method, accuracy."""
 
@@ -92,10 +91,8 @@ def where_to_look_next(where: Tracking, *, tracked: bool = True) -> str:
         blocks["MLflow"] = [comparison_url(where.target, where)]
     elif "mlflow" in running and _shows(running["mlflow"], where):
         blocks["MLflow"] = [comparison_url(running["mlflow"].address, where)]
-    elif where.uri is not None or "mlflow" in running:  # `serve` starts no second one
-        blocks["MLflow"] = [ui_command(where), f"then {comparison_url(MLFLOW, where)}"]
     else:
-        blocks["MLflow"] = [start, f"then {comparison_url(MLFLOW, where)}"]
+        blocks["MLflow"] = [show_command(where), f"then {comparison_url(soon(where), where)}"]
     if api := os.environ.get("PREFECT_API_URL"):
         blocks["Prefect"] = [without_password(api.rstrip("/").removesuffix("/api"))]
     elif "prefect" in running:
@@ -111,13 +108,3 @@ def where_to_look_next(where: Tracking, *, tracked: bool = True) -> str:
 def _shows(mlflow: Server, where: Tracking) -> bool:
     """Whether that server has the database of these runs."""
     return bool(mlflow.shows) and Path(mlflow.shows).resolve() == where.folder.resolve()
-
-
-def start_command(out: Path) -> str:
-    """The shortest command that starts Prefect, and MLflow with the runs of this output folder."""
-    of_out = [] if out == Path("out") else ["--out", str(out)]
-    if not of_out and Path("Makefile").exists():
-        return "make serve"
-    alone = shutil.which("unforgetting") is not None
-    words = ["unforgetting", "serve"] if alone else [here(Path(sys.executable)), "-m", "flows.serve", "start"]
-    return shlex.join([*words, *of_out])

@@ -28,6 +28,8 @@ SCORE, SEQUENCE, CHECKPOINT = "mean_average_accuracy", "data.sha256", "checkpoin
 """Tags of a registered model: the number compared, the tasks it learned, and which model it is."""
 KNOWN = "known_share"
 """Tag: what share of the validation images is to be known (`champion.known_share`)."""
+ABOUT = """Models that have learned {} task by task. The version with the alias `{}` is the best so far; its page says
+how good it is, how it was chosen and how to call it."""
 DESCRIPTION_LENGTH = 5000
 """MLflow's column for the description of a version holds no more."""
 
@@ -60,7 +62,7 @@ def _register(params: Params, out: Path, choice: Choice, tracking: Tracking) -> 
         **({"run_id": source} if source else {}),
     }
     try:
-        client.create_registered_model(name, description=f"Continual learners of {run.benchmark}: docs/models.md.")
+        client.create_registered_model(name, description=ABOUT.format(run.benchmark, ALIAS))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

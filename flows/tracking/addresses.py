@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from flows.servers import address, shown_folder
 from flows.tracking.ledger import Ledger
 from flows.tracking.notes import EXPERIMENTS, comparison_path, run_path
 from flows.tracking.settings import Tracking
+
+USUAL = "http://127.0.0.1:5000"
+"""Where MLflow listens, unless another port is asked for."""
 
 
 def server_command(tracking: Tracking, port: int = 5000) -> list[str]:
@@ -34,13 +38,30 @@ def ui_command(tracking: Tracking) -> str:
     return f"{environment} {without_password(shlex.join(server_command(tracking)))}"
 
 
+def start_command(out: Path) -> str:
+    """The shortest command that starts Prefect, and MLflow with the runs of this output folder."""
+    elsewhere = out.resolve() != Path("out").resolve()
+    if Path("Makefile").exists():
+        return f"make serve OUT={shlex.quote(here(out))}" if elsewhere else "make serve"
+    alone = shutil.which("unforgetting") is not None
+    words = ["unforgetting", "serve"] if alone else [here(Path(sys.executable)), "-m", "flows.serve", "start"]
+    return shlex.join([*words, *(["--out", here(out)] if elsewhere else [])])
+
+
+def show_command(tracking: Tracking) -> str:
+    """The shortest command after which a browser finds the database of `tracking`."""
+    of_an_out = tracking.uri is None and tracking.folder.name == "mlflow"  # `serve` looks for it there
+    return start_command(tracking.folder.parent) if of_an_out else ui_command(tracking)
+
+
 def comparison_url(base: str, tracking: Tracking) -> str:
     """Address of the curated comparison on the MLflow server at `base`, such as http://127.0.0.1:5000.
 
-    As long as nothing was sent, the address is that of the list of experiments.
+    Where these params have sent nothing, it is the newest comparison of the output folder; where none has, the list of
+    experiments.
     """
-    experiment = Ledger(tracking).experiment()
-    return f"{base.rstrip('/')}/{comparison_path(experiment) if experiment else EXPERIMENTS}"
+    newest = Ledger(tracking).newest()
+    return f"{base.rstrip('/')}/{comparison_path(newest[1]) if newest else EXPERIMENTS}"
 
 
 def run_url(tracking: Tracking, run: Path) -> str | None:
@@ -64,7 +85,13 @@ def where_to_compare(tracking: Tracking) -> str:
     """Where the curated comparison is, in Markdown: a link, or the command that has to be started first."""
     if (base := pages(tracking)) is not None:
         return f"[the comparison in MLflow]({comparison_url(base, tracking)})"
-    return f"MLflow, after `{ui_command(tracking)}`: {comparison_url('http://127.0.0.1:5000', tracking)}"
+    url = comparison_url(soon(tracking), tracking)
+    return f"[the comparison in MLflow]({url}), after `{show_command(tracking)}`"
+
+
+def soon(tracking: Tracking) -> str:
+    """Where MLflow's pages are after `show_command`."""
+    return (address("mlflow") if tracking.uri is None else None) or USUAL
 
 
 def here(path: Path) -> str:

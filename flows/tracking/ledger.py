@@ -48,6 +48,20 @@ class Ledger:
         value = self._section(self._read())["experiment"]
         return None if value is None else str(value)
 
+    def newest(self) -> tuple[str, str] | None:
+        """Name and id of the experiment to look at: that of the params, or the newest one where only others have runs.
+
+        None where nothing was made.
+        """
+        own, target = self._tracking.experiment, f"{self._tracking.target} "
+        found = [
+            (bool(section["units"]), key == target + own, section["created"], key, str(section["experiment"]))
+            for key, section in self._read()["targets"].items()
+            if key.startswith(target) and section["created"] is not None
+        ]
+        *_, key, identity = max(found, default=("", ""))
+        return (key.removeprefix(target), identity) if found else None
+
     def report(self) -> str | None:
         """What identifies the report that was sent last; None where none was."""
         value = self._section(self._read()).get("report")

@@ -25,6 +25,11 @@ def comparison_path(experiment: str) -> str:
     return f"#/experiments/{experiment}/runs?viewStateShareKey={VIEW}&compareRunsMode=CHART&{AS_RUNS}"
 
 
+def table_path(experiment: str) -> str:
+    """The same as a table, of groups and runs."""
+    return f"#/experiments/{experiment}/runs?viewStateShareKey={VIEW}&{AS_RUNS}"
+
+
 def run_path(experiment: str, run: str) -> str:
     """The page of an MLflow run, as an address within MLflow's pages."""
     return f"#/experiments/{experiment}/runs/{run}?{AS_RUNS}"
@@ -37,9 +42,9 @@ def artifact_path(experiment: str, run: str, name: str) -> str:
 
 def experiment_tags(experiment: str) -> dict[str, str]:
     """What an experiment says of itself, when it is made."""
-    note = (
-        "Each run `METHOD/seed-S` is one method with one seed; the runs nested below it are its tasks.\n\n"
-        f"- [Compare the methods]({comparison_path(experiment)}): means over the seeds, and what they cost\n"
+    note = (  # MLflow shows the first line, and the rest after a click
+        "Each run is one method with one seed; the runs nested below it are its tasks. "
+        f"**[Compare the methods]({comparison_path(experiment)})**, also [as a table]({table_path(experiment)})\n\n"
         f"- the run `{REPORT}`: leaderboard, figures, and the report as its artifact `index.html`\n"
         "- runs with the tag `comparison: superseded` were learned with other settings before\n"
     )

@@ -42,6 +42,9 @@ BYTES_PER_SECOND = 50_000
 METRICS, PAIRS = 1000, 100
 """What MLflow takes at most in one request: metrics; parameters or tags."""
 TAG_LENGTH = 8000
+DEFAULT = "0"
+"""Id of the experiment that MLflow makes in a new database. Marked as deleted, it is not made again: MLflow makes it
+where there is no experiment at all, deleted ones included."""
 
 
 class _InTime:
@@ -100,9 +103,9 @@ class Server:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        artifacts = None
+        artifacts, made = None, False
         if self._tracking.uri is None:
-            if not self._tracking.has_database:
+            if made := not self._tracking.has_database:
                 create_database(self._tracking.database)
             check_database(self._tracking.database)
             artifacts = (self._tracking.folder / "artifacts").as_uri()
@@ -119,6 +122,8 @@ class Server:
             experiment = self.client.get_experiment_by_name(name)
         if experiment is None or experiment.name != name:
             raise ConnectionError("something other than an MLflow server answers")
+        if made:  # nobody logs to the experiment that MLflow itself begins with; it comes back with "restore"
+            self.client.delete_experiment(DEFAULT)
         if experiment.lifecycle_stage != "active":
             raise UserError(f"experiment {name} was deleted in MLflow: restore it or set tracking.experiment")
         if artifacts is not None and experiment.artifact_location != artifacts:

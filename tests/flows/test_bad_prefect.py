@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,6 +47,40 @@ def hasty(monkeypatch: pytest.MonkeyPatch, imported: None) -> None:
     monkeypatch.setattr(teller, "QUIET_SECONDS", 0.2)
     monkeypatch.setattr(teller, "WAITS", (0.1, 0.2))
     monkeypatch.setattr(with_prefect, "HEALTH_SECONDS", 0.6)
+
+
+class Slow:
+    """A client of Prefect's whose every request takes longer than a `hasty` one may."""
+
+    def __init__(self, asked: list[str]) -> None:
+        self.asked = asked
+
+    def request(self, method: str, path: str, json: Any) -> Any:
+        time.sleep(0.8)
+        self.asked.append(path)
+        return SimpleNamespace(content=b"{}", json=lambda: {"id": "7"})
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(("given", "arrives"), [("5", True), ("soon", False), (None, False)])
+def test_the_user_may_wait_longer_for_a_slow_server(
+    given: str | None, arrives: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the setting of Prefect's own clients; one that is no number is for Prefect to refuse."""
+    monkeypatch.setattr(teller, "settings_for", lambda url: nullcontext())
+    asked: list[str] = []
+    monkeypatch.setattr(teller, "client_of_prefect", lambda seconds: Slow(asked))
+    if given is not None:
+        monkeypatch.setenv("PREFECT_API_REQUEST_TIMEOUT", given)
+    told = Teller("http://127.0.0.1:9/api")
+    run = told.flow("outer", "the outer one", [], None)
+    told.end(run, "COMPLETED")
+    told.flush()
+    ends = ["/flows/", "/flow_runs/", "/flow_runs/7/set_state", "/flow_runs/7/set_state"]
+    assert (asked == ends) == arrives
 
 
 def work(engine: Engine, meanwhile: Callable[[], object] = lambda: None) -> list[Any]:
@@ -172,6 +208,20 @@ def test_what_is_kept_up_to_date_is_sent_once_as_it_is_last(monkeypatch: pytest.
         told.renewed(run, "key", "progress", value, "")
     told.flush()
     assert sent == [("POST", 4), ("PATCH", 5)]
+
+
+def test_the_parameters_of_the_whole_are_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies: list[Any] = []
+
+    def ask(self: Teller, method: str, path: str, body: Any) -> Any:
+        bodies.extend([body["parameters"]] if path == "/flow_runs/" else [])
+        return {"id": "7"}
+
+    monkeypatch.setattr(Teller, "_ask", ask)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "flows.compare"])
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--set", "tracking.uri=http://me:secret@db/", "--out", "a b"])
+    assert work(WithPrefect("http://127.0.0.1:1/api")) == RIGHT
+    assert bodies == [{"command": "python -m flows.compare --set tracking.uri=http://db/ --out 'a b'"}, {}]
 
 
 # With the real server.

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cl.errors import UserError
+from cl.errors import Stopped, UserError
 from cl.names import names_in
-from cl.params import read
+from cl.params import Params, read
+from flows.engine.plain import Engine
 from flows.naming import named
-from tests.flows.conftest import REPOSITORY
+from tests.flows.conftest import REPOSITORY, SMALL, Finished
 
 FILE = REPOSITORY / "params.yaml"
 
@@ -44,6 +45,37 @@ def test_what_the_form_gives_is_set() -> None:
     assert len(everything.methods) > len(read(FILE).methods)
     with pytest.raises(UserError, match=r"training\.epoch: unknown key"):
         chosen(settings=["training.epoch=3"])
+
+
+def test_a_flow_run_ends_in_a_state_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the form holds what cannot be."""
+    from flows import deployments
+
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr(deployments, "shown_folder", lambda: None)
+    form = {name: field.default for name, field in inspect.signature(deployments.compare.fn).parameters.items()}
+    form["out"] = str(tmp_path)
+    refused = deployments.compare.fn(**form | {"settings": ["training.epoch=3"]})
+    assert refused.is_failed()
+    assert refused.message == "--set training.epoch=3: training.epoch: unknown key; did you mean 'epochs'?"
+
+    def stopped(params: Params, out: Path, engine: Engine) -> str:
+        raise Stopped("1 of 2 runs are finished")
+
+    monkeypatch.setattr(deployments.comparison, "compare", stopped)
+    cancelled = deployments.compare.fn(**form)
+    assert (cancelled.is_cancelled(), cancelled.message) == (True, "1 of 2 runs are finished")
+
+
+def test_the_message_of_a_comparison_is_its_headline(finished: Finished, tmp_path: Path) -> None:
+    from flows import deployments
+
+    out = finished.copy(tmp_path / "out")
+    given = {"methods": ["finetune", "ewc"], "seeds": [0, 1], "settings": list(SMALL), "out": str(out)}
+    state = deployments._run(deployments.comparison.compare, given)
+    assert state.is_completed()
+    assert state.message
+    assert state.message in (out / "report/leaderboard.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from cl.params import Params
 from flows.nights.history import Night, last_good, nights
-from flows.nights.page import differences, morning
+from flows.nights.page import DIFFERENCES, differences, in_short, morning
 from tests.flows.test_report import fake_results
 
 SEQUENCE = {"benchmark": "b", "tasks": ["one", "two"], "reduced": {}, "setting": ""}
@@ -73,3 +73,16 @@ def test_records_of_the_first_nights_are_read(home: Path) -> None:
     assert len(course) == 3
     assert differences(RECORD, early) == {}
     assert "<svg" in morning(RECORD, [*course, Night(home, dict(RECORD))], course[1])
+
+
+def test_in_short_a_night_says_against_what_and_which_inputs_differ() -> None:
+    change = {"method": "ewc", "measure": "accuracy", "kind": "worse", "said": "-3.00 points"}
+    before = {**RECORD, "params": {"training": {"epochs": 70}}}
+    now = {**RECORD, "params": {"training": {"epochs": 7}}, "compared_with": "then", "changes": [change]}
+    text = in_short(now, before, "http://here/morning.html")
+    assert "Compared with then. [The morning's page](http://here/morning.html)\n" in text
+    assert "| ewc | accuracy | worse: -3.00 points |\n" in text
+    assert text.endswith("Inputs that differ:\n\n- `training.epochs`: 70 → 7\n")
+    many = {**now, "params": {f"key{i}": i for i in range(DIFFERENCES + 2)}}
+    assert in_short(many, {**RECORD, "params": {}}, "p").endswith("- and 2 more\n")
+    assert "differ" not in in_short(RECORD, None, "p")

@@ -465,7 +465,7 @@ def test_where_to_look_next_knows_what_runs(monkeypatch, tmp_path):
     assert "  MLflow   http://127.0.0.1:5001/#/experiments?workflowType=machine_learning\n" in text
     assert text.endswith("  Prefect  http://127.0.0.1:4201")
     text = where_to_look_next(Tracking(Path("other"), None, "digits"))
-    assert "-m mlflow server" in text, "the one that runs shows another database"
+    assert " --out other\n    then http://127.0.0.1:5001/#/" in text, "the one that runs is to show another database"
     servers.STATE.write_text("{")
     assert "servers.json: damaged" in where_to_look_next(here)
 

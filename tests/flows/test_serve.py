@@ -321,6 +321,18 @@ def test_a_task_that_is_added_is_the_only_one_learned(served: Served) -> None:
     tags = {tag["key"]: tag["value"] for tag in runs["finetune/seed-0"]["data"]["tags"]}
     ours = f"http://127.0.0.1:{served.ports[0]}/runs/flow-run/"
     assert tags["prefect.flow_run"].startswith(ours)
-    assert served.call(f"/flow_runs/{tags['prefect.flow_run'].removeprefix(ours)}")["name"].startswith("train ")
+    flow_run = served.call(f"/flow_runs/{tags['prefect.flow_run'].removeprefix(ours)}")
+    assert flow_run["name"] == "permuted-digits: finetune, joint; in grown"
     pages = [a["data"] for a in served.call("/artifacts/filter", {}) if a["key"] == "mlflow"]
     assert any(f"/runs/{runs['finetune/seed-0']['info']['run_id']}?" in page for page in pages)
+
+
+def test_another_output_folder_is_shown_on_the_same_port(served: Served) -> None:
+    """The last test: afterwards MLflow shows nothing of the ones before."""
+    done = command(served.folder, "start", "--out", "elsewhere")
+    assert done.returncode == 0, done.stderr
+    assert "MLflow has shown out/mlflow; from now on it shows elsewhere/mlflow\n" in done.stdout
+    assert f"compare  http://127.0.0.1:{served.ports[1]}/#/experiments/1/runs?" in done.stdout
+    address = f"http://127.0.0.1:{served.ports[1]}/api/2.0/mlflow/experiments/search?max_results=9"
+    with urllib.request.urlopen(address) as answer:
+        assert [found["name"] for found in json.load(answer)["experiments"]] == ["permuted-digits"]

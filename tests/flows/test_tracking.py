@@ -29,12 +29,13 @@ from benchmarks.bad_server import KINDS, BadServer
 from cl import metrics
 from cl.data.prepare import digest
 from cl.errors import UserError
-from flows.tracking import experiment, server
+from flows.tracking import addresses, experiment, server
 from flows.tracking import tracker as trackers
-from flows.tracking.addresses import comparison_url, ui_command
+from flows.tracking.addresses import comparison_url, show_command, ui_command
 from flows.tracking.database import create_database
 from flows.tracking.datasets import WHOLE, Dataset, Datasets, datasets_of
 from flows.tracking.experiment import ensure, record, tagged
+from flows.tracking.ledger import Ledger
 from flows.tracking.notes import source_tags
 from flows.tracking.reported import send_report
 from flows.tracking.settings import Tracking, share, tracking_of
@@ -1053,6 +1054,36 @@ def test_the_address_of_the_comparison_is_known_without_mlflow(out: Path) -> Non
         "http://127.0.0.1:5000/#/experiments/1/runs"
         "?viewStateShareKey=compare&compareRunsMode=CHART&workflowType=machine_learning"
     )
+    others = Tracking(out, None, "of params that have sent nothing")
+    assert "/#/experiments/1/runs?" in comparison_url("http://127.0.0.1:5000", others)
+    Ledger(others).connected("7", 1)  # an empty one
+    assert "/#/experiments/1/runs?" in comparison_url("http://127.0.0.1:5000", others)
+
+
+def test_the_shortest_command_that_shows_an_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(addresses.shutil, "which", lambda name: f"/bin/{name}")
+    here, elsewhere = Tracking(Path("out"), None, ""), Tracking(Path("out/a b"), None, "")
+    assert (show_command(here), show_command(elsewhere)) == ("unforgetting serve", "unforgetting serve --out 'out/a b'")
+    Path("Makefile").touch()
+    assert (show_command(here), show_command(elsewhere)) == ("make serve", "make serve OUT='out/a b'")
+    night = Tracking(Path("out/nights/1"), None, "", shared=Path("out/mlflow"))
+    assert show_command(night) == "make serve"
+    for other in (Tracking(Path("out"), "sqlite:///x.db", ""), Tracking(Path("out"), None, "", shared=Path("db"))):
+        assert " -m mlflow server " in show_command(other), "`serve` would not find it"
+
+
+def test_a_new_database_lists_no_experiment_but_ours(tmp_path: Path) -> None:
+    """MLflow is whole without the one that it begins with, and does not make it again."""
+    from mlflow import MlflowClient
+
+    for _ in range(2):
+        ensure(embedded(tmp_path))
+        client = MlflowClient(embedded(tmp_path).address)
+        assert [found.name for found in client.search_experiments()] == [embedded(tmp_path).experiment]
+    client.restore_experiment("0")  # as the user may; it then stays
+    ensure(embedded(tmp_path))
+    assert len(client.search_experiments()) == 2
 
 
 def test_the_command_for_the_browser_is_as_seen_from_here(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
