@@ -101,8 +101,8 @@ def _parser(module: str) -> argparse.ArgumentParser:
         raise UserError(f"there is no module {error.name}") from None
     if not hasattr(found, "main"):
         raise UserError(f"{module} is no command")
-    made = getattr(found, "parser", argparse.ArgumentParser)
-    return made()  # type: ignore[no-any-return]
+    made: argparse.ArgumentParser = getattr(found, "parser", argparse.ArgumentParser)()
+    return made
 
 
 def _module(words: Sequence[str]) -> None:
@@ -136,11 +136,12 @@ def _unforgetting(words: Sequence[str]) -> None:
 def _options(words: Sequence[str]) -> None:
     """Options without their command: those of a comparison are read with their values, of others only the names."""
     with contextlib.suppress(SystemExit):
-        return cli.params_of(_parser(FRAGMENT).parse_args(words)) and None
+        cli.params_of(_parser(FRAGMENT).parse_args(words))
+        return
     for word in words:
         if word.startswith("--") and word.partition("=")[0] not in _every_option():
             raise UserError(f"no command has the option {word}")
-    return None
+    return
 
 
 @functools.cache
