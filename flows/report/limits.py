@@ -94,7 +94,7 @@ def least_network(rows: Sequence[Row]) -> list[int] | None:
     sizes = [[entry.get("network_bytes") for entry in run.per_task] for run in learned]
     if len({run.method for run in learned}) < 2 or any(None in line for line in sizes):
         return None
-    return [min(after) for after in zip(*sizes, strict=True)]  # type: ignore[type-var]
+    return [min(after) for after in zip(*sizes, strict=True)]
 
 
 def growth_of(run: RunResult, heads: Sequence[int] | None = None) -> float | None:
