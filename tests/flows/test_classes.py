@@ -192,4 +192,4 @@ def test_long_names_are_shortened_and_stay_within_the_figure() -> None:
     boxes = [label.get_window_extent() for label in labels]
     assert min(min(box.x0, box.y0) for box in boxes) >= 0
     assert max(box.x1 for box in boxes) <= figure.bbox.x1
-    assert axes.get_window_extent().width > figure.bbox.width / 4
+    assert axes.get_window_extent().width > 0.35 * figure.bbox.width
