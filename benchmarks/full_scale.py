@@ -20,11 +20,11 @@ from benchmarks.reproduction import PUBLISHED, cell, means
 from benchmarks.tables import fill
 from cl import __main__ as plain
 from cl import cli
+from cl.children import RunId
 from cl.errors import UserError
 from cl.limit import Limit
 from cl.params import Params, read
 from cl.paths import apart, option
-from cl.pool import RunId
 from cl.register import checked
 
 STUDY, NET = Path("studies/tiny-imagenet.yaml"), "BASE"
@@ -77,7 +77,7 @@ def _covered(done: Sequence[Packed], params: Params) -> str:
     through = f"{len({one.run.method for one in done})} of {len(params.methods)} methods are through."
     if not done:
         return through
-    machines = sorted({(one.run.cost or {}).get("machine", {}).get("processor", "unknown") for one in done})
+    machines = sorted({str(one.run.cost["machine"].get("processor", "unknown")) for one in done if one.run.cost})
     return f"{through} Hours of processor time; learned on {', '.join(machines)}."
 
 

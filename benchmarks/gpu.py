@@ -73,7 +73,12 @@ def params_of(method: str, net: str, scale: Scale) -> Params:
     """One epoch, at a learning rate that keeps noise from doing harm; memories of the scale."""
     declared = {name: knob.default for name, knob in method_class(method).knobs.items()}
     short = {"code_sizes": [100], "reconstruction": [0.01], "code_epochs": 1, "generator_epochs": 1, "gate_epochs": 1}
-    sized = {"memory_per_task": scale.memory, "memory_budget": scale.memory * TASKS, "retrain_epochs": 1, **short}
+    sized: dict[str, Any] = {
+        "memory_per_task": scale.memory,
+        "memory_budget": scale.memory * TASKS,
+        "retrain_epochs": 1,
+        **short,
+    }
     knobs = declared | dict(read(STUDY, methods=[method]).methods[method])
     knobs |= {name: value for name, value in sized.items() if name in declared}
     training = {"epochs": 1, "batch_size": scale.batch, "learning_rate": 1e-4}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from benchmarks import outside, reproduction
@@ -15,7 +15,7 @@ from cl.files import from_json, read_json, to_json, unsealed
 from cl.metrics import Matrix, average_accuracy, average_forgetting, interval, quantile
 from cl.params import Params, read
 from cl.reading import read_runs
-from flows.report.rows import compare
+from flows.report.rows import Row, compare
 from flows.report.words import Estimate
 
 Verdict: TypeAlias = Literal["agrees", "disagrees", "not run", "too few seeds", "damaged"]
@@ -134,14 +134,14 @@ def of_number(cell: Cell, table: Numbers) -> Line:
     """A published number beside the kept runs of its method."""
     measure, digits = QUANTITIES[cell.column.quantity]
     target = published(cell.value, cell.column)
-    line = {
-        "name": cell.row.name,
-        "column": cell.name,
-        "published": " ± ".join(f"{part:.{digits}f}" for part in cell.value),
-        "half": "–" if target[1] is None else f"{target[1]:.{digits}f}",
-        "mark": cell.mark,
-        "tolerance": cell.column.tolerance.title,
-    }
+    line = Line(
+        name=cell.row.name,
+        column=cell.name,
+        published=" ± ".join(f"{part:.{digits}f}" for part in cell.value),
+        half="–" if target[1] is None else f"{target[1]:.{digits}f}",
+        mark=cell.mark,
+        tolerance=cell.column.tolerance.title,
+    )
     try:
         runs = packed_runs(HOME / cell.folder, cell.row.method)
         if runs:
@@ -153,13 +153,13 @@ def of_number(cell: Cell, table: Numbers) -> Line:
                 "value out of the target"
             )
     except UserError as error:
-        return Line(**line, verdict="damaged", why=str(error))
+        return replace(line, verdict="damaged", why=str(error))
     if not values:
-        return Line(**line)
+        return line
     ours = interval(values)
     said = verdict(target, ours, len(values), table.seeds, cell.column.tolerance)
-    return Line(
-        **line,
+    return replace(
+        line,
         ours=shown(ours, digits),
         seeds=len(values),
         verdict=said,
@@ -192,7 +192,8 @@ def of_order(table: Order) -> list[Line]:
     """How well our order of the methods agrees with the survey's; the runs as `benchmarks.reproduction` kept them."""
     home = HOME / table.study
     lines = []
-    rows, problem = (), ""
+    rows: tuple[Row, ...] = ()
+    problem = ""
     try:
         if home.exists():
             rows = compare(read_runs(home))
@@ -202,12 +203,9 @@ def of_order(table: Order) -> list[Line]:
     except UserError as error:
         problem = str(error)
     for row in table.rows:
-        line = {
-            "name": row.name, "column": row.net, "published": "same order", "half": "–", "mark": table.source.mark,
-            "tolerance": f"tau ≥ {row.at_least:g}",
-        }  # fmt: skip
+        line = Line(row.name, row.net, "same order", "–", table.source.mark, tolerance=f"tau ≥ {row.at_least:g}")
         if problem or not rows:
-            lines.append(Line(**line, verdict="damaged" if problem else "not run", why=problem))
+            lines.append(replace(line, verdict="damaged" if problem else "not run", why=problem))
             continue
         runs = [run for of_method in rows for run in of_method.runs]
         ours = {of_method.method: reproduction.means(of_method.runs)[0] for of_method in rows}
@@ -215,10 +213,10 @@ def of_order(table: Order) -> list[Line]:
         seeds = min(len(of_method.runs) for of_method in rows)
         enough = seeds >= table.seeds
         said: Verdict = "too few seeds" if not enough else "agrees" if tau >= row.at_least - SLACK else "disagrees"
-        hours = sum((run.cost or {}).get("process_seconds") or 0.0 for run in runs) / 3600
+        hours = sum((run.cost["process_seconds"] if run.cost else None) or 0.0 for run in runs) / 3600
         lines.append(
-            Line(
-                **line,
+            replace(
+                line,
                 ours=f"tau {tau:.2f} ({methods} methods)",
                 seeds=seeds,
                 verdict=said,
@@ -242,11 +240,9 @@ def of_implementation(table: Implementation) -> list[Line]:
     lines = []
     for method in table.methods:
         name = f"{method} / {pairs[method].there}" if method in pairs else method
-        line = {"name": name, "column": "", "mark": table.source.mark, "tolerance": f"within {table.within:g}, paired"}
+        line = Line(name, "", "–", "–", table.source.mark, tolerance=f"within {table.within:g}, paired")
         if not kept or method not in kept["outcomes"]:
-            lines.append(
-                Line(**line, published="–", half="–", verdict="damaged" if problem else "not run", why=problem)
-            )
+            lines.append(replace(line, verdict="damaged" if problem else "not run", why=problem))
             continue
         of_method = kept["outcomes"][method]
         mine, theirs = ([100 * one["accuracy"] for one in of_method[side]] for side in ("here", "there"))
@@ -254,8 +250,8 @@ def of_implementation(table: Implementation) -> list[Line]:
         said = verdict_on_difference(differences, len(mine), table.seeds, table.within)
         target = interval(theirs)
         lines.append(
-            Line(
-                **line,
+            replace(
+                line,
                 published=f"{target[0]:.2f}",
                 half="–" if target[1] is None else f"{target[1]:.2f}",
                 ours=f"{shown(interval(mine), 2)} (difference {differences[0]:+.2f} ± {differences[1] or 0:.2f})",

@@ -21,6 +21,7 @@ from cl import cli
 from cl.errors import UserError
 from cl.files import write_json
 from cl.knob import Value
+from cl.metrics import average_accuracy
 
 ELSEWHERE = ("benchmark.seed=1", "benchmark.tasks=5")
 SEEDS = "10,11,12"
@@ -68,7 +69,7 @@ def main() -> int:
     entries = []
     for method in chosen:
         for knobs in CANDIDATES[method]:
-            seeds = [100 * result["average_accuracy"] for result in results_of(method, dict(knobs), given)]
+            seeds = [100 * average_accuracy(run.accuracy) for run in results_of(method, dict(knobs), given)]
             entries.append(
                 {"method": method, "knobs": dict(knobs), "accuracy": statistics.fmean(seeds), "seeds": seeds}
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 PAGE, NOTEBOOK = Path("docs/python.md"), Path("docs/python.ipynb")
 BLOCK = re.compile(r"^```python\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
@@ -15,13 +16,13 @@ SELF = re.compile(r"^The same in a notebook:.*?\n\n", re.MULTILINE | re.DOTALL)
 
 def notebook(page: str) -> str:
     """The text of the notebook."""
-    cells = []
+    cells: list[dict[str, Any]] = []
     for number, part in enumerate(BLOCK.split(SELF.sub("", page))):
         if not part.strip():
             continue
         code = number % 2 == 1
         lines = part.strip("\n").splitlines(keepends=True)
-        cell = {"cell_type": "code" if code else "markdown", "id": f"cell-{len(cells)}", "metadata": {}}
+        cell: dict[str, Any] = {"cell_type": "code" if code else "markdown", "id": f"cell-{len(cells)}", "metadata": {}}
         cells.append({**cell, "source": lines, **({"execution_count": None, "outputs": []} if code else {})})
     return json.dumps({"cells": cells, "metadata": KERNEL, **FORMAT}, indent=1, ensure_ascii=False) + "\n"
 

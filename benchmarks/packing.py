@@ -70,7 +70,7 @@ class Packed:
     @property
     def hours(self) -> float:
         """Of processor time, as its cost file says."""
-        return ((self.run.cost or {}).get("process_seconds") or 0.0) / 3600
+        return ((self.run.cost["process_seconds"] if self.run.cost else None) or 0.0) / 3600
 
 
 def files_of(runs: Iterable[RunResult], out: Path, endings: Collection[str]) -> dict[Path, bytes]:

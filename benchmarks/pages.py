@@ -45,7 +45,7 @@ def where(rows: tuple[Row, ...]) -> str:
     """What the figures are of, and from where; the seeds are those of the method that has most."""
     row = max(rows, key=lambda row: len(row.runs))
     run = row.runs[0]
-    machine: dict[str, Any] = (run.cost or {}).get("machine", {})
+    machine: dict[str, Any] = dict(run.cost["machine"]) if run.cost else {}
     kind = machine["platform"].split("-")[0] if machine else "?"
     cores = f"{machine.get('cores')} cores ({machine.get('processor')}, {kind}), torch {machine.get('torch')}"
     return f"{run.benchmark_as_run}, {len(run.tasks)} tasks, seeds {row.seeds}; {cores}"

@@ -46,7 +46,7 @@ class Disguised(Tensor):
     @staticmethod
     def __new__(cls, raw: Tensor) -> Disguised:
         """A tensor of the same shape, type and layout."""
-        made: Disguised = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Disguised = Tensor._make_wrapper_subclass(
             cls,
             raw.size(),
             strides=raw.stride(),
@@ -66,7 +66,7 @@ class Disguised(Tensor):
         return self.cpu().tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         """Outside a `Watch`, for instance in a thread of the backward pass."""
         return _performed(func, args, kwargs or {})
 
@@ -75,7 +75,7 @@ class Watch(TorchDispatchMode):
     """Within it every operation on the device is noted, by its kind and by the line of `cl` that asked for it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: Counter[tuple[str, str]] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -92,7 +92,7 @@ class Watch(TorchDispatchMode):
         return seen
 
 
-class _Module(backend_registration._DummyBackendModule):  # type: ignore[misc, name-defined]
+class _Module(backend_registration._DummyBackendModule):
     """What torch asks of a device's own module, as `torch.cuda` is that of GPUs."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
@@ -102,7 +102,7 @@ class _Module(backend_registration._DummyBackendModule):  # type: ignore[misc, n
 
 def install() -> torch.device:
     """Make torch know the device; returns it."""
-    if backend_registration._privateuse1_backend_name != NAME:  # type: ignore[attr-defined]
+    if backend_registration._privateuse1_backend_name != NAME:
         backend_registration._setup_privateuseone_for_python_backend(NAME, _Module())
     return torch.device(NAME, 0)
 

@@ -103,7 +103,9 @@ def rate(params: Params, device: torch.device) -> float:
     side = params.training.augmentation.crop or params.benchmark.image_size or usual
     shape = (1 if params.benchmark.name in GREY else 3, side, side)
     if params.model.on_features:
-        shape = (backbone(params.model.backbone).features, 1, 1)
+        length = backbone(params.model.backbone).features
+        assert length is not None, "the studies' backbones are known"
+        shape = (length, 1, 1)
     draw = generator("rate")
     net = build(params.model, shape, draw)
     net.add_head(20, draw)

@@ -109,7 +109,8 @@ def hooks() -> str:
 def signature(name: str) -> str:
     """`loss(x: Tensor, ...) -> Tensor`, of a method's member; a pipe as a table takes it."""
     member = inspect.getattr_static(Method, name)
-    declared = inspect.signature(member.fget if isinstance(member, property) else member)
+    called: Any = member.fget if isinstance(member, property) else member
+    declared = inspect.signature(called)
     declared = declared.replace(parameters=list(declared.parameters.values())[1:])
     text = f"{name}{declared}".replace("'", "").replace("|", "\\|")
     return text.replace("()", "") if isinstance(member, property) else text

@@ -237,7 +237,7 @@ def read_table(path: Path) -> Numbers | Order | Implementation:
     """What one file says; raises `UserError` naming the file, the key and what is possible."""
     tree = load(path)
     kind = tree.get("kind") if isinstance(tree, dict) else None
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{named(path)}: kind: has to be one of {', '.join(KINDS)}, not {shown(kind)}")
     schema = KINDS[kind]
     try:

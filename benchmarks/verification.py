@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.judging import Line, lines_of, params_of
+from benchmarks.judging import Line, Verdict, lines_of, params_of
 from benchmarks.packing import pack
 from benchmarks.tables import fill, marked
 from benchmarks.targets import HOME, Cell, Implementation, Numbers, Order, Table, read_tables
@@ -32,7 +32,7 @@ WIDTH = 120
 MOST_SHOWN = 10
 """Lines of the page that differ, in the check's output."""
 DRAWS = {False: "All seeds learn the same tasks", True: "Each seed draws the tasks too"}
-VERDICTS = ("agrees", "disagrees", "too few seeds", "damaged", "not run")
+VERDICTS: tuple[Verdict, ...] = ("agrees", "disagrees", "too few seeds", "damaged", "not run")
 Tables = Mapping[str, Numbers | Order | Implementation]
 Lines = Mapping[str, list[Line]]
 

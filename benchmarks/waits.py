@@ -95,10 +95,9 @@ def sequence(device: torch.device) -> TaskSequence:
         images = (torch.randint(0, 99, (count, 1, 6, 6), generator=draw) + 30 * y.view(-1, 1, 1, 1)).to(torch.uint8)
         return Split(lambda: (images, y, index), normalise)
 
-    sizes = (BATCH * STEPS, 12, 12)
     made = [
-        Task(index, f"noise-{index}", tuple("abcd"), *(split(index, size) for size in sizes), digest=f"noise-{index}")
-        for index in range(TASKS)
+        Task(index, name, tuple("abcd"), split(index, BATCH * STEPS), split(index, 12), split(index, 12), name)
+        for index, name in enumerate(f"noise-{index}" for index in range(TASKS))
     ]
     return TaskSequence("noise", (1, 6, 6), tuple(made))
 
@@ -106,7 +105,7 @@ def sequence(device: torch.device) -> TaskSequence:
 def params_of(method: str, scenario: str, *, online: bool, **sections: Any) -> Params:
     """One training a task, at one learning rate."""
     training = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 0.05, "precision": "float32"}
-    tree = {
+    tree: dict[str, Any] = {
         "model": {"hidden": [10]},
         "scenario": {"name": scenario, "online": online, "batch_size": BATCH},
         "selection": {"enabled": False},

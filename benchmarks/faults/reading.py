@@ -130,7 +130,7 @@ def main() -> int:
     def drawn(figure: object, name: str) -> Drawing:
         return Drawing(b"", f"<svg><title>{name}</title></svg>")
 
-    figures.save = drawn
+    vars(figures)["save"] = drawn
     build(Path(sys.argv[1]))
     return 0
 

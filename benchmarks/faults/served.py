@@ -163,7 +163,8 @@ def main() -> int:
     """Write the model of the finished run `../out` as MLflow keeps it, into this folder."""
     from cl import cli
     from flows.serving.choice import choose
-    from flows.serving.model_files import facts_of, save
+    from flows.serving.learned import facts_of
+    from flows.serving.model_files import save
 
     params, out = cli.params_of(cli.parser("cl", None).parse_args(["--methods", METHOD])), Path("../out")
     choice = choose(params, out, METHOD, 0)
