@@ -160,7 +160,7 @@ ELSEWHERE = ("--build-arg", "--local", "--only-changed", "--requeue", "--signal"
 
 def _make(words: Sequence[str]) -> None:
     text = Path("Makefile").read_text(encoding="utf-8")
-    known = {*re.findall(r"^([a-z-]+):", text, re.M), *re.findall(r"^([A-Z_]+) *[:?]?=", text, re.M)}
+    known = set(re.findall(r"^[a-z-]+(?=:)|^[A-Z_]+(?= *[:?]?=)|(?<=\$\()[A-Z_]+(?=\))", text, re.M))
     for word in words:
         if word.partition("=")[0] not in known:
             raise UserError(f"the Makefile has no {word}")

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -130,8 +131,9 @@ def settle(part: Path, folder: Path, ours: Ours) -> None:
 
     Several processes may do this at once: the last one's folder stays.
     """
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise NotADirectoryError(errno.ENOTDIR, "a link or a file stands there; move it away", str(folder))
+    with contextlib.suppress(FileNotFoundError):  # looked at once: another process may be moving it just now
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "a link or a file stands there; move it away", str(folder))
     for _ in range(TRIES):
         old = _beside(folder)
         with contextlib.suppress(FileNotFoundError):

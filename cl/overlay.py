@@ -248,7 +248,9 @@ def _mapping(path: Path) -> dict[str, Any]:
         siblings = [other.name for other in path.parent.glob("*.yaml")]
         near = [path.parent / name for name in difflib.get_close_matches(path.name, siblings, n=1)]
         near = near or [Path("studies", study.name) for study in studies() if study.stem == path.stem]
-        remedy = f"did you mean {named(near[0])}?" if near else "`unforgetting studies` lists those that come along"
+        remedy = (
+            f"did you mean {named(near[0])}?" if near else "give one with --params; `unforgetting studies` lists some"
+        )
         raise UserError(f"{named(path)}: cannot be read ({error.strerror}); {remedy}") from None
     if empty(tree):
         return {}

@@ -97,7 +97,7 @@ def test_commands_would_start() -> None:
         ("python -m benchmarks.steps --methods ewk", "unknown method 'ewk'"),
         ("python -m benchmarks.costs --net bas", "invalid choice: 'bas'"),
         ("unforgetting reports", "no command reports"),
-        ("unforgetting studies photo", "unknown study photo"),
+        ("unforgetting studies photo", "unknown study 'photo'"),
         ("--seedlings 0,1", "no command has the option --seedlings"),
         ("make runs", "the Makefile has no runs"),
         ("make run TORCH=URL2 INDEX=URL", "the Makefile has no INDEX"),

@@ -109,6 +109,12 @@ def refuses(error: Exception) -> bool:
     return status in (400, 404, 409, 413, 422)
 
 
+def overloaded(error: Exception) -> bool:
+    """Whether the server answers that it cannot now. A busy one says so when its database is locked."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status == 429 or (status is not None and status >= 500)
+
+
 def said_of(error: Exception) -> str:
     """What is wrong, in a few words without a password."""
     text = without_password(" ".join(str(error).split()))

@@ -25,6 +25,7 @@ from flows.engine.api import (
     PrefectRun,
     client_of_prefect,
     now,
+    overloaded,
     refuses,
     said_of,
     seconds_for_an_answer,
@@ -240,14 +241,15 @@ class Teller:
                     self._warn(f"it refused something: {said_of(error)}")
                     return
                 with self._changed:
-                    if last:
+                    if last and not overloaded(error):
                         self._give_up(said_of(error))
                     elif time.monotonic() - began > QUIET_SECONDS:
                         self._warn(said_of(error))
-                    if not self._last_try:
-                        self._changed.wait_for(
-                            lambda: self._last_try or self._gave_up, WAITS[min(failed, len(WAITS) - 1)]
-                        )
+                    wait = WAITS[min(failed, len(WAITS) - 1)]
+                    if not last:
+                        self._changed.wait_for(lambda: self._last_try or self._gave_up, wait)
+                    elif not self._gave_up:
+                        self._changed.wait(WAITS[0])
                 failed += 1
             else:
                 return
@@ -262,11 +264,9 @@ class Teller:
         if not self._warned:
             self._warned = True
             url = without_password(self._url)
+            line = f"warning: the Prefect server at {url} is not up to date ({why}); the run itself goes on"
             with contextlib.suppress(OSError):  # nobody may read it any more
-                print(
-                    f"warning: the Prefect server at {url} is not up to date ({why}); the run itself goes on",
-                    flush=True,
-                )
+                print(line, flush=True)
 
     # Requests.
 

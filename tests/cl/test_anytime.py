@@ -81,7 +81,7 @@ def test_at_most_so_many_test_samples(prepared: dict[int, Path], monkeypatch: py
 
 
 def test_what_was_not_learned_cannot_be_seen_again(prepared: dict[int, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="finetune/seed-0 is not learned"):
+    with pytest.raises(UserError, match="finetune/seed-0: not learned"):
         trace(params_for("finetune"), RunId("finetune", 0), output(tmp_path, prepared[2]), every=1)
 
 

@@ -271,7 +271,7 @@ def test_no_other_command_goes_by_what_is_damaged(damage: Callable[[Path], None]
     ):
         anytime.trace(PARAMS, run, out, 1)
     damage(work(out, "finished.json"))
-    with pytest.raises(UserError, match="ewc/seed-0 is not learned"):
+    with pytest.raises(UserError, match="ewc/seed-0: not learned"):
         anytime.trace(PARAMS, run, out, 1)
 
 

@@ -252,7 +252,7 @@ def test_damaged_array_is_found_and_prepared_anew(tmp_path: Path, name: str, dam
 
 
 def test_missing_and_damaged_manifest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"manifest\.json: not there; prepare .*flows\.prepare"):
+    with pytest.raises(UserError, match=r"manifest\.json: not there; run .*flows\.compare"):
         load(tmp_path, CPU)
     folder = made(tmp_path / "p")
     whole = contents(folder)

@@ -397,7 +397,7 @@ def test_unknown_knob(prepared: dict[int, Path], tmp_path: Path) -> None:
 
 
 def test_nothing_prepared(tmp_path: Path) -> None:
-    assert "manifest.json: not there; prepare" in only_error(finished(params_for("ewc"), tmp_path))
+    assert "manifest.json: not there; run `" in only_error(finished(params_for("ewc"), tmp_path))
 
 
 def test_damaged_array(prepared: dict[int, Path], tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_damaged_raw_data(elsewhere: Path, out: Path, refused: Callable[..., str
 
 
 def test_training_what_was_never_prepared(tmp_path: Path, out: Path, refused: Callable[..., str]) -> None:
-    refused(options(out=tmp_path), "manifest.json", "python -m flows.prepare", module="flows.train")
+    refused(options(out=tmp_path), "manifest.json", "python -m flows.compare", module="flows.train")
 
 
 def test_a_report_on_nothing(tmp_path: Path, out: Path, refused: Callable[..., str]) -> None:

@@ -83,6 +83,37 @@ def test_the_user_may_wait_longer_for_a_slow_server(
     assert (asked == ends) == arrives
 
 
+class Locked(Exception):
+    """What Prefect's client raises while the server's database is locked."""
+
+    response = SimpleNamespace(status_code=503)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(("error", "arrives"), [(Locked(), True), (OSError("nobody listens"), False)])
+def test_a_server_that_is_only_busy_at_the_end_is_asked_again(
+    error: Exception, arrives: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ending, failures, sent = threading.Event(), iter([error, error]), list[str]()
+
+    def ask(self: Teller, method: str, path: str, body: Any) -> Any:
+        assert ending.wait(10)
+        while not self._last_try:
+            time.sleep(0.001)
+        if (failed := next(failures, None)) is not None:
+            raise failed
+        sent.append(path)
+        return {"id": "7"}
+
+    monkeypatch.setattr(Teller, "_ask", ask)
+    told = Teller("http://127.0.0.1:1/api")
+    told.end(told.flow("outer", "the outer one", [], None), "COMPLETED")
+    ending.set()
+    told.flush()
+    assert (len(sent) == 4) == arrives
+    assert ("not up to date" in capsys.readouterr().out) != arrives
+
+
 def work(engine: Engine, meanwhile: Callable[[], object] = lambda: None) -> list[Any]:
     """A flow in a flow, with two runs, one of which fails; returns what came of it, and how often each was run."""
     calls: list[str] = []

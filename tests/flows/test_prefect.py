@@ -99,6 +99,7 @@ def see(server: Server, home: Path, arguments: list[str]) -> Seen:
     # On a busy machine the server may take long to answer.
     env = {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(home), "PREFECT_API_REQUEST_TIMEOUT": "60"}
     done = run("flows.compare", arguments, env=env)
+    assert "warning: the Prefect server" not in done.stdout
     # Events of task runs reach the server a moment after the run: it is asked until all are in.
     deadline = time.monotonic() + 30
     while True:
