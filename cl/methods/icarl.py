@@ -74,13 +74,14 @@ class ICaRL(Method):
     """The columns (classes seen,) that are not the task's, where the losses are sigmoid."""
 
     def starts_as_finetuning(self) -> bool:
-        """Not with a loss of its own."""
+        """False with losses of its own."""
         return self.losses == "softmax"
 
     def begin_task(self, data: Task) -> None:
         """The exemplars as the network takes them, and the answers to them that are to be kept."""
-        own = torch.tensor(self.net.columns_of(self.task))
-        self._old = ~torch.isin(torch.arange(self.net.width), own).to(data.train.normalise.device)
+        if self.losses == "sigmoid":
+            own = torch.tensor(self.net.columns_of(self.task))
+            self._old = ~torch.isin(torch.arange(self.net.width), own).to(data.train.normalise.device)
         if not self.exemplars_ or self.strength == 0:
             return
         counts = torch.tensor([sum(len(images) for images in task) for task in self.exemplars_])

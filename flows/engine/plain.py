@@ -41,11 +41,11 @@ class Engine:
         A `UserError` of one run is returned in its place and does not disturb the others. A server is told the name and
         the tags of each run.
         """
-        del name, tags
+        told = self.as_task_runs(body, name, tags)
 
         def guarded(run: U) -> T | UserError:
             try:
-                return body(run)
+                return told(run)
             except UserError as error:
                 return error
 
@@ -54,6 +54,13 @@ class Engine:
             return list(threads.map(guarded, runs))
         finally:  # after an interrupt nothing is waited for
             threads.shutdown(wait=False, cancel_futures=True)
+
+    def as_task_runs(
+        self, body: Callable[[U], T], name: Callable[[U], str], tags: Callable[[U], Iterable[str]]
+    ) -> Callable[[U], T]:
+        """The body of `each`, which tells a server of every run where there is one."""
+        del name, tags
+        return body
 
     def retried(self, name: str, body: Callable[[], T]) -> T:
         """Run what may fail because of others (a network, a server), and try it again after ever longer waits."""

@@ -50,24 +50,19 @@ class WithPrefect(Engine):
             with self._told(run):
                 return super().flow(name, run_name, tags, body)
 
-    def each(
-        self,
-        runs: Sequence[U],
-        body: Callable[[U], T],
-        at_once: int,
-        name: Callable[[U], str],
-        tags: Callable[[U], Iterable[str]] = lambda run: (),
-    ) -> list[T | UserError]:
-        """Run the body for every run, each as a task run; where one raises, the others go on."""
+    def as_task_runs(
+        self, body: Callable[[U], T], name: Callable[[U], str], tags: Callable[[U], Iterable[str]]
+    ) -> Callable[[U], T]:
+        """The body within a task run of the flow run that is under way here."""
         around = self._run
         if around is None:
-            return super().each(runs, body, at_once, name, tags)
+            return body
 
         def told(run: U) -> T:
             with self._told(self._teller.task("unit", name(run), around, tags(run))):
                 return body(run)
 
-        return super().each(runs, told, at_once, name, tags)
+        return told
 
     def retried(self, name: str, body: Callable[[], T]) -> T:
         """Run the body as a task run, of which the server sees every try."""

@@ -27,7 +27,7 @@ POINTS = 0.1
 POINTS_OF_ONE_SEED = 1.0
 """The same where there is one seed alone, and so no interval."""
 HIDDEN = 5.0
-"""Points of accuracy that a reader has to know of where they may be noise: more seeds tell more."""
+"""If noise may hide more points of accuracy than this, the headline says how many."""
 TIME, MEMORY = 1.25, 1.10
 """Ratios up to which a step's time (against the night's other runs) and a process's memory count as noise."""
 METHODS_TO_TELL = 5
